@@ -1,0 +1,26 @@
+# Each target is a line of plain commands; make alone lists them.
+
+GO ?= go
+FUZZTIME ?= 1m
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+test: ## everything that must hold: gofmt, vet, tests with the race detector, cross builds
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) test -race -timeout 10m ./...
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null .
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null .
+	GOOS=freebsd GOARCH=amd64 $(GO) build -o /dev/null .
+
+fuzz: ## run each fuzzer for FUZZTIME (1m)
+	@for f in $$($(GO) test -list '^Fuzz' . | grep ^Fuzz); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) . || exit 1; done
+
+bench: ## print the benchmark figures
+	$(GO) test -run '^$$' -bench . -benchmem .
+
+cover: ## print the share of statements that tests reach
+	$(GO) test -coverprofile=cover.out ./... && $(GO) tool cover -func=cover.out | tail -1
+
+.PHONY: help test fuzz bench cover

@@ -1,0 +1,230 @@
+package main
+
+// This file finds the other nodes of the network, and is found by them.
+//
+// A node says where it is by a beacon, a small sealed UDP packet, to the
+// broadcast address of every interface, and to that of the loopback network so
+// that the nodes of one host always meet. Beacons get lost; nothing depends on
+// one of them, only on there being another. Interfaces come and go, so they
+// are asked anew each time. Whoever hears of somebody that it isn't connected
+// with has the node see to it; what comes of that is no business of this file,
+// and neither is anything that is ever said.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	beaconEvery   = 2 * time.Second
+	beaconsPerSec = 25                     // of all nodes of a room together: the more nodes, the rarer each
+	beaconGap     = 200 * time.Millisecond // between a beacon and one that somebody asked for
+	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
+)
+
+var localNet = netip.MustParsePrefix("127.0.0.0/8")
+
+type discovery struct {
+	bind    netip.Addr // the one address to announce from; invalid: all
+	port    uint16
+	key     *roomKey
+	hear    *net.UDPConn
+	speak   *net.UDPConn
+	soon    chan struct{} // receives when a beacon is wanted soon
+	counter uint64        // of the last beacon; used by the announcer alone
+}
+
+// openDiscovery opens the sockets of the room at the given port.
+func openDiscovery(bind netip.Addr, port uint16, key *roomKey) (*discovery, error) {
+	// The standard library lets several processes share a UDP port in one way
+	// alone: a listener on a multicast address is bound to all addresses and
+	// may be reused. No group is joined; what is wanted is the sharing.
+	hear, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(224, 0, 0, 0), Port: int(port)})
+	if err != nil {
+		return nil, err
+	}
+	hear.SetReadBuffer(readBuffer) // best effort: the kernel may allow less
+	d := &discovery{bind: bind, port: port, key: key, hear: hear, speak: hear, soon: make(chan struct{}, 1)}
+	if bind.IsValid() { // one bound to an address hears no broadcasts, so it is for speaking only
+		if d.speak, err = net.ListenUDP("udp4", &net.UDPAddr{IP: bind.AsSlice()}); err != nil {
+			hear.Close()
+			return nil, err
+		}
+	}
+	d.counter = uint64(time.Now().UnixNano())
+	return d, nil
+}
+
+// run announces n and listens for others until ctx ends.
+func (d *discovery) run(ctx context.Context, n *node) {
+	var wg sync.WaitGroup
+	wg.Go(func() { d.listen(n) })
+	wg.Go(func() { d.announce(ctx, n) })
+	<-ctx.Done()
+	d.hear.Close()
+	d.speak.Close()
+	wg.Wait()
+}
+
+// announceSoon asks for a beacon before the next is due.
+func (d *discovery) announceSoon() { wake(d.soon) }
+
+func (d *discovery) announce(ctx context.Context, n *node) {
+	next := []time.Duration{beaconEvery / 8, 3 * beaconEvery / 8} // at 0, 0.25 and 1 s
+	for {
+		d.send(n)
+		sent := time.Now()
+		wait := max(beaconEvery, time.Duration(n.size())*time.Second/beaconsPerSec)
+		wait = wait*3/4 + rand.N(wait/2)
+		if len(next) > 0 {
+			wait, next = next[0], next[1:]
+		}
+		select {
+		case <-time.After(wait):
+		case <-d.soon:
+			select {
+			case <-time.After(beaconGap - time.Since(sent)):
+			case <-ctx.Done():
+			}
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// send sends a beacon to everywhere. Each destination gets one of its own,
+// so that a node which hears us on two ways knows both.
+func (d *discovery) send(n *node) {
+	for _, to := range d.destinations() {
+		d.counter++
+		packet := d.key.sealBeacon(beacon{n.id, d.counter, n.port, n.myName()})
+		if _, err := d.speak.WriteToUDPAddrPort(packet, to); err != nil && !errors.Is(err, net.ErrClosed) {
+			n.logOnce("beacon to "+to.String(), "beacon to %v: %v", to, err)
+		}
+	}
+}
+
+// destinations returns the broadcast addresses that we announce to.
+func (d *discovery) destinations() []netip.AddrPort {
+	var to []netip.AddrPort
+	for _, p := range broadcastNets() {
+		if !d.bind.IsValid() || p.Addr() == d.bind {
+			to = append(to, netip.AddrPortFrom(broadcastOf(p), d.port))
+		}
+	}
+	if !d.bind.IsValid() || d.bind.IsLoopback() {
+		to = append(to, netip.AddrPortFrom(broadcastOf(localNet), d.port))
+	}
+	slices.SortFunc(to, netip.AddrPort.Compare)
+	return slices.Compact(to)
+}
+
+// destinationText names the destinations for the user.
+func (d *discovery) destinationText() string {
+	var s []string
+	for _, to := range d.destinations() {
+		s = append(s, to.String())
+	}
+	return strings.Join(s, ", ")
+}
+
+// broadcastNets returns the IPv4 addresses, with their networks, of the
+// interfaces that are up and can broadcast.
+func broadcastNets() []netip.Prefix {
+	interfaces, _ := net.Interfaces() // none, if it fails: asked again in a moment
+	var nets []netip.Prefix
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagBroadcast == 0 {
+			continue
+		}
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err == nil && p.Addr().Is4() && p.Bits() < 31 { // RFC 3021: a /31 has no broadcast address
+				nets = append(nets, p)
+			}
+		}
+	}
+	return nets
+}
+
+// broadcastOf returns the last address of an IPv4 network (RFC 919).
+func broadcastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+// ownAddr returns the address that others most likely reach us at.
+func ownAddr(bind netip.Addr) netip.Addr {
+	if bind.IsValid() {
+		return bind
+	}
+	for _, p := range broadcastNets() {
+		return p.Addr()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func (d *discovery) listen(n *node) {
+	packet := make([]byte, beaconSize+1) // one more, to notice what is too long
+	for {
+		size, from, err := d.hear.ReadFromUDPAddrPort(packet)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			n.logOnce("hear", "listening for beacons: %v", err)
+			n.pause(beaconGap)
+			continue
+		}
+		if size != beaconSize || !d.near(from.Addr()) {
+			continue
+		}
+		x, err := d.key.openBeacon(packet[:size])
+		if err != nil {
+			n.logOnce("beacon from "+from.Addr().String(), "beacon from %v: of another room, or garbage", from)
+			continue
+		}
+		n.heard(x, from.Addr())
+	}
+}
+
+// near says whether a beacon from addr concerns us: bound to one address, we
+// hear only those of its network.
+func (d *discovery) near(addr netip.Addr) bool {
+	if !d.bind.IsValid() {
+		return true
+	}
+	if d.bind.IsLoopback() {
+		return localNet.Contains(addr)
+	}
+	return slices.ContainsFunc(broadcastNets(), func(p netip.Prefix) bool {
+		return p.Addr() == d.bind && p.Contains(addr)
+	})
+}
+
+// listenTCP listens on the room's port, or if that is taken on any.
+func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
+	host := ""
+	if bind.IsValid() {
+		host = bind.String()
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
+	if err != nil {
+		l, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
+	}
+	return l, err
+}

@@ -1,0 +1,3 @@
+module p2pchat
+
+go 1.26

@@ -1,0 +1,1060 @@
+package main
+
+// This file is the memory of a node: what everybody said, and who came and
+// went.
+//
+// An event is a post, which its author signed and everybody has alike, or a
+// note, which this node made itself: somebody was lost, or came back, or a
+// direct message passed. Events stand in one log, in order of arrival. The
+// posts of one author also form a feed: consecutive numbers, so that two of
+// them, first and last, say all that is held of it. Posts are taken in order
+// and once; that alone makes merging what several peers send a mere union.
+//
+// Whoever reads the log (the printer, the history file) has a cursor in it,
+// and is woken when the log grows. Chronological order is made when somebody
+// looks. Time is a hybrid logical clock: the wall clock, but later than
+// whatever was said before.
+//
+// Memory is bounded by keep. The oldest events go first, but none that a
+// cursor has still to pass, and none of our own that a connected node has
+// still to take; those who add more must wait for room, so a flood waits at
+// the place where it comes in.
+//
+// What goes to a screen is formatted here, and here alone it is cleaned: the
+// border at which no byte that somebody sent can break or forge a line.
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	clockLimit = 5 * time.Minute // a clock further ahead than this drags nobody along
+	eventCost  = 120             // bytes of memory that an event takes beside its post, for keep
+	spareKeep  = 16              // when keep is full, 1/16 of it is freed at once
+	maxMarks   = 5               // combining marks in a row that a line may carry
+	maxBlocks  = 64              // answers waiting for the printer
+)
+
+var (
+	errGap  = errors.New("posts between are missing")
+	errFork = errors.New("its author signed two different histories")
+	errOld  = errors.New("older than what is kept")
+)
+
+// An event is a post or a note. Immutable but for proved.
+type event struct {
+	feed   *feed
+	sealed []byte // the sealed post; of a note, its content
+	time   int64  // µs since 1970
+	seq    uint64 // place in the order of arrival
+	kind   byte
+	proved bool // its own signature was checked; guarded by history.mu
+}
+
+// compare orders events chronologically. Times of one author never tie.
+func (e *event) compare(o *event) int {
+	return cmp.Or(cmp.Compare(e.time, o.time), bytes.Compare(e.feed.id[:], o.feed.id[:]), cmp.Compare(e.seq, o.seq))
+}
+
+func (e *event) cost() int64 { return int64(len(e.sealed)) + eventCost }
+
+// content takes apart what e says; it was parsed when it was taken.
+func (e *event) content() post {
+	b := e.sealed
+	if !e.isNote() {
+		b = b[:len(b)-signatureSize]
+	}
+	return noError(parseContent(b))
+}
+
+func (e *event) isNote() bool { return isNote(e.kind) }
+
+func isNote(kind byte) bool { return kind >= kindLost && kind <= kindDirectTo }
+
+type presence byte
+
+const (
+	unknown presence = iota
+	present
+	lost
+	left
+)
+
+// A feed is what is held of one author. Guarded by history.mu.
+type feed struct {
+	id    nodeID         // immutable
+	posts []*event       // consecutive numbers up to last
+	last  uint64         // number of the newest post ever taken
+	link  link           // of that post
+	time  int64          // of that post
+	name  string         // the author's latest, as it may be shown
+	addr  netip.AddrPort // where we reached it; invalid if we never did
+	state presence
+	notes []*event // lost and is back, in the order in which they were noted
+	fork  bool     // the author signed two histories: nothing more is taken
+}
+
+func (f *feed) span() span {
+	if len(f.posts) == 0 {
+		return span{}
+	}
+	return span{f.last - uint64(len(f.posts)) + 1, f.last, f.link.mark()}
+}
+
+// A cursor is somebody's place in the log. Its wake channel receives when
+// there is more to take. Fields but wake are guarded by history.mu.
+type cursor struct {
+	next uint64 // seq of the next event to take
+	wake chan struct{}
+}
+
+// wake makes one receive from c succeed, now or later.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+type history struct {
+	self  nodeID                // immutable
+	key   ed25519.PrivateKey    // immutable
+	keep  int64                 // bytes; immutable
+	clock func() time.Time      // immutable
+	addr  func() netip.AddrPort // what our posts name as our address; immutable
+
+	saying sync.Mutex // held while a post of our own is made, so that they are numbered one by one
+
+	mu      sync.Mutex // guards all below
+	log     []*event   // in order of arrival
+	size    int64      // sum of their costs
+	feeds   map[nodeID]*feed
+	seq     uint64 // of the newest event
+	latest  int64  // hybrid logical clock, µs since 1970
+	horizon int64  // time of the newest event dropped for keep
+	cursors []*cursor
+	printer *cursor       // the one that blocks are for
+	blocks  []block       // what the printer prints before it goes on
+	held    bool          // the printer waits for release
+	heard   uint64        // posts of our own up to this number are where they must be
+	room    chan struct{} // closed when a cursor moves or a bound changes; nil when nobody waits
+}
+
+func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
+	h := &history{key: key, keep: keep, clock: clock, addr: addr, feeds: map[nodeID]*feed{}}
+	copy(h.self[:], key.Public().(ed25519.PublicKey))
+	h.printer = h.newCursor()
+	return h
+}
+
+// newCursor returns a cursor at the end of the log.
+func (h *history) newCursor() *cursor {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := &cursor{next: h.seq + 1, wake: make(chan struct{}, 1)}
+	h.cursors = append(h.cursors, c)
+	return c
+}
+
+// dropCursor forgets c, whose owner reads no more.
+func (h *history) dropCursor(c *cursor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cursors = slices.DeleteFunc(h.cursors, func(o *cursor) bool { return o == c })
+	h.openRoomLocked()
+}
+
+// ---- adding
+
+// say adds a post of our own and returns its number.
+func (h *history) say(kind byte, name string, text []byte) uint64 {
+	h.saying.Lock()
+	defer h.saying.Unlock()
+	h.mu.Lock()
+	f := h.feedLocked(h.self)
+	p := post{number: f.last + 1, time: h.nowLocked(), prev: f.link, kind: kind, name: []byte(name), text: text}
+	h.mu.Unlock()
+	p.addr = h.addr()
+	p = sealPost(h.key, h.self, p) // 20 to 60 µs, so not under the lock
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.appendLocked(f, []post{p}, true)
+	return p.number
+}
+
+// nowLocked ticks the hybrid logical clock and returns it.
+func (h *history) nowLocked() int64 {
+	h.latest = min(max(h.clock().UnixMicro(), h.latest+1), latestTime)
+	return h.latest
+}
+
+// add takes the posts of run that are new, and returns how many there were.
+// proved says that the last signature was checked. Posts after a gap are
+// refused with errGap unless overGap: then what was held before the gap can
+// be looked at still, but is no longer passed on.
+func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feedLocked(author)
+	if f.fork {
+		return 0, nil
+	}
+	for len(run) > 0 && run[0].number <= f.last {
+		if run[0].number == f.last && run[0].link != f.link {
+			f.fork = true
+			return 0, errFork
+		}
+		run = run[1:]
+	}
+	if len(run) == 0 {
+		return 0, nil
+	}
+	first, end := &run[0], &run[len(run)-1]
+	switch {
+	case first.number == f.last+1:
+		if first.prev != f.link || first.time <= f.time {
+			f.fork = true
+			return 0, errFork
+		}
+	case !overGap:
+		return 0, errGap
+	}
+	if first.number != f.last+1 || f.last == 0 {
+		if end.time <= h.horizon {
+			return 0, errOld
+		}
+		f.posts = nil
+	}
+	h.appendLocked(f, run, proved)
+	return len(run), nil
+}
+
+func (h *history) appendLocked(f *feed, run []post, proved bool) {
+	events := make([]event, len(run)) // one piece of memory for the run, as its posts lie in one frame
+	for i := range run {
+		p, e := &run[i], &events[i]
+		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, proved: proved && i == len(run)-1}
+		f.posts = append(f.posts, e)
+		f.takeLocked(p)
+		h.logLocked(e)
+	}
+	if f.last > 0 && f.time <= h.clock().Add(clockLimit).UnixMicro() {
+		h.latest = max(h.latest, f.time)
+	}
+	h.grownLocked()
+}
+
+// takeLocked notes what p tells of its author.
+func (f *feed) takeLocked(p *post) {
+	f.last, f.link, f.time = p.number, p.link, p.time
+	name := p.name
+	if p.kind == kindRename {
+		name = p.text
+	}
+	if f.name != string(name) {
+		f.name = cleanName(name)
+	}
+	switch {
+	case p.kind == kindLeave:
+		f.state = left
+	case f.state == unknown:
+		f.state = present
+	}
+}
+
+func (h *history) logLocked(e *event) {
+	h.seq++
+	e.seq = h.seq
+	h.log = append(h.log, e)
+	h.size += e.cost()
+}
+
+// grownLocked makes the log fit keep again and wakes its readers.
+func (h *history) grownLocked() {
+	if h.size > h.keep {
+		h.dropOldestLocked()
+	}
+	for _, c := range h.cursors {
+		wake(c.wake)
+	}
+}
+
+// note adds a note of the given kind about author. Notes that say what is so
+// already (lost of the lost, back of the present) are not taken.
+func (h *history) note(author nodeID, p post) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feedLocked(author)
+	switch p.kind {
+	case kindLost:
+		if f.state != present {
+			return false
+		}
+		f.state = lost
+	case kindBack:
+		if f.state != lost {
+			return false
+		}
+		f.state = present
+	}
+	if p.time == 0 {
+		p.time = h.nowLocked()
+	}
+	if p.name == nil {
+		p.name = []byte(f.name)
+	}
+	if !p.addr.IsValid() {
+		p.addr = f.addr
+	}
+	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind}
+	if p.kind == kindLost || p.kind == kindBack {
+		f.notes = append(f.notes, e)
+	}
+	h.logLocked(e)
+	h.grownLocked()
+	return true
+}
+
+func (h *history) feedLocked(id nodeID) *feed {
+	f := h.feeds[id]
+	if f == nil {
+		f = &feed{id: id}
+		h.feeds[id] = f
+	}
+	return f
+}
+
+// reached notes where author was reached, and what it calls itself; the zero
+// address says that it is no longer here.
+func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feedLocked(author)
+	f.addr = addr
+	f.name = cmp.Or(f.name, cleanName([]byte(name)))
+}
+
+// about returns what is known of author.
+func (h *history) about(author nodeID) (name string, addr netip.AddrPort, state presence) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feeds[author]
+	if f == nil {
+		return "", addr, unknown
+	}
+	return f.name, f.addr, f.state
+}
+
+// ---- bounds
+
+// dropOldestLocked drops the oldest events until 1/16 of keep is free, or
+// nothing more may go.
+func (h *history) dropOldestLocked() {
+	passed := h.seq
+	for _, c := range h.cursors {
+		if !h.held || c != h.printer { // what a newcomer has not printed yet may exceed its keep
+			passed = min(passed, c.next-1)
+		}
+	}
+	byTime := slices.Clone(h.log)
+	slices.SortFunc(byTime, (*event).compare)
+	for _, e := range byTime {
+		if h.size <= h.keep-h.keep/spareKeep {
+			break
+		}
+		f := e.feed
+		if e.seq > passed || f.id == h.self && f.last-uint64(len(f.posts)) >= h.heard {
+			continue
+		}
+		h.horizon = max(h.horizon, e.time)
+		h.size -= e.cost()
+		if len(f.posts) > 0 && f.posts[0] == e {
+			f.posts[0] = nil
+			f.posts = f.posts[1:]
+		} else if len(f.notes) > 0 && f.notes[0] == e {
+			f.notes = f.notes[1:]
+		}
+		e.seq = 0 // dropped
+		if len(f.posts) == 0 && !f.addr.IsValid() && f.id != h.self {
+			delete(h.feeds, f.id)
+		}
+	}
+	h.log = slices.DeleteFunc(slices.Clone(h.log), func(e *event) bool { return e.seq == 0 })
+}
+
+// waitRoom returns once so little waits for the cursors that more may be
+// added, or ctx ends.
+func (h *history) waitRoom(ctx context.Context) {
+	for {
+		h.mu.Lock()
+		if h.roomLocked() {
+			h.mu.Unlock()
+			return
+		}
+		if h.room == nil {
+			h.room = make(chan struct{})
+		}
+		room := h.room
+		h.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// roomLocked says whether at most half of keep waits for the slowest cursor.
+func (h *history) roomLocked() bool {
+	if h.size <= h.keep/2 {
+		return true
+	}
+	waiting := int64(0)
+	for _, c := range h.cursors {
+		if h.held && c == h.printer {
+			continue
+		}
+		i := h.findLocked(c.next)
+		sum := int64(0)
+		for j := len(h.log) - 1; j >= i && sum <= h.keep/2; j-- {
+			sum += h.log[j].cost()
+		}
+		waiting = max(waiting, sum)
+	}
+	return waiting <= h.keep/2
+}
+
+func (h *history) openRoomLocked() {
+	if h.room != nil {
+		close(h.room)
+		h.room = nil
+	}
+}
+
+// findLocked returns the index of the first event with at least this seq.
+func (h *history) findLocked(seq uint64) int {
+	i, _ := slices.BinarySearchFunc(h.log, seq, func(e *event, seq uint64) int { return cmp.Compare(e.seq, seq) })
+	return i
+}
+
+// unheard returns how many bytes our own posts above the given number take.
+func (h *history) unheard(above uint64) (size int64) {
+	for _, e := range h.ownAbove(above) {
+		size += e.cost()
+	}
+	return size
+}
+
+// ownAbove returns our own posts above the given number, as far as they are
+// held.
+func (h *history) ownAbove(number uint64) []*event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feedLocked(h.self)
+	n := min(f.last-min(number, f.last), uint64(len(f.posts)))
+	return slices.Clone(f.posts[uint64(len(f.posts))-n:])
+}
+
+// setHeard allows own posts up to this number to be dropped.
+func (h *history) setHeard(number uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.heard = number
+}
+
+// ---- reading
+
+// last returns the number of the newest post of author that was taken, and
+// whether the author was caught signing two histories.
+func (h *history) last(author nodeID) (uint64, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f := h.feeds[author]; f != nil {
+		return f.last, f.fork
+	}
+	return 0, false
+}
+
+// span says which posts of author are held.
+func (h *history) span(author nodeID) span {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f := h.feeds[author]; f != nil {
+		return f.span()
+	}
+	return span{}
+}
+
+// vector calls each for every author of whom posts are held.
+func (h *history) vector(each func(nodeID, span)) {
+	h.mu.Lock()
+	spans := make(map[nodeID]span, len(h.feeds))
+	for id, f := range h.feeds {
+		if len(f.posts) > 0 {
+			spans[id] = f.span()
+		}
+	}
+	h.mu.Unlock()
+	for id, s := range spans {
+		each(id, s)
+	}
+}
+
+// posts appends to buf the events of author's feed from the given number on,
+// up to maxRun bytes of them, but at least one if there is one. It returns
+// the number of the first.
+func (h *history) posts(author nodeID, from uint64, buf []*event) ([]*event, uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feeds[author]
+	if f == nil || from > f.last || len(f.posts) == 0 {
+		return buf, from
+	}
+	from = max(from, f.span().first)
+	size := 0
+	for _, e := range f.posts[uint64(len(f.posts))-(f.last-from+1):] {
+		if size += len(e.sealed) + 4; size > maxRun && len(buf) > 0 {
+			break
+		}
+		buf = append(buf, e)
+	}
+	return buf, from
+}
+
+// sightings returns the notes on author from the i-th on.
+func (h *history) sightings(author nodeID, i int) []*event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f := h.feeds[author]; f != nil && i < len(f.notes) {
+		return slices.Clone(f.notes[i:])
+	}
+	return nil
+}
+
+// prove says whether the signature of e is good. It checks it once.
+func (h *history) prove(e *event) bool {
+	h.mu.Lock()
+	proved, author := e.proved, e.feed.id
+	h.mu.Unlock()
+	if proved || author == h.self {
+		return true
+	}
+	p, err := parsePost(author, e.sealed)
+	if err != nil || !p.verify(author) {
+		return false
+	}
+	h.mu.Lock()
+	e.proved = true
+	h.mu.Unlock()
+	return true
+}
+
+// A shown is an event and the address to show its author with.
+type shown struct {
+	*event
+	addr netip.AddrPort
+}
+
+// A block is something to print in one piece: a replay, an answer to a command.
+type block struct {
+	head   []string // lines to print before
+	events []*event
+	tail   string // line to print after, if any
+	skip   int    // lines of the first event to leave out
+	begun  bool
+}
+
+// A batch is what a reader of the log gets at once. Head and tail are for the
+// printer, who prints them before and after.
+type batch struct {
+	events []shown
+	head   []string
+	tail   string
+	skip   int
+	live   bool // from the log itself
+}
+
+// take puts events of about the given size into b, whose memory it uses
+// again, and moves c past them. It returns false when there are none. What
+// is queued by show comes first.
+func (h *history) take(c *cursor, b *batch, size int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	*b = batch{events: b.events[:0]}
+	if c == h.printer && (h.held || len(h.blocks) > 0) {
+		return !h.held && h.takeBlockLocked(b, size)
+	}
+	b.live = true
+	i := h.findLocked(c.next)
+	for ; i < len(h.log) && size > 0; i++ {
+		size -= len(h.log[i].sealed)
+		b.events = append(b.events, shown{h.log[i], h.log[i].feed.addr})
+		c.next = h.log[i].seq + 1
+	}
+	h.openRoomLocked()
+	return len(b.events) > 0
+}
+
+func (h *history) takeBlockLocked(b *batch, size int) bool {
+	k := &h.blocks[0]
+	if !k.begun {
+		b.head, b.skip, k.begun = k.head, k.skip, true
+	}
+	n := 0
+	for ; n < len(k.events) && size > 0; n++ {
+		size -= len(k.events[n].sealed)
+		b.events = append(b.events, shown{k.events[n], k.events[n].feed.addr})
+	}
+	k.events = k.events[n:]
+	if len(k.events) == 0 {
+		b.tail = k.tail
+		h.blocks = h.blocks[1:]
+	}
+	return true
+}
+
+// show queues something for the printer. It returns false when so much is
+// queued already that nobody can be reading.
+func (h *history) show(k block) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.blocks) >= maxBlocks {
+		return false
+	}
+	h.blocks = append(h.blocks, k)
+	wake(h.printer.wake)
+	return true
+}
+
+// chronology returns all events in chronological order.
+func (h *history) chronology() []*event {
+	h.mu.Lock()
+	events := slices.Clone(h.log)
+	h.mu.Unlock()
+	slices.SortFunc(events, (*event).compare)
+	return events
+}
+
+// hold keeps the printer waiting until release.
+func (h *history) hold() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = true
+}
+
+// release lets the printer go on, with what was said before we came (posts
+// up to the given numbers, and the notes that came with them) as one block
+// in chronological order, and then with the rest in order of arrival. The
+// block is framed unless it holds nothing but joins of nodes that are here.
+func (h *history) release(before map[nodeID]uint64, from string, here func(nodeID) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = false
+	var old, rest []*event
+	framed := false
+	for _, e := range h.log[h.findLocked(h.printer.next):] {
+		if e.feed.id == h.self || e.kind >= kindDirectFrom || !e.isNote() && e.content().number > before[e.feed.id] {
+			rest = append(rest, e)
+			continue
+		}
+		old = append(old, e)
+		framed = framed || e.kind != kindJoin || !here(e.feed.id)
+	}
+	slices.SortFunc(old, (*event).compare)
+	k := block{events: old}
+	if framed {
+		k.head = []string{fmt.Sprintf("history: %d events from %s", countLines(old), from)}
+		k.tail = "end of history"
+	}
+	h.blocks = append([]block{k, {events: rest}}, h.blocks...)
+	h.printer.next = h.seq + 1
+	wake(h.printer.wake)
+	h.openRoomLocked()
+}
+
+// ---- the history file
+
+// load takes an earlier history as it stands in r: printed by nobody, told
+// to everybody. It returns how many bytes were damaged. What is not a history
+// file at all is refused.
+func (h *history) load(r io.Reader) (damaged int64, err error) {
+	h.hold()
+	b := bufio.NewReaderSize(r, recordHead+maxFrame)
+	head, err := b.Peek(len(fileHeader))
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	ours := strings.HasPrefix(fileHeader, string(head)) // empty and torn ones too
+	if ours {
+		b.Discard(len(head))
+	}
+	for {
+		next, err := b.Peek(recordHead)
+		if len(next) == 0 {
+			break
+		}
+		if len(next) == recordHead {
+			next, err = b.Peek(recordSize(next))
+		}
+		if err != nil && err != io.EOF {
+			return damaged, err
+		}
+		x, size, err := parseRecord(next)
+		if err == nil {
+			err = h.loadRecord(x)
+		}
+		if err == nil {
+			ours = true
+			b.Discard(size)
+			continue
+		}
+		rest, _ := b.Peek(b.Buffered())
+		skip := bytes.Index(rest[1:], recordMarker) + 1
+		if skip == 0 {
+			skip = max(1, len(rest)-len(recordMarker)+1) // a marker may have begun at the end
+		}
+		b.Discard(skip)
+		damaged += int64(skip)
+	}
+	if !ours {
+		return damaged, errors.New("not a p2pchat history")
+	}
+	h.loaded()
+	return damaged, nil
+}
+
+func (h *history) loadRecord(x record) error {
+	body := bytes.Clone(x.body)
+	switch x.typ {
+	case recordNote:
+		p, err := parseContent(body)
+		if err == nil && !isNote(p.kind) {
+			err = fmt.Errorf("note of kind %d", p.kind)
+		}
+		if err == nil {
+			h.note(x.author, p)
+		}
+		return err
+	case recordPost:
+		p, err := parsePost(x.author, body)
+		if err != nil {
+			return err
+		}
+		if _, err = h.add(x.author, []post{p}, false, false); err == errGap {
+			h.proveFeed(x.author)
+			h.add(x.author, []post{p}, false, true)
+		}
+	}
+	return nil
+}
+
+// proveFeed checks the last signature of author's feed, and with it the
+// whole; where it is bad, which no mere damage can bring about, the feed goes.
+func (h *history) proveFeed(author nodeID) {
+	h.mu.Lock()
+	f := h.feedLocked(author)
+	n := len(f.posts)
+	h.mu.Unlock()
+	if n == 0 || h.prove(f.posts[n-1]) {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.feeds, author)
+	h.log = slices.DeleteFunc(h.log, func(e *event) bool {
+		gone := e.feed == f && !e.isNote()
+		if gone {
+			h.size -= e.cost()
+		}
+		return gone
+	})
+}
+
+// loaded proves what was loaded and lets the printer go on behind it.
+func (h *history) loaded() {
+	h.mu.Lock()
+	authors := slices.Collect(maps.Keys(h.feeds))
+	h.mu.Unlock()
+	for _, id := range authors {
+		h.proveFeed(id)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = false
+	h.printer.next = h.seq + 1
+}
+
+// save appends to w all that c passes, until ctx ends and c is at the end of
+// the log. Each Write holds whole records. Nobody else may use c.
+func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
+	defer h.dropCursor(c)
+	var out []byte
+	for b := new(batch); ; {
+		ending := ctx.Err() != nil // asked first: what was added before the end is saved
+		for h.take(c, b, maxRun) {
+			out = out[:0]
+			for _, e := range b.events {
+				x := record{typ: recordPost, author: e.feed.id, body: e.sealed}
+				if e.isNote() {
+					x.typ = recordNote
+				}
+				out = appendRecord(out, x)
+			}
+			if _, err := w.Write(out); err != nil {
+				return err
+			}
+		}
+		if ending {
+			return nil
+		}
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// ---- lines
+
+const stampLayout = "2006-01-02 15:04:05"
+
+// A liner turns events into lines of text. It is used by one goroutine.
+type liner struct {
+	self nodeID
+	port uint16 // of the room; not shown
+
+	second int64 // to which stamp belongs, s since 1970
+	stamp  []byte
+	prefix []byte // of the lines of one post
+}
+
+// appendStamp appends the local time of t (µs since 1970), and a space.
+func (l *liner) appendStamp(b []byte, t int64) []byte {
+	if second := t / 1e6; second != l.second || l.stamp == nil {
+		l.second = second
+		l.stamp = append(time.Unix(second, 0).AppendFormat(l.stamp[:0], stampLayout), ' ')
+	}
+	return append(b, l.stamp...)
+}
+
+// appendEvent appends the lines of e, each with its line feed; of what is
+// not shown, none.
+func (l *liner) appendEvent(b []byte, e shown) []byte {
+	p := e.content()
+	addr := e.addr
+	if e.isNote() || !addr.IsValid() {
+		addr = p.addr
+	}
+	who := func(b []byte) []byte {
+		b = append(b, cleanName(p.name)...)
+		if e.feed.id == l.self || e.kind == kindDirectTo {
+			return append(b, " (me)"...)
+		}
+		return l.appendAddr(b, addr)
+	}
+	start := len(b)
+	b = l.appendStamp(b, p.time)
+	switch p.kind {
+	case kindJoin:
+		return append(who(append(b, "* "...)), " joined\n"...)
+	case kindRename:
+		return append(append(append(who(append(b, "* "...)), " is now "...), cleanName(p.text)...), '\n')
+	case kindLeave:
+		return append(who(append(b, "* "...)), " left\n"...)
+	case kindLost:
+		return append(who(append(b, "* "...)), " lost\n"...)
+	case kindBack:
+		return append(who(append(b, "* "...)), " is back\n"...)
+	case kindDirectFrom:
+		b = append(who(b), " -> me: "...)
+		return append(appendClean(b, p.text), '\n')
+	case kindDirectTo:
+		name, text, _ := bytes.Cut(p.text, []byte{'\n'})
+		b = append(append(who(b), " -> "...), cleanName(name)...)
+		return append(appendClean(append(l.appendAddr(b, addr), ": "...), text), '\n')
+	case kindLines:
+		b = append(who(b), ": "...)
+		l.prefix = append(l.prefix[:0], b[start:]...)
+		return l.appendLines(b[:start], p.text)
+	}
+	return b[:start]
+}
+
+func (l *liner) appendLines(b, text []byte) []byte {
+	for more := true; more; {
+		var line []byte
+		line, text, more = bytes.Cut(text, []byte{'\n'})
+		b = append(appendClean(append(b, l.prefix...), line), '\n')
+	}
+	return b
+}
+
+// appendAddr appends @ and the address, with the port if it isn't the room's.
+func (l *liner) appendAddr(b []byte, a netip.AddrPort) []byte {
+	if !a.IsValid() {
+		return append(b, "@?"...)
+	}
+	b = append(b, '@')
+	if a.Port() == l.port {
+		return a.Addr().AppendTo(b)
+	}
+	return a.AppendTo(b)
+}
+
+// lines says how many lines e is shown as.
+func (e *event) lines() int {
+	switch {
+	case e.kind == kindLines:
+		return bytes.Count(e.content().text, []byte{'\n'}) + 1
+	case e.kind <= kindDirectTo:
+		return 1
+	}
+	return 0
+}
+
+// lastLines returns the events that hold the last n lines of events, and how
+// many lines of the first of them are too many.
+func lastLines(events []*event, n int) (last []*event, skip int) {
+	for i := len(events) - 1; i >= 0; i-- {
+		if n -= events[i].lines(); n <= 0 {
+			return events[i:], -n
+		}
+	}
+	return events, 0
+}
+
+func countLines(events []*event) (n int) {
+	for _, e := range events {
+		n += e.lines()
+	}
+	return n
+}
+
+// ---- cleaning
+
+// appendClean appends text, one line, with a visible stand-in for whatever
+// could break, forge or hide part of a line: controls but TAB, separators,
+// bidi overrides and other invisible characters, bytes that are not UTF-8, and
+// combining marks beyond a few. Emoji sequences stay whole.
+func appendClean(b, text []byte) []byte {
+	if isPlain(text) {
+		return append(b, text...)
+	}
+	var before rune // the character before, if it was kept
+	marks := 0
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		raw := text[:size]
+		text = text[size:]
+		next, _ := utf8.DecodeRune(text)
+		if unicode.Is(unicode.M, r) {
+			marks++
+		} else {
+			marks = 0
+		}
+		switch {
+		case r == utf8.RuneError && size == 1:
+			b, before = append(b, "\uFFFD"...), 0
+		case r < ' ' && r != '\t':
+			b, before = utf8.AppendRune(b, 0x2400+r), 0 // the control pictures
+		case r == 0x7f:
+			b, before = append(b, "\u2421"...), 0
+		case marks > maxMarks || isHidden(r) && !isJoint(before, r, next):
+			b, before = fmt.Appendf(b, "<U+%04X>", r), 0
+		default:
+			b, before = append(b, raw...), r
+		}
+	}
+	return b
+}
+
+// isPlain says whether text is printable ASCII throughout.
+func isPlain(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// isHidden says whether r shows as nothing, or changes how others show.
+func isHidden(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point) && r != '\t'
+}
+
+// isJoint says whether r is part of an emoji: a joiner between two, or a tag
+// behind the black flag (Unicode Technical Standard 51).
+func isJoint(before, r, next rune) bool {
+	const flag, tagFirst, tagLast = 0x1F3F4, 0xE0020, 0xE007F
+	if r >= tagFirst && r <= tagLast {
+		return before == flag || before >= tagFirst && before < tagLast
+	}
+	return r == '\u200d' && isEmoji(before) && isEmoji(next)
+}
+
+// isEmoji says whether r can stand beside the joiner of an emoji.
+func isEmoji(r rune) bool {
+	return unicode.Is(unicode.So, r) || r == '\ufe0f' || r >= 0x1F3FB && r <= 0x1F3FF
+}
+
+// validName says what is wrong with a name that somebody wants to bear.
+func validName(name string) error {
+	n := utf8.RuneCountInString(name)
+	switch {
+	case n == 0:
+		return errors.New("a name needs at least one character")
+	case n > maxName:
+		return fmt.Errorf("a name of %d characters is too long; use at most %d", n, maxName)
+	case strings.ContainsAny(name, forbidden):
+		return fmt.Errorf("a name can't hold any of %s", spaced(forbidden))
+	case strings.Contains(name, "  ") || strings.TrimSpace(name) != name:
+		return errors.New("a name can't begin or end with a space, or hold two in a row")
+	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
+		string(appendClean(nil, []byte(name))) != name:
+		return errors.New("a name can't hold control or invisible characters")
+	}
+	return nil
+}
+
+const (
+	maxName   = 32 // characters
+	forbidden = "@:/*()>"
+)
+
+func spaced(s string) string { return strings.Join(strings.Split(s, ""), " ") }
+
+// cleanName returns a name as it may be shown, whoever sent it.
+func cleanName(name []byte) string {
+	s := string(name)
+	if validName(s) == nil {
+		return s
+	}
+	s = strings.Map(func(r rune) rune {
+		if strings.ContainsRune(forbidden, r) || unicode.IsSpace(r) {
+			return '_'
+		}
+		return r
+	}, string(appendClean(nil, name)))
+	for i := range s {
+		if utf8.RuneCountInString(s[:i]) == maxName {
+			return s[:i]
+		}
+	}
+	return cmp.Or(s, "_")
+}

@@ -1,0 +1,936 @@
+// P2pchat is a text chat for a local network, without a server.
+//
+// Usage:
+//
+//	p2pchat [flags] NAME
+//
+// Everybody on the network who started it is there. What you type goes to all
+// of them, and what anybody says is printed with the time at which it was
+// said. Whoever joins late gets the whole history.
+//
+//	$ p2pchat Alex
+//	2026-11-22 15:04:05 * Tim@192.168.0.7 joined
+//	2026-11-22 15:04:09 Tim@192.168.0.7: Hello, Alex
+//	hi Tim
+//	2026-11-22 15:04:12 Alex (me): hi Tim
+//
+// A line that begins with / is a command (/help lists them), one that begins
+// with @Tim goes to Tim alone. What is piped in is said line by line; at its
+// end the program waits until it was heard, and its exit status tells whether
+// it was: echo backup done | p2pchat Bot. Without any input (< /dev/null) it
+// only listens.
+//
+// This file is the only one that knows terminals, flags and signals. It reads
+// lines and either posts them into the history or carries out what they
+// command; it prints what the history gathers; and it says when to leave. The
+// rules of its voice: standard output carries lines of the chat and nothing
+// else; whatever else there is to say is one line on standard error, what is
+// wrong and then what to do; and neither of them, should nobody read it, ever
+// holds up the input or the network.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	aloneHint    = 5 * time.Second        // without company before we say what to try
+	pasteGap     = 100 * time.Millisecond // lines that follow faster were not typed
+	screenWidth  = 80                     // columns; a typed line that is shorter is surely one row
+	printSize    = 64 << 10               // bytes of posts that are formatted and written at once
+	farewell     = 150 * time.Millisecond // for what is still to be printed when a signal ends us
+	maxSecret    = 1024                   // bytes
+	smallestKeep = 64 << 10
+)
+
+const usageText = `usage: p2pchat [flags] NAME
+
+  p2pchat Alex                       chat as Alex with everybody on the network
+  echo backup done | p2pchat Bot     say it, wait until it was heard, leave
+  p2pchat Log < /dev/null | grep -i error   listen
+
+flags, before or after NAME:
+  -bind IP       listen on and announce from this address only (127.0.0.1: this
+                 machine only; default: every interface)
+  -port N        UDP port of the room; TCP uses it too when it is free (7700)
+  -peer IP[:PORT]   a node to reach where broadcasts don't; may be repeated
+  -peers FILE    a table of such nodes: lines NAME IP[:PORT]
+  -idle D        close a connection to a node of the table that carried no chat
+                 for D; reopen it when there is something to send
+  -secret FILE   passphrase of a private room; P2PCHAT_SECRET serves too
+  -history FILE  keep the history in FILE across launches
+  -keep SIZE     history held: 64KiB, 256MiB, 1GiB or bytes (256MiB)
+  -wait D        at the end of input, how long to wait to be heard (3s)
+  -verbatim      every input line is a message; no commands
+  -v             log what the network does on standard error
+  -version, -h   print the version, or this
+
+exit status: 0 left in order; 1 could not do its job (port taken, nobody heard
+the piped messages, a piped line was refused, ...); 2 wrong usage
+`
+
+var helpText = []string{
+	"@WHO text: to WHO alone; WHO is a name, name@ip, name@ip:port, ip or ip:port",
+	"NAME/text: the same, with a name",
+	"/members: who is connected",
+	"/history [N]: everything that was said, or the last N lines of it",
+	"/name NEW: change your name",
+	"/hooray: greet everybody",
+	"/help: this",
+	"/exit, /quit, exit, quit: leave",
+	"//text and @@text send a line that begins with / or @",
+	"Ctrl-R shows a half-typed line again",
+}
+
+const greeting = "hooray, everybody!"
+
+// ---- what the user wants
+
+type config struct {
+	name     string
+	bind     netip.Addr
+	port     uint16
+	targets  []*target
+	idle     time.Duration
+	secret   string
+	history  string
+	keep     int64
+	wait     time.Duration
+	verbatim bool
+	verbose  bool
+}
+
+// A usageError is the user's mistake: exit status 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+var errShown = errors.New("what was asked for was shown")
+
+// parseArgs reads the command line. It returns errShown after -h or -version.
+func parseArgs(args []string, stdout io.Writer) (*config, error) {
+	cfg := &config{keep: 256 << 20, wait: 3 * time.Second}
+	fs := flag.NewFlagSet("p2pchat", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	port := fs.Uint("port", 7700, "")
+	secret, peers := fs.String("secret", "", ""), fs.String("peers", "", "")
+	var addrs []string
+	fs.Func("peer", "", func(s string) error { addrs = append(addrs, s); return nil })
+	fs.TextVar(&cfg.bind, "bind", netip.Addr{}, "")
+	fs.DurationVar(&cfg.idle, "idle", 0, "")
+	fs.StringVar(&cfg.history, "history", "", "")
+	fs.Func("keep", "", func(s string) (err error) { cfg.keep, err = parseSize(s); return err })
+	fs.DurationVar(&cfg.wait, "wait", cfg.wait, "")
+	fs.BoolVar(&cfg.verbatim, "verbatim", false, "")
+	fs.BoolVar(&cfg.verbose, "v", false, "")
+	showVersion := fs.Bool("version", false, "")
+	var names []string
+	for len(args) > 0 { // flags may stand before and after NAME
+		if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+			io.WriteString(stdout, usageText)
+			return nil, errShown
+		} else if err != nil {
+			return nil, usagef("%v; p2pchat -h lists the flags", err)
+		}
+		args = fs.Args()
+		if len(args) > 0 {
+			names, args = append(names, args[0]), args[1:]
+		}
+	}
+	if *showVersion {
+		fmt.Fprintln(stdout, "p2pchat", programVersion())
+		return nil, errShown
+	}
+	switch {
+	case len(names) == 0:
+		return nil, usagef("a name is missing; try p2pchat Alex, or p2pchat -h")
+	case len(names) > 1:
+		return nil, usagef("one name is enough, there are %d: %q; put quotes round a name with spaces", len(names), names)
+	case validName(names[0]) != nil:
+		return nil, usagef("%q is no name: %v; choose another", names[0], validName(names[0]))
+	case *port < 1 || *port > 65535:
+		return nil, usagef("there is no port %d; choose one from 1 to 65535", *port)
+	case cfg.bind.IsValid() && !cfg.bind.Is4():
+		return nil, usagef("-bind %v: broadcasts are IPv4; give an IPv4 address", cfg.bind)
+	case cfg.wait < 0 || cfg.idle < 0:
+		return nil, usagef("a duration can't be negative; write it as 3s or 500ms")
+	}
+	cfg.name, cfg.port = names[0], uint16(*port)
+	for _, s := range addrs {
+		a, err := parseAddr(s, cfg.port)
+		if err != nil {
+			return nil, usagef("-peer: %v", err)
+		}
+		cfg.targets = append(cfg.targets, &target{addr: a})
+	}
+	return cfg, errors.Join(cfg.readPeers(*peers), cfg.readSecret(*secret))
+}
+
+func programVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// parseSize reads 64KiB, 256MiB, 1GiB, or plain bytes.
+func parseSize(s string) (int64, error) {
+	digits, unit := s, int64(1)
+	for i, suffix := range []string{"KiB", "MiB", "GiB"} {
+		if d, ok := strings.CutSuffix(s, suffix); ok {
+			digits, unit = d, 1<<(10*(i+1))
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n > 1<<50/unit || n*unit < smallestKeep {
+		return 0, errors.New("want a size of at least 64KiB, such as 256MiB")
+	}
+	return n * unit, nil
+}
+
+// parseAddr reads IP or IP:PORT.
+func parseAddr(s string, port uint16) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddrPort(s); err == nil && a.Port() > 0 {
+		return a, nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is not an address; write it as 192.168.0.7 or 192.168.0.7:7700", s)
+	}
+	return netip.AddrPortFrom(a, port), nil
+}
+
+// readPeers reads the table of nodes.
+func (cfg *config) readPeers(file string) error {
+	if file == "" {
+		return nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("cannot read -peers: %w; check the path", err)
+	}
+	defer f.Close()
+	table, err := parsePeersFile(f, cfg.port)
+	if err != nil {
+		return usagef("%s: %w", file, err)
+	}
+	cfg.targets = append(cfg.targets, table...)
+	return nil
+}
+
+func parsePeersFile(r io.Reader, port uint16) (table []*target, err error) {
+	lines := bufio.NewScanner(r)
+	for i := 1; lines.Scan(); i++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		at := strings.LastIndexAny(line, " \t")
+		if at < 0 {
+			return nil, fmt.Errorf("line %d: %q has no address; write NAME IP[:PORT]", i, line)
+		}
+		name := strings.TrimSpace(line[:at])
+		if err := validName(name); err != nil {
+			return nil, fmt.Errorf("line %d: %q: %w; write NAME IP[:PORT]", i, name, err)
+		}
+		a, err := parseAddr(line[at+1:], port)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", i, err)
+		}
+		table = append(table, &target{name: name, addr: a})
+	}
+	if lines.Err() != nil {
+		return nil, fmt.Errorf("%w; write NAME IP[:PORT] on lines of its own", lines.Err())
+	}
+	return table, nil
+}
+
+// readSecret takes the passphrase from the file, or from the environment.
+func (cfg *config) readSecret(file string) error {
+	secret, set := os.LookupEnv("P2PCHAT_SECRET")
+	if file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("cannot read -secret: %w; check the path", err)
+		}
+		secret, set = string(b), true
+	}
+	secret = strings.TrimSuffix(strings.TrimSuffix(secret, "\n"), "\r")
+	switch {
+	case set && secret == "":
+		return usagef("the secret is empty; write a passphrase into it, or leave it out for the open room")
+	case len(secret) > maxSecret:
+		return usagef("the secret has %d bytes; use at most %d", len(secret), maxSecret)
+	}
+	cfg.secret = secret
+	return nil
+}
+
+// ---- the program
+
+func main() { os.Exit(program(os.Args[1:])) }
+
+// An app is the program as it runs.
+type app struct {
+	cfg     *config
+	n       *node
+	h       *history
+	v       *voice
+	input   inputKind
+	typed   atomic.Int32  // lines on the terminal that their printed form replaces
+	onlyTTY bool          // input and output are both a terminal
+	said    int           // messages of ours; the reader of the input alone, until it ends
+	refused int           // lines that were refused; likewise
+	ended   chan struct{} // closed at the end of the input
+	broken  chan error    // receives what stopped the printer
+}
+
+func program(args []string) int {
+	signal.Ignore(syscall.SIGPIPE) // a closed standard output is an error to handle, not the end
+	v := newVoice(os.Stderr)
+	defer v.close()
+	cfg, err := parseArgs(args, os.Stdout)
+	if err == nil {
+		var a *app
+		if a, err = newApp(cfg, v); err == nil {
+			return a.run()
+		}
+	}
+	if errors.Is(err, errShown) {
+		return 0
+	}
+	v.say("%v", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	return 1
+}
+
+func newApp(cfg *config, v *voice) (*app, error) {
+	a := &app{cfg: cfg, v: v, input: kindOf(os.Stdin), ended: make(chan struct{}), broken: make(chan error, 1)}
+	a.onlyTTY = a.input == fromTerminal && kindOf(os.Stdout) == fromTerminal
+	return a, nil
+}
+
+// run brings the node up, serves until there is a reason to leave, and
+// returns the exit status.
+func (a *app) run() int {
+	key := newRoomKey(a.cfg.secret)
+	listener, err := listenTCP(a.cfg.bind, a.cfg.port)
+	if err != nil {
+		return a.fail("cannot listen: %v; choose another address with -bind", err)
+	}
+	defer listener.Close()
+	d, err := openDiscovery(a.cfg.bind, a.cfg.port, key)
+	if err != nil {
+		return a.fail("cannot listen on UDP port %d: %v; choose another with -port", a.cfg.port, err)
+	}
+	_, private, _ := ed25519.GenerateKey(nil)
+	tcpPort := uint16(listener.Addr().(*net.TCPAddr).Port)
+	own := func() netip.AddrPort { return netip.AddrPortFrom(ownAddr(a.cfg.bind), tcpPort) }
+	a.h = newHistory(private, a.cfg.keep, time.Now, own)
+	saved, err := a.openHistory()
+	if err != nil {
+		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
+	}
+	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort)
+	a.n.targets, a.n.announce, a.n.warn = a.cfg.targets, d.announceSoon, a.v.say
+	if a.cfg.verbose {
+		a.n.logf = a.v.say
+	}
+	a.greet(own())
+
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
+	interrupted, restore := signal.NotifyContext(context.Background(), signals...)
+	defer restore()
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	printed, gone, heard := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() { defer close(printed); a.print(ctx, gone) }()
+	go func() { defer close(gone); a.n.run(ctx, listener) }()
+	go func() { defer close(heard); d.run(ctx, a.n) }()
+	go a.read(interrupted) // not waited for: nothing wakes a blocked read of a terminal
+	go a.hint(ctx, d)
+
+	status := a.serve(interrupted)
+	leave()
+	<-gone
+	<-heard
+	late := time.After(time.Hour * 24 * 365)
+	if interrupted.Err() != nil {
+		late = time.After(farewell)
+	}
+	select {
+	case <-printed:
+	case <-late:
+	case <-interrupted.Done():
+	}
+	saved()
+	return status
+}
+
+func (a *app) fail(format string, args ...any) int {
+	a.v.say(format, args...)
+	return 1
+}
+
+// greet says who and where we are.
+func (a *app) greet(own netip.AddrPort) {
+	room := "the open room"
+	if a.cfg.secret != "" {
+		room = "a private room"
+	}
+	a.v.say("%s at %v in %s of port %d; /help lists the commands", a.cfg.name, own, room, a.cfg.port)
+}
+
+// hint says what to try when nobody was found.
+func (a *app) hint(ctx context.Context, d *discovery) {
+	select {
+	case <-time.After(aloneHint):
+		if a.n.size() == 1 {
+			a.v.say("nobody here yet, announced to %s; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
+				d.destinationText(), a.cfg.port)
+		}
+	case <-ctx.Done():
+	}
+}
+
+// openHistory loads the history file and sees to it that what comes is
+// appended to it. The function that it returns waits until all is.
+func (a *app) openHistory() (saved func(), err error) {
+	if a.cfg.history == "" {
+		return func() {}, nil
+	}
+	f, err := os.OpenFile(a.cfg.history, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	damaged, err := a.h.load(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if damaged > 0 {
+		a.v.say("%d bytes of %s are damaged and were left out; the rest is there", damaged, a.cfg.history)
+	}
+	if info, err := f.Stat(); err == nil && info.Size() < int64(len(fileHeader)) {
+		f.WriteString(fileHeader[info.Size():]) // an error shows again at the first record
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	c := a.h.newCursor()
+	go func() {
+		defer close(done)
+		if err := a.h.save(ctx, c, f); err != nil {
+			a.v.say("cannot write the history: %v; the chat goes on without it", err)
+		}
+		f.Close()
+	}()
+	return func() { stop(); <-done }, nil
+}
+
+// serve waits for a reason to leave, and returns the exit status.
+func (a *app) serve(interrupted context.Context) int {
+	select {
+	case <-interrupted.Done():
+		return 0
+	case err := <-a.broken:
+		return a.outputStatus(err)
+	case <-a.ended:
+	}
+	if a.input == fromNull {
+		select {
+		case <-interrupted.Done():
+			return 0
+		case err := <-a.broken:
+			return a.outputStatus(err)
+		}
+	}
+	if a.input == fromTerminal {
+		return 0
+	}
+	return a.heardStatus(interrupted)
+}
+
+// outputStatus judges why standard output can't be written.
+func (a *app) outputStatus(err error) int {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
+		return 0 // the reader has seen enough: | head -1
+	}
+	return a.fail("cannot write to standard output: %v; what comes would be lost", err)
+}
+
+// heardStatus waits until what was piped in has been heard, and says what was not.
+func (a *app) heardStatus(interrupted context.Context) int {
+	status := 0
+	if waiting, _ := a.n.directs(); a.said > 0 || waiting > 0 {
+		best, behind := a.n.waitHeard(interrupted, a.cfg.wait)
+		if lines := countLines(linesOnly(a.h.ownAbove(best))); lines > 0 {
+			status = a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
+		} else if len(behind) > 0 {
+			a.v.say("heard, but not yet by %s; they get it from the others", strings.Join(behind, ", "))
+		}
+	}
+	if _, undelivered := a.n.directs(); a.refused > 0 || undelivered > 0 {
+		status = 1
+	}
+	return status
+}
+
+// linesOnly leaves out what is no message.
+func linesOnly(events []*event) []*event {
+	return slices.DeleteFunc(events, func(e *event) bool { return e.kind != kindLines })
+}
+
+// ---- printing
+
+// print prints the log as it grows. Once gone is closed nothing more comes,
+// and it returns when all is printed.
+func (a *app) print(ctx context.Context, gone <-chan struct{}) {
+	l := &liner{self: a.h.self, port: a.cfg.port}
+	var b batch
+	var out []byte
+	for ending := false; ; {
+		for a.h.take(a.h.printer, &b, printSize) {
+			out = a.appendBatch(out[:0], l, &b)
+			if len(out) == 0 {
+				continue
+			}
+			if _, err := os.Stdout.Write(out); err != nil {
+				a.broken <- err
+				a.h.dropCursor(a.h.printer)
+				return
+			}
+		}
+		if ending {
+			return
+		}
+		select {
+		case <-a.h.printer.wake:
+		case <-gone:
+			ending = true
+		}
+	}
+}
+
+func (a *app) appendBatch(out []byte, l *liner, b *batch) []byte {
+	start := len(out)
+	if a.onlyTTY { // the line being typed makes room; Ctrl-R shows it again
+		out = append(out, '\r')
+		for range a.typed.Swap(0) {
+			out = append(out, "\x1b[A"...)
+		}
+		out = append(out, "\x1b[J"...)
+	}
+	empty := len(out)
+	for _, s := range b.head {
+		out = append(append(append(l.appendStamp(out, time.Now().UnixMicro()), "* "...), s...), '\n')
+	}
+	for _, e := range b.events {
+		if b.live && e.feed.id == l.self && e.kind != kindLines {
+			continue // our own coming and going is in /history only
+		}
+		from := len(out)
+		out = l.appendEvent(out, e)
+		for ; b.skip > 0; b.skip-- {
+			out = slices.Delete(out, from, from+bytes.IndexByte(out[from:], '\n')+1)
+		}
+	}
+	if b.tail != "" {
+		out = append(append(append(l.appendStamp(out, time.Now().UnixMicro()), "* "...), b.tail...), '\n')
+	}
+	if len(out) == empty {
+		return out[:start]
+	}
+	return out
+}
+
+// ---- reading
+
+type inputKind int
+
+const (
+	fromPipe inputKind = iota
+	fromTerminal
+	fromNull
+)
+
+// kindOf tells what a standard stream is. The null device looks like a
+// terminal but for its identity.
+func kindOf(f *os.File) inputKind {
+	info, err := f.Stat()
+	if err != nil {
+		return fromNull
+	}
+	if info.Mode()&os.ModeCharDevice == 0 {
+		return fromPipe
+	}
+	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(info, null) {
+		return fromNull
+	}
+	return fromTerminal
+}
+
+// read reads the input to its end. Lines that wait in the buffer together
+// are one post.
+func (a *app) read(ctx context.Context) {
+	defer close(a.ended)
+	r := bufio.NewReaderSize(os.Stdin, 2*maxLine)
+	alone := a.cfg.wait
+	var text []byte // lines that are still to be posted
+	post := func() {
+		if len(text) > 0 {
+			if a.input == fromPipe {
+				a.n.throttle(ctx, &alone)
+			}
+			a.said += bytes.Count(text, []byte{'\n'})
+			a.n.say(kindLines, bytes.Clone(text[:len(text)-1]))
+			text = text[:0]
+		}
+	}
+	defer post()
+	var last time.Time // when the last line came
+	for {
+		line, length, err := readLine(r)
+		if err != nil && length == 0 {
+			return
+		}
+		now := time.Now()
+		switch message, ok := a.message(line, length); {
+		case ok:
+			if len(text)+len(message) > maxLine {
+				post()
+			}
+			if a.onlyTTY && columns(line) < screenWidth && now.Sub(last) > pasteGap {
+				a.typed.Add(1)
+			}
+			text = append(appendValid(text, message), '\n')
+		case len(line) > 0 || length > 0:
+			post() // what a command does comes after what was said before it
+			if !a.command(ctx, line, length) {
+				return
+			}
+		}
+		last = now
+		if rest, _ := r.Peek(r.Buffered()); bytes.IndexByte(rest, '\n') < 0 {
+			post()
+		}
+	}
+}
+
+// readLine returns the next line without its line end, valid until the next
+// call. Of a line that is too long it returns the length alone.
+func readLine(r *bufio.Reader) (line []byte, length int, err error) {
+	line, err = r.ReadSlice('\n')
+	length = len(line)
+	for err == bufio.ErrBufferFull {
+		var more []byte
+		more, err = r.ReadSlice('\n')
+		length += len(more)
+		line = more // only its end matters: the line feed
+	}
+	whole := length == len(line)
+	if n := len(line); n > 0 && line[n-1] == '\n' {
+		line, length = line[:n-1], length-1
+		if n > 1 && line[n-2] == '\r' {
+			line, length = line[:n-2], length-1
+		}
+		if length == 0 {
+			return nil, 0, nil // an empty line, whatever comes after
+		}
+	}
+	if !whole || length > maxLine {
+		return nil, length, err
+	}
+	return line, length, err
+}
+
+// appendValid appends line as UTF-8, with U+FFFD for each byte that is not.
+func appendValid(b, line []byte) []byte {
+	if utf8.Valid(line) {
+		return append(b, line...)
+	}
+	for len(line) > 0 {
+		r, size := utf8.DecodeRune(line)
+		b = utf8.AppendRune(b, r)
+		line = line[size:]
+	}
+	return b
+}
+
+// columns returns how many columns of a terminal line takes at most.
+func columns(line []byte) int {
+	n := 0
+	for _, r := range string(line) {
+		switch {
+		case r == '\t':
+			n += 8
+		case r < utf8.RuneSelf:
+			n++
+		default:
+			n += 2
+		}
+	}
+	return n
+}
+
+// message returns what line says to everybody, if it is such a line.
+func (a *app) message(line []byte, length int) ([]byte, bool) {
+	switch {
+	case len(line) == 0:
+		return nil, false
+	case a.cfg.verbatim:
+		return line, true
+	case line[0] == '/' || line[0] == '@':
+		return line[1:], len(line) > 1 && line[1] == line[0]
+	case string(line) == "exit" || string(line) == "quit":
+		return nil, false
+	}
+	if i := bytes.IndexByte(line, '/'); i > 0 && i <= maxNameBytes && a.isName(string(line[:i])) {
+		return nil, false
+	}
+	return line, true
+}
+
+// isName says whether NAME/text goes to somebody of that name.
+func (a *app) isName(name string) bool {
+	return slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return t.name == name }) || a.n.bears(name)
+}
+
+// command carries out a line that is no message. It returns false when that
+// was to leave.
+func (a *app) command(ctx context.Context, line []byte, length int) bool {
+	if len(line) == 0 {
+		a.refuse("a line of %d bytes is too long; send at most %d at a time", length, maxLine)
+		return true
+	}
+	s := string(appendValid(nil, line))
+	word, rest, _ := strings.Cut(s, " ")
+	rest = strings.TrimSpace(rest)
+	switch {
+	case slices.Contains([]string{"/exit", "/quit", "exit", "quit"}, s):
+		return false
+	case word == "/members" && rest == "":
+		a.members()
+	case word == "/history":
+		a.history(rest)
+	case word == "/name":
+		if err := validName(rest); err != nil {
+			a.refuse("%q is no name: %v; try /name Alex", rest, err)
+		} else {
+			a.n.say(kindRename, []byte(rest))
+		}
+	case s == "/hooray":
+		a.said++
+		a.n.say(kindLines, []byte(greeting))
+	case s == "/help":
+		a.show(block{head: helpText})
+	case s[0] == '/':
+		a.refuse("unknown command %q; /help lists the commands, and a second / before it sends it as a line", word)
+	default:
+		a.direct(ctx, s)
+	}
+	return true
+}
+
+func (a *app) refuse(format string, args ...any) {
+	a.refused++
+	a.v.say(format, args...)
+}
+
+func (a *app) show(k block) {
+	if !a.h.show(k) {
+		a.refuse("nobody reads what was asked for already; read it first")
+	}
+}
+
+func (a *app) members() {
+	lines := []string{fmt.Sprintf("member %s (me)", a.n.myName())}
+	for _, m := range a.n.members() {
+		lines = append(lines, fmt.Sprintf("member %s@%v since %s", m.name, m.addr, m.since.Format(stampLayout)))
+	}
+	a.show(block{head: lines})
+}
+
+// history shows the last of the history, or all of it.
+func (a *app) history(arg string) {
+	events, skip := a.h.chronology(), 0
+	if arg != "" {
+		n, err := strconv.Atoi(arg)
+		if err != nil || n < 0 {
+			a.refuse("%q is no number of lines; try /history 20", arg)
+			return
+		}
+		events, skip = lastLines(events, n)
+	}
+	a.show(block{
+		head:   []string{fmt.Sprintf("history: %d events", countLines(events)-skip)},
+		events: events,
+		skip:   skip,
+		tail:   "end of history",
+	})
+}
+
+// ---- direct messages
+
+// direct sends a line that begins with @WHO or WHO/.
+func (a *app) direct(ctx context.Context, s string) {
+	find := func() (to []member, who, text string, known bool) { return a.who(s) }
+	to, who, text, known := find()
+	if len(to) == 0 && a.input == fromPipe { // it may be about to come
+		timeout := time.After(a.cfg.wait)
+		for waiting := true; waiting && len(to) == 0; to, who, text, known = find() {
+			select {
+			case <-a.n.news():
+			case <-timeout:
+				waiting = false
+			case <-ctx.Done():
+				waiting = false
+			}
+		}
+	}
+	switch {
+	case text == "" && len(to) > 0:
+		a.refuse("nothing to say to %s; write the text after it", who)
+	case len(to) == 0 && known:
+		a.refuse("%s is not connected; /members lists who is", who)
+	case len(to) == 0:
+		a.refuse("nobody here is called %q; /members lists who is here, and a second @ before it sends it as a line", who)
+	case len(to) > 1:
+		var all []string
+		for _, m := range to {
+			all = append(all, fmt.Sprintf("@%s@%v", m.name, m.addr))
+		}
+		a.refuse("%q can be any of %s; write one of these", who, strings.Join(all, ", "))
+	default:
+		if err := a.n.sendDirect(to[0], []byte(text)); err != nil {
+			a.refuse("%v", err)
+		}
+	}
+}
+
+// who finds the receivers that a direct message may mean: those of the
+// longest WHO that fits. known says that WHO is a name, though nobody who is
+// connected may bear it.
+func (a *app) who(s string) (to []member, who, text string, known bool) {
+	rest, at := strings.CutPrefix(s, "@")
+	fits := func(form string) bool {
+		return strings.HasPrefix(rest, form) && (len(rest) == len(form) || rest[len(form)] == ' ')
+	}
+	if !at {
+		who, text, _ = strings.Cut(s, "/")
+		known = true
+		fits = func(form string) bool { return form == who }
+	} else if who, text, _ = strings.Cut(rest, " "); who == "" {
+		who = s
+	}
+	best := 0
+	offer := func(form string, m *member) {
+		if len(form) < best || form == "" || !fits(form) {
+			return
+		}
+		if len(form) > best {
+			best, to = len(form), nil
+		}
+		known = true
+		if m != nil && !slices.Contains(to, *m) {
+			to = append(to, *m)
+		}
+	}
+	members := a.n.members()
+	for i := range members {
+		m := &members[i]
+		ip := m.addr.Addr().String()
+		forms := []string{m.name}
+		if at {
+			forms = []string{m.name, m.name + "@" + ip, m.name + "@" + m.addr.String(), ip, m.addr.String()}
+		}
+		for _, form := range forms {
+			offer(form, m)
+		}
+	}
+	for _, t := range a.n.table() {
+		i := slices.IndexFunc(members, func(m member) bool { return m.id == t.id })
+		if i >= 0 {
+			offer(t.name, &members[i])
+		} else {
+			offer(t.name, nil)
+		}
+	}
+	if best > 0 && at {
+		who, text = rest[:best], strings.TrimPrefix(rest[best:], " ")
+	}
+	return to, who, text, known
+}
+
+// ---- standard error
+
+// A voice speaks on standard error, a line at a time, and never holds up
+// who has something to say: when nobody reads, lines are dropped.
+type voice struct {
+	lines chan string
+	stop  chan struct{} // closed by close
+	done  chan struct{} // closed when all is written
+}
+
+func newVoice(w io.Writer) *voice {
+	v := &voice{make(chan string, 256), make(chan struct{}), make(chan struct{})}
+	go v.write(w) // waited for by close, but not for ever: w may block
+	return v
+}
+
+func (v *voice) write(w io.Writer) {
+	defer close(v.done)
+	for {
+		select {
+		case s := <-v.lines:
+			io.WriteString(w, s) // there is nowhere to complain to
+			continue
+		default:
+		}
+		select {
+		case s := <-v.lines:
+			io.WriteString(w, s)
+		case <-v.stop:
+			return
+		}
+	}
+}
+
+// say queues one line. Whatever came from elsewhere is cleaned here.
+func (v *voice) say(format string, args ...any) {
+	s := fmt.Sprintf(format, args...)
+	select {
+	case v.lines <- string(appendClean([]byte("p2pchat: "), []byte(s))) + "\n":
+	default:
+	}
+}
+
+// close waits a moment for what was said to be written.
+func (v *voice) close() {
+	close(v.stop)
+	select {
+	case <-v.done:
+	case <-time.After(farewell):
+	}
+}

@@ -1,0 +1,283 @@
+package main
+
+// End-to-end tests run the real program: TestMain turns the test binary into
+// p2pchat itself, so that no build step stands between the code and its test.
+// A node under test is a *proc; everything it prints is kept in two
+// transcripts that tests wait on. Every node here is bound to loopback, or
+// lives in a network namespace that the test made.
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("P2PCHAT_RUN") == "1" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// A transcript keeps what a program wrote on one stream and wakes whoever
+// waits for a line of it.
+type transcript struct {
+	mu   sync.Mutex // guards all below
+	text []byte
+	grew chan struct{} // closed and replaced at each Write
+}
+
+func newTranscript() *transcript { return &transcript{grew: make(chan struct{})} }
+
+func (tr *transcript) Write(b []byte) (int, error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.text = append(tr.text, b...)
+	close(tr.grew)
+	tr.grew = make(chan struct{})
+	return len(b), nil
+}
+
+func (tr *transcript) String() string {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return string(tr.text)
+}
+
+// lines returns the complete lines written so far.
+func (tr *transcript) lines() []string {
+	s := tr.String()
+	i := strings.LastIndexByte(s, '\n')
+	if i < 0 {
+		return nil
+	}
+	return strings.Split(s[:i], "\n")
+}
+
+// waitFor returns nil as soon as ok holds of the text.
+func (tr *transcript) waitFor(within time.Duration, ok func(text []byte) bool) error {
+	deadline := time.After(within)
+	for {
+		tr.mu.Lock()
+		good, grew := ok(tr.text), tr.grew
+		tr.mu.Unlock()
+		if good {
+			return nil
+		}
+		select {
+		case <-grew:
+		case <-deadline:
+			return fmt.Errorf("not within %v", within)
+		}
+	}
+}
+
+// A proc is a running p2pchat (or whatever argv names).
+type proc struct {
+	t      testing.TB
+	name   string
+	cmd    *exec.Cmd
+	in     io.WriteCloser // nil when the program's input is not our pipe
+	out    *transcript
+	err    *transcript
+	exited chan struct{} // closed once the program has ended and its output is in
+	code   int           // exit status; valid once exited is closed
+}
+
+// A setup changes a command before it starts: its standard input, say.
+type setup func(*exec.Cmd)
+
+func withInput(r io.Reader) setup { return func(c *exec.Cmd) { c.Stdin = r } }
+func withOutput(f *os.File) setup { return func(c *exec.Cmd) { c.Stdout = f } }
+func withEnv(kv ...string) setup  { return func(c *exec.Cmd) { c.Env = append(c.Env, kv...) } }
+func withNullInput() setup        { return func(c *exec.Cmd) { c.Stdin = nil; c.Args[0] = nullInput } }
+func self(t testing.TB) string    { p, err := os.Executable(); must(t, err); return p }
+
+const nullInput = "p2pchat-with-null-input" // argv[0] that tells start to leave stdin at the null device
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start runs argv with standard input from a pipe of ours, unless a setup
+// says otherwise. The program is killed when the test ends.
+func start(t testing.TB, name string, argv []string, setups ...setup) *proc {
+	t.Helper()
+	p := &proc{t: t, name: name, out: newTranscript(), err: newTranscript(), exited: make(chan struct{})}
+	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.Env = append(os.Environ(), "P2PCHAT_RUN=1", "TZ=UTC")
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
+	for _, s := range setups {
+		s(p.cmd)
+	}
+	if p.cmd.Stdin == nil && p.cmd.Args[0] != nullInput {
+		in, err := p.cmd.StdinPipe()
+		must(t, err)
+		p.in = in
+	}
+	must(t, p.cmd.Start())
+	go func() { // ends with the program, which Cleanup kills at the latest
+		p.cmd.Wait()
+		p.code = p.cmd.ProcessState.ExitCode()
+		close(p.exited)
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.exited
+		if t.Failed() {
+			t.Logf("%s: exit %d\n--- stdout\n%s--- stderr\n%s", name, p.code, clip(p.out.String()), clip(p.err.String()))
+		}
+	})
+	return p
+}
+
+func clip(s string) string {
+	if len(s) > 6000 {
+		return s[:3000] + "\n[…]\n" + s[len(s)-3000:]
+	}
+	return s
+}
+
+// startNode starts p2pchat on loopback, in the room of the given UDP port.
+func startNode(t testing.TB, port int, args []string, setups ...setup) *proc {
+	t.Helper()
+	argv := append([]string{self(t), "-bind", "127.0.0.1", "-port", strconv.Itoa(port)}, args...)
+	return start(t, args[len(args)-1], argv, setups...)
+}
+
+// freePort returns a port that nobody uses at the moment, for a room of its own.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// say types lines into the program.
+func (p *proc) say(lines ...string) {
+	p.t.Helper()
+	for _, l := range lines {
+		if _, err := io.WriteString(p.in, l+"\n"); err != nil {
+			p.t.Fatalf("%s: say %q: %v", p.name, l, err)
+		}
+	}
+}
+
+// sees waits until a line on standard output matches re (a regular
+// expression, on one line) and returns that line.
+func (p *proc) sees(within time.Duration, re string) string {
+	p.t.Helper()
+	return p.waitLine(p.out, "stdout", within, re)
+}
+
+// complains is sees for standard error.
+func (p *proc) complains(within time.Duration, re string) string {
+	p.t.Helper()
+	return p.waitLine(p.err, "stderr", within, re)
+}
+
+func (p *proc) waitLine(tr *transcript, stream string, within time.Duration, re string) string {
+	p.t.Helper()
+	rx := regexp.MustCompile("(?m)" + re)
+	var found []byte
+	err := tr.waitFor(within, func(text []byte) bool {
+		loc := rx.FindIndex(text)
+		if loc == nil {
+			return false
+		}
+		from := bytes.LastIndexByte(text[:loc[0]], '\n') + 1
+		n := bytes.IndexByte(text[from:], '\n')
+		if n < 0 {
+			return false
+		}
+		found = text[from : from+n]
+		return true
+	})
+	if err != nil {
+		p.t.Fatalf("%s: no %s line matches %q: %v", p.name, stream, re, err)
+	}
+	return string(found)
+}
+
+// seesCount waits until at least n lines of standard output match re.
+func (p *proc) seesCount(within time.Duration, n int, re string) {
+	p.t.Helper()
+	rx := regexp.MustCompile("(?m)" + re)
+	got := 0
+	if err := p.out.waitFor(within, func(text []byte) bool {
+		got = len(rx.FindAllIndex(text, -1))
+		return got >= n
+	}); err != nil {
+		p.t.Fatalf("%s: %d stdout lines match %q, want %d: %v", p.name, got, re, n, err)
+	}
+}
+
+// count says how many complete lines of standard output match re by now.
+func (p *proc) count(re string) int {
+	rx, n := regexp.MustCompile(re), 0
+	for _, l := range p.out.lines() {
+		if rx.MatchString(l) {
+			n++
+		}
+	}
+	return n
+}
+
+// closeInput ends the program's standard input.
+func (p *proc) closeInput() { p.in.Close() }
+
+// signal sends sig to the program.
+func (p *proc) signal(sig syscall.Signal) { must(p.t, p.cmd.Process.Signal(sig)) }
+
+// exits waits for the end of the program and returns its exit status
+// (-1 when a signal ended it).
+func (p *proc) exits(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+		return p.code
+	case <-time.After(within):
+		p.t.Fatalf("%s: still runs after %v", p.name, within)
+		return 0
+	}
+}
+
+// history asks for /history and returns the lines between its frame.
+// It may be called once per n-th use; earlier answers are skipped.
+func (p *proc) history(within time.Duration) []string {
+	p.t.Helper()
+	const first, last = `^\S+ \S+ \* history: \d+ events?$`, `^\S+ \S+ \* end of history$`
+	before := p.count(last)
+	framesBefore := p.count(first)
+	p.say("/history")
+	p.seesCount(within, before+1, last)
+	var got []string
+	frames, inside := 0, false
+	for _, l := range p.out.lines() {
+		switch {
+		case regexp.MustCompile(first).MatchString(l):
+			frames++
+			inside = frames == framesBefore+1
+		case regexp.MustCompile(last).MatchString(l):
+			inside = false
+		case inside:
+			got = append(got, l)
+		}
+	}
+	return got
+}

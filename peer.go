@@ -1,0 +1,1883 @@
+package main
+
+// This file holds the connections of a node: exactly one with each other node.
+//
+// A connection is made when discovery hears of a node, when another node tells
+// us of one, or when the user names an address. Whoever dialed, the node with
+// the lower ID decides which connection of a pair stands: the other says
+// HELLO, and only the answer registers the connection, so that a duplicate
+// dies before anybody saw it.
+//
+// A connection carries subscriptions to feeds. Its writer has one rule: for
+// each feed that is subscribed, send the posts from the next one up to what
+// the history holds. Nothing is queued for a peer; a slow one is a number that
+// lags. A node is subscribed to its peers' own feeds by being connected; what
+// else it lacks it asks for by WANT, at one peer that has it. So live chat,
+// relaying, the newcomer's history and healing after a cut are one rule.
+//
+// One goroutine reads a connection and one writes it. The reader changes the
+// state of the node and wakes writers; a writer turns state into frames. A
+// tick, four times a second, does whatever depends on time: it dials, asks
+// for what is missing, sends heartbeats, and finds out who has gone silent.
+//
+// The node knows nothing of terminals: it posts into the history, and tells
+// what the user must know by warn.
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	tickEvery     = 250 * time.Millisecond
+	heartbeat     = 1 * time.Second  // a connection that carried nothing for so long carries an empty HAVE
+	slowHeartbeat = 3 * heartbeat    // where the peer's beacons show that it lives
+	suspicion     = 5 * time.Second  // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
+	silence       = 7 * time.Second  // nothing came, on TCP or UDP: lost. Outlives a 3 s stall, noticed within 8 s
+	deafness      = 30 * time.Second // beacons alone, which anyone can replay, keep nobody alive for longer
+	beaconFresh   = 5 * time.Second
+	grace         = 500 * time.Millisecond // for a broken connection to be replaced before its peer is lost
+
+	relistEvery = 4 * time.Second
+
+	dialTimeout      = 3 * time.Second
+	handshakeTimeout = 5 * time.Second
+	retryFirst       = 1 * time.Second
+	retryMost        = 8 * time.Second
+	askAfter         = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
+	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
+	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
+	gatherPatience   = 3 * time.Second        // without progress before a newcomer prints what it has
+	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
+	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
+	leaveTimeout     = 600 * time.Millisecond
+
+	maxHandshakes   = 256     // under way at once; a handshake takes a few milliseconds
+	maxConns        = 1000    // far above a sensible full mesh
+	maxConnsPerAddr = 300     // one host may be a room of 200
+	dialRate        = 50      // dials per second to unknown nodes
+	maxDialsPerAddr = 32      // to unknown nodes at one address, under way or failed of late
+	maxContacts     = 4096    // nodes that we know of
+	maxTheirs       = 1 << 17 // authors that a peer may announce
+	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
+	haveChunk       = 4096    // entries of one HAVE or PEERS frame
+)
+
+var (
+	errDuplicate = errors.New("another connection with this node stands")
+	errSelf      = errors.New("that is ourselves")
+	errRoom      = errors.New("the other side doesn't know the key of this room")
+)
+
+// A node is one participant of a room.
+type node struct {
+	id       nodeID // immutable, like all up to mu
+	tls      *tls.Config
+	room     *roomKey
+	port     uint16 // TCP port that we listen on
+	keep     int64
+	history  *history
+	dial     func(context.Context, netip.AddrPort) (net.Conn, error)
+	announce func()               // sends a beacon soon
+	warn     func(string, ...any) // tells the user
+	logf     func(string, ...any) // tells whoever asked for -v
+	start    time.Time
+	ctx      context.Context // ends when the node does
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup // every goroutine of the node
+
+	mu          sync.Mutex // guards all below
+	name        string
+	leaving     bool
+	conns       map[nodeID]*conn
+	contacts    map[nodeID]*contact
+	targets     []*target
+	hands       []*hand                   // handshakes under way, the oldest first
+	lacking     map[nodeID]time.Time      // authors of whom somebody has more than we, and since when
+	sources     map[nodeID]*source        // whom we asked for a feed
+	relays      map[nodeID]map[*conn]bool // who asked us for a feed
+	gossip      map[nodeID]bool           // authors of whom we took posts since the last gossip
+	blame       map[netip.Addr]int        // dials to unknown nodes there, under way or failed
+	tokens      float64                   // dials to unknown nodes that are left
+	gather      gather
+	warned      map[string]bool // what was said once and isn't said again
+	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
+	lastTick    time.Time
+	relistedAt  time.Time // when we last looked for nodes that only our peers are connected with
+	bestAck     uint64    // the newest post of our own that anybody has
+	undelivered int       // direct messages
+}
+
+// A contact is what we know of another node, connected or not.
+type contact struct {
+	id       nodeID
+	addr     netip.AddrPort // where it may be dialed
+	name     string
+	met      bool      // was connected once
+	counter  uint64    // of its newest beacon
+	beaconAt time.Time // when that came
+	heardAt  time.Time // when anybody last told of it
+	epoch    uint32    // see HELLO
+	dialAt   time.Time // not before
+	dialing  bool
+	fails    int
+
+	outbox    []*outgoing // direct messages that it has not acknowledged
+	directOut uint64      // number of the last direct message to it
+	directIn  uint64      // and of the last from it
+}
+
+type outgoing struct {
+	direct
+	deadline time.Time
+	on       *conn // where it was sent last
+}
+
+// A target is an address that the user named.
+type target struct {
+	name    string // in the table; may be empty
+	addr    netip.AddrPort
+	id      nodeID // of the node found there, or zero
+	dialAt  time.Time
+	dialing bool
+	fails   int
+}
+
+type source struct {
+	from *conn
+	at   time.Time // when it last brought something
+}
+
+type hand struct {
+	raw  net.Conn
+	addr netip.Addr
+}
+
+// A gather is what a newcomer still waits for before it prints.
+type gather struct {
+	from   string // the first peer, as it is shown; empty until there is one
+	before map[nodeID]uint64
+	open   map[nodeID]bool // of before: still to come
+	at     time.Time       // of the last progress
+	done   bool
+}
+
+// A conn is a registered connection with one peer.
+type conn struct {
+	n     *node // immutable, like all up to the next empty line
+	peer  nodeID
+	raw   *meter
+	tls   *tls.Conn
+	addr  netip.AddrPort // where the peer listens, as we see it
+	name  string         // at the time of HELLO
+	since time.Time
+	epoch uint32
+	wake  chan struct{} // the writer has something to do
+	base  uint64        // number of our last post when it came
+
+	// guarded by n.mu
+	theirs    map[nodeID]span           // what the peer has
+	peers     map[nodeID]netip.AddrPort // whom it is connected with
+	complete  bool                      // its whole vector is in
+	gapped    bool                      // of the peer's own posts we lack some before those that it sends
+	acked     uint64                    // our posts that it has
+	ackedAt   time.Time                 // when it last acknowledged, or began to lag
+	suspect   bool                      // silent: a fresh connection may replace it
+	replaced  bool                      // by a fresh one, or ended by us: nobody is lost
+	bye       byte                      // why we are about to end it; 0: we aren't
+	said      byte                      // why the peer ended it
+	greet     bool                      // our vector is still to be sent
+	beat      bool                      // a heartbeat is due
+	tell      map[nodeID]bool           // authors whose span the peer should hear
+	tellPeers map[nodeID]bool           // nodes whose connection with us, or its end, the peer should hear
+	wants     map[nodeID]uint64         // what to ask for
+	subs      map[nodeID]*sub           // what to send
+	taken     uint64                    // acknowledge direct messages up to here; 0: nothing to acknowledge
+}
+
+type sub struct {
+	next  uint64 // number of the post to send next
+	notes int    // sightings sent
+}
+
+func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port uint16) *node {
+	n := &node{
+		id: h.self, room: r, port: port, keep: h.keep, history: h, name: name,
+		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), tokens: dialRate,
+		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
+		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
+		sources: map[nodeID]*source{}, relays: map[nodeID]map[*conn]bool{}, gossip: map[nodeID]bool{},
+		blame: map[netip.Addr]int{}, warned: map[string]bool{}, changed: make(chan struct{}),
+		gather: gather{before: map[nodeID]uint64{}, open: map[nodeID]bool{}},
+	}
+	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", a.String())
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	return n
+}
+
+// tlsConfig returns what both sides of a connection use: a certificate that
+// says nothing but the key. Whoever has the other key is as good as any:
+// that it is proven is what matters.
+func tlsConfig(key ed25519.PrivateKey) *tls.Config {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Unix(0, 0),
+		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+	}
+	der := noError(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
+	return &tls.Config{
+		Certificates:                []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		ClientAuth:                  tls.RequireAnyClientCert,
+		InsecureSkipVerify:          true, // there is nobody to vouch for a key: it is the identity
+		MinVersion:                  tls.VersionTLS13,
+		CurvePreferences:            []tls.CurveID{tls.X25519},
+		SessionTicketsDisabled:      true,
+		DynamicRecordSizingDisabled: true,
+	}
+}
+
+// run keeps the node alive until ctx ends; then it says goodbye, and returns
+// when all its goroutines have. Connections come from l.
+func (n *node) run(ctx context.Context, l net.Listener) {
+	n.history.say(kindJoin, n.myName(), nil)
+	n.wg.Go(func() { n.accept(l) })
+	n.wg.Go(n.ticks)
+	<-ctx.Done()
+	n.leave()
+	l.Close()
+	n.cancel()
+	n.wg.Wait()
+}
+
+// leave tells everybody that we go, and waits a moment for them to hear it.
+func (n *node) leave() {
+	n.history.say(kindLeave, n.myName(), nil)
+	timeout := time.After(leaveTimeout)
+	n.mu.Lock()
+	n.leaving = true
+	for _, c := range n.conns {
+		c.bye = byeLeaving
+		wake(c.wake)
+	}
+	for len(n.conns) > 0 {
+		changed := n.changed
+		n.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timeout:
+			return
+		}
+		n.mu.Lock()
+	}
+	n.mu.Unlock()
+}
+
+func (n *node) accept(l net.Listener) {
+	for {
+		raw, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed) || n.ctx.Err() != nil:
+			if err == nil {
+				raw.Close()
+			}
+			return
+		case err != nil:
+			n.logf("accept: %v", err)
+			n.pause(tickEvery)
+		default:
+			n.wg.Go(func() { n.serve(raw, false, nodeID{}) })
+		}
+	}
+}
+
+// pause waits for d or the end of the node.
+func (n *node) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-n.ctx.Done():
+	}
+}
+
+// ---- making a connection
+
+// serve makes a connection of raw, if the other side proves that it belongs
+// here, and reads it to its end. A peer that is not expect, unless that is
+// zero, is turned away.
+func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
+	h := n.admit(raw)
+	c, peer, err := n.shake(newMeter(raw), dialed, expect)
+	n.dismiss(h)
+	if err != nil {
+		raw.Close()
+		if !errors.Is(err, errDuplicate) && n.ctx.Err() == nil {
+			n.logOnce("handshake "+h.addr.String(), "handshake with %v: %v", raw.RemoteAddr(), err)
+		}
+		return peer, err
+	}
+	n.wg.Go(c.writeLoop)
+	n.wg.Go(func() {
+		stop := context.AfterFunc(n.ctx, func() { c.raw.Close() })
+		err := c.readLoop()
+		stop()
+		c.raw.Close()
+		n.unregister(c, err)
+	})
+	return peer, nil
+}
+
+// admit counts raw among the handshakes under way. When there are too many,
+// the oldest of the address that has most gives way.
+func (n *node) admit(raw net.Conn) *hand {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := &hand{raw: raw, addr: addrOf(raw.RemoteAddr()).Addr()}
+	n.hands = append(n.hands, h)
+	if len(n.hands) <= maxHandshakes {
+		return h
+	}
+	count := map[netip.Addr]int{}
+	most := 0
+	for _, o := range n.hands {
+		count[o.addr]++
+		most = max(most, count[o.addr])
+	}
+	i := slices.IndexFunc(n.hands, func(o *hand) bool { return count[o.addr] == most })
+	n.hands[i].raw.Close() // its serve notices, and dismisses it
+	n.hands = slices.Delete(n.hands, i, i+1)
+	return h
+}
+
+func (n *node) dismiss(h *hand) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hands = slices.DeleteFunc(n.hands, func(o *hand) bool { return o == h })
+}
+
+// addrOf returns the address of a TCP or UDP endpoint, or of another kind of
+// endpoint that names one.
+func addrOf(a net.Addr) netip.AddrPort {
+	ap, _ := netip.ParseAddrPort(a.String())
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// shake does the handshake: TLS, both proofs, HELLO, and registers the
+// connection. It returns the peer's ID as soon as that is proven.
+func (n *node) shake(raw *meter, dialed bool, expect nodeID) (c *conn, peer nodeID, err error) {
+	ctx, cancel := context.WithTimeout(n.ctx, handshakeTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+
+	t := tls.Server(raw, n.tls)
+	if dialed {
+		t = tls.Client(raw, n.tls)
+	}
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, peer, err
+	}
+	state := t.ConnectionState()
+	key, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return nil, peer, errors.New("its key is not an Ed25519 key")
+	}
+	id := nodeID(key)
+	if id == n.id {
+		return nil, id, errSelf
+	}
+	if expect != (nodeID{}) && id != expect {
+		return nil, peer, fmt.Errorf("node %v is there, not %v", id, expect)
+	}
+	exporter, err := state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32)
+	if err != nil {
+		return nil, peer, err
+	}
+	if err := n.prove(t, dialed, id, exporter); err != nil {
+		return nil, peer, err
+	}
+	c, err = n.greet(t, raw, id)
+	return c, id, err
+}
+
+// prove exchanges the proofs of the room key. The dialing side begins, so
+// that whoever is asked shows nothing before it has seen a good one.
+func (n *node) prove(t *tls.Conn, dialed bool, peer nodeID, exporter []byte) error {
+	mine := appendProof(nil, n.room.proofOf("d", exporter, n.id, peer))
+	want := n.room.proofOf("l", exporter, n.id, peer)
+	if !dialed {
+		mine = appendProof(nil, n.room.proofOf("l", exporter, peer, n.id))
+		want = n.room.proofOf("d", exporter, peer, n.id)
+	} else if _, err := t.Write(mine); err != nil {
+		return err
+	}
+	typ, mac, _, err := readFrame(t, maxStranger, nil)
+	if err != nil {
+		return fmt.Errorf("proof: %w", err)
+	}
+	if typ != frameProof || !hmac.Equal(mac, want) {
+		return errRoom
+	}
+	if !dialed {
+		_, err = t.Write(mine)
+	}
+	return err
+}
+
+// greet exchanges HELLO, by which the lower ID decides whether this
+// connection stands, and registers it.
+func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID) (*conn, error) {
+	n.mu.Lock()
+	ct := n.contactLocked(peer)
+	mine := hello{version, ct.epoch, n.history.clock().UnixMicro(), n.port, n.name}
+	n.mu.Unlock()
+	if peer.less(n.id) { // we are the higher: ask
+		if _, err := t.Write(appendHello(nil, mine)); err != nil {
+			return nil, err
+		}
+	}
+	typ, body, _, err := readFrame(t, maxStranger, nil)
+	if err == nil && typ == frameBye {
+		if why, _ := parseBye(body); why == byeDuplicate {
+			return nil, errDuplicate
+		}
+		err = errors.New("turned away")
+	}
+	var theirs hello
+	if err == nil && typ != frameHello {
+		err = fmt.Errorf("frame of type %d, want HELLO", typ)
+	}
+	if err == nil {
+		theirs, err = parseHello(body)
+	}
+	var c *conn
+	if err == nil {
+		c, err = n.register(t, raw, peer, theirs, mine.epoch)
+	}
+	if err != nil {
+		n.mu.Lock()
+		ct.epoch++
+		n.mu.Unlock()
+		if errors.Is(err, errDuplicate) {
+			t.Write(appendBye(nil, byeDuplicate)) // best effort: the connection ends either way
+		}
+		return nil, err
+	}
+	if n.id.less(peer) {
+		if _, err := t.Write(appendHello(nil, mine)); err != nil {
+			raw.Close() // its reader notices
+		}
+	}
+	return c, nil
+}
+
+// register makes the connection the one with this peer. The lower ID refuses
+// with errDuplicate when another one stands.
+func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch uint32) (*conn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old := n.conns[peer]
+	if n.leaving || n.ctx.Err() != nil {
+		return nil, errors.New("leaving")
+	}
+	if n.id.less(peer) && old != nil && x.epoch <= old.epoch && !old.suspect {
+		return nil, errDuplicate
+	}
+	remote := addrOf(raw.RemoteAddr())
+	if old == nil && !n.admitsLocked(remote.Addr()) {
+		return nil, errors.New("too many connections")
+	}
+	if old != nil {
+		old.replaced = true
+		old.raw.Close()
+		n.detachLocked(old)
+	}
+	now := time.Now()
+	ct := n.contactLocked(peer)
+	ct.addr, ct.name, ct.met, ct.fails, ct.heardAt = netip.AddrPortFrom(remote.Addr(), x.port), x.name, true, 0, now
+	c := &conn{
+		n: n, peer: peer, raw: raw, tls: t, addr: ct.addr, name: cleanName([]byte(x.name)), since: now, epoch: x.epoch,
+		wake:   make(chan struct{}, 1),
+		theirs: map[nodeID]span{}, peers: map[nodeID]netip.AddrPort{}, greet: true, ackedAt: now,
+		tell: map[nodeID]bool{}, tellPeers: map[nodeID]bool{}, wants: map[nodeID]uint64{}, subs: map[nodeID]*sub{},
+	}
+	c.base, _ = n.history.last(n.id)
+	for id, o := range n.conns {
+		if id != peer {
+			c.tellPeers[id] = true
+			o.tellPeers[peer] = true
+		}
+	}
+	n.conns[peer] = c
+	wake(c.wake)
+	n.welcomeLocked(c, x)
+	return c, nil
+}
+
+// admitsLocked says whether one more connection from addr fits our bounds.
+func (n *node) admitsLocked(addr netip.Addr) bool {
+	same := 0
+	for _, c := range n.conns {
+		if c.addr.Addr() == addr {
+			same++
+		}
+	}
+	return len(n.conns) < maxConns && same < maxConnsPerAddr
+}
+
+// welcomeLocked tells the history and the user that the peer is here.
+func (n *node) welcomeLocked(c *conn, x hello) {
+	n.history.reached(c.peer, c.addr, x.name)
+	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
+	if n.gather.from == "" {
+		n.gather.from = string((&liner{}).appendAddr([]byte(c.name), c.addr))
+		n.gather.at = time.Now()
+		n.history.hold()
+	}
+	off := time.Duration(x.time-n.history.clock().UnixMicro()) * time.Microsecond
+	if off.Abs() > clockLimit {
+		n.warnOnceLocked("clock "+c.peer.String(), "the clock of %s@%v differs from ours by %v; set one of the two",
+			c.name, c.addr.Addr(), off.Abs().Round(time.Second))
+	}
+	n.changedLocked()
+	n.logf("connected with %v (%s) at %v", c.peer, c.name, c.addr)
+}
+
+func (n *node) changedLocked() {
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// warnOnceLocked warns the user, but not twice of the same.
+func (n *node) warnOnceLocked(what, format string, args ...any) {
+	if !n.warned[what] && len(n.warned) < maxContacts {
+		n.warned[what] = true
+		n.warn(format, args...)
+	}
+}
+
+// logOnce logs an offence, but not twice a minute: the tick forgets what was logged.
+func (n *node) logOnce(what, format string, args ...any) {
+	n.mu.Lock()
+	minute := fmt.Sprintf("%d %s", time.Since(n.start)/time.Minute, what)
+	first := !n.warned[minute] && len(n.warned) < maxContacts
+	if first {
+		n.warned[minute] = true
+	}
+	n.mu.Unlock()
+	if first {
+		n.logf(format, args...)
+	}
+}
+
+// detachLocked takes c out of everything that is sent or asked for.
+func (n *node) detachLocked(c *conn) {
+	for author := range c.subs {
+		delete(n.relays[author], c)
+	}
+	for author, s := range n.sources {
+		if s.from == c {
+			delete(n.sources, author)
+			n.lackLocked(author)
+		}
+	}
+}
+
+// unregister takes c out of the room, and finds out what became of its peer.
+func (n *node) unregister(c *conn, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.contactLocked(c.peer).epoch++
+	n.detachLocked(c)
+	n.changedLocked()
+	if n.conns[c.peer] != c {
+		return
+	}
+	delete(n.conns, c.peer)
+	n.logf("connection with %v (%s) at %v ended: %v", c.peer, c.name, c.addr, err)
+	for _, o := range n.conns {
+		o.tellPeers[c.peer] = true
+	}
+	for author := range c.theirs {
+		n.lackLocked(author)
+	}
+	if c.replaced || n.leaving || n.ctx.Err() != nil {
+		return
+	}
+	if _, _, state := n.history.about(c.peer); state == left {
+		n.contactLocked(c.peer).addr = netip.AddrPort{} // nothing is there to be dialed
+		return
+	}
+	n.wg.Go(func() { n.recover(c) })
+}
+
+// recover dials the peer of a broken connection. If it can't be reached, and
+// doesn't reach us, it is lost.
+func (n *node) recover(c *conn) {
+	ctx, cancel := context.WithTimeout(n.ctx, grace)
+	defer cancel()
+	n.mu.Lock()
+	ct := n.contactLocked(c.peer)
+	ct.dialing = true
+	n.mu.Unlock()
+	raw, err := n.dial(ctx, c.addr)
+	refused := err != nil && ctx.Err() == nil // nobody listens there: no need to wait
+	if err == nil {
+		n.wg.Go(func() { n.serve(raw, true, c.peer) })
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ct.dialing = false
+	ct.dialAt = time.Now().Add(retryFirst)
+	for n.conns[c.peer] == nil && !refused && ctx.Err() == nil {
+		changed := n.changed
+		n.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		n.mu.Lock()
+	}
+	if n.conns[c.peer] == nil && n.ctx.Err() == nil {
+		n.loseLocked(c.peer)
+	}
+}
+
+func (n *node) loseLocked(peer nodeID) {
+	n.history.note(peer, post{kind: kindLost})
+	for _, c := range n.conns {
+		if c.subs[peer] != nil {
+			wake(c.wake)
+		}
+	}
+	n.changedLocked()
+}
+
+// ---- whom to dial
+
+func (n *node) contactLocked(id nodeID) *contact {
+	ct := n.contacts[id]
+	if ct == nil {
+		ct = &contact{id: id, heardAt: time.Now()}
+		n.contacts[id] = ct
+	}
+	return ct
+}
+
+// heard takes a beacon that came from the given address.
+func (n *node) heard(x beacon, from netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if x.node == n.id || n.leaving {
+		return
+	}
+	ct := n.contacts[x.node]
+	if ct != nil && x.counter <= ct.counter {
+		return // heard on another way, or replayed
+	}
+	if ct == nil {
+		n.forgetContactLocked()
+		ct = n.contactLocked(x.node)
+	}
+	ct.counter, ct.beaconAt = x.counter, time.Now()
+	n.meetLocked(ct, netip.AddrPortFrom(from, x.port))
+}
+
+// meetLocked makes for a connection with a node that was heard to be at addr.
+func (n *node) meetLocked(ct *contact, addr netip.AddrPort) {
+	now := time.Now()
+	known := now.Sub(ct.heardAt) < silence && ct.addr.IsValid()
+	ct.heardAt = now
+	if n.conns[ct.id] != nil {
+		return
+	}
+	ct.addr = addr
+	if !known {
+		ct.dialAt = now
+		if ct.id.less(n.id) {
+			ct.dialAt = now.Add(retryFirst) // the lower dials, once it has heard of us
+			n.announce()
+		}
+	}
+	n.dialContactLocked(ct)
+}
+
+// forgetContactLocked makes room for one more contact, at the cost of any
+// that we never met.
+func (n *node) forgetContactLocked() {
+	if len(n.contacts) < maxContacts {
+		return
+	}
+	for id, ct := range n.contacts {
+		if !ct.met && !ct.dialing {
+			delete(n.contacts, id)
+			return
+		}
+	}
+}
+
+// dialContactLocked dials the node of ct, unless that would be too early or
+// too much.
+func (n *node) dialContactLocked(ct *contact) {
+	now := time.Now()
+	stale := now.Sub(ct.heardAt) > silence
+	if ct.dialing || n.leaving || !ct.addr.IsValid() || stale || now.Before(ct.dialAt) {
+		return
+	}
+	if c := n.conns[ct.id]; c != nil && !c.suspect {
+		return
+	}
+	addr := ct.addr.Addr()
+	if !ct.met {
+		if n.tokens < 1 || n.blame[addr] >= maxDialsPerAddr {
+			return
+		}
+		n.tokens--
+		n.blame[addr]++
+	}
+	ct.dialing = true
+	n.wg.Go(func() { n.dialContact(ct, ct.addr) })
+}
+
+func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
+	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+	defer cancel()
+	raw, err := n.dial(ctx, addr)
+	if err == nil {
+		_, err = n.serve(raw, true, ct.id)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ct.dialing = false
+	if err == nil || errors.Is(err, errDuplicate) {
+		n.blame[addr.Addr()]--
+	}
+	if err != nil {
+		n.logf("dial %v at %v: %v", ct.id, addr, err)
+	}
+	ct.dialAt, ct.fails = retry(ct.fails)
+}
+
+// retry returns when to dial again after so many failures.
+func retry(fails int) (time.Time, int) {
+	return time.Now().Add(min(retryFirst<<min(fails, 8), retryMost)), fails + 1
+}
+
+// dialTargetLocked dials an address that the user named.
+func (n *node) dialTargetLocked(t *target) {
+	if t.dialing || t.id == n.id || n.conns[t.id] != nil || time.Now().Before(t.dialAt) {
+		return
+	}
+	t.dialing = true
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+		defer cancel()
+		raw, err := n.dial(ctx, t.addr)
+		var peer nodeID
+		if err == nil {
+			peer, err = n.serve(raw, true, nodeID{})
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		t.dialing = false
+		if peer != (nodeID{}) {
+			t.id = peer
+		}
+		if err == nil || errors.Is(err, errDuplicate) {
+			t.fails = 0
+		} else {
+			n.logf("dial %v: %v", t.addr, err)
+		}
+		t.dialAt, t.fails = retry(min(t.fails, 1))
+	})
+}
+
+// ---- the tick
+
+func (n *node) ticks() {
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	for {
+		n.tick()
+		select {
+		case <-ticker.C:
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *node) tick() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	// A node that was itself stopped, or starved, can't tell who was silent.
+	awake := now.Sub(n.lastTick) < 2*time.Second
+	second := now.Truncate(time.Second) != n.lastTick.Truncate(time.Second)
+	n.tokens = min(dialRate, n.tokens+dialRate*now.Sub(n.lastTick).Seconds())
+	n.lastTick = now
+	for _, c := range n.conns {
+		c.tickLocked(now, awake)
+	}
+	for _, ct := range n.contacts {
+		n.dialContactLocked(ct)
+		if len(ct.outbox) > 0 {
+			n.expireLocked(ct, now)
+		}
+	}
+	for _, t := range n.targets {
+		n.dialTargetLocked(t)
+	}
+	if second {
+		n.gossipLocked()
+		n.forgetLocked(now)
+	}
+	n.planLocked(now)
+	n.gatherLocked(now)
+	n.history.setHeard(n.heardByAllLocked(now))
+	n.changedLocked()
+}
+
+// forgetLocked lets go of what nobody asks for any more.
+func (n *node) forgetLocked(now time.Time) {
+	for id, ct := range n.contacts {
+		if now.Sub(ct.heardAt) > time.Minute && !ct.dialing && !ct.met && n.conns[id] == nil && len(ct.outbox) == 0 {
+			delete(n.contacts, id)
+		}
+	}
+	for addr, count := range n.blame {
+		if n.blame[addr] = count - 1 - count/8; n.blame[addr] <= 0 {
+			delete(n.blame, addr)
+		}
+	}
+	if now.Sub(n.relistedAt) < relistEvery {
+		return
+	}
+	n.relistedAt = now
+	for _, c := range n.conns {
+		for id, addr := range c.peers {
+			if n.conns[id] == nil && id != n.id {
+				n.meetLocked(n.contactLocked(id), addr)
+			}
+		}
+	}
+}
+
+// tickLocked sends a heartbeat where nothing else was sent, and judges a
+// silent peer.
+func (c *conn) tickLocked(now time.Time, awake bool) {
+	n := c.n
+	ct := n.contactLocked(c.peer)
+	ct.heardAt = now
+	beaconed := now.Sub(ct.beaconAt) < beaconFresh
+	pace := heartbeat
+	if beaconed {
+		pace = slowHeartbeat
+	}
+	if c.raw.sinceWrite() >= pace-tickEvery/2 {
+		c.beat = true
+		wake(c.wake)
+	}
+	if len(c.tellPeers) > 0 {
+		wake(c.wake)
+	}
+	if !awake {
+		c.raw.excuse()
+		return
+	}
+	if own, _ := n.history.last(n.id); c.acked >= own {
+		c.ackedAt = now
+	}
+	quiet := c.raw.sinceRead()
+	switch {
+	case quiet > silence && now.Sub(ct.beaconAt) > silence, quiet > deafness:
+		c.endLocked(byeSilent)
+		delete(n.conns, c.peer)
+		for _, o := range n.conns {
+			o.tellPeers[c.peer] = true
+		}
+		n.loseLocked(c.peer)
+	case quiet > suspicion:
+		if !c.suspect {
+			ct.epoch++
+			ct.dialAt = now
+		}
+		c.suspect = true
+	default:
+		c.suspect = false
+	}
+}
+
+// endLocked has the writer say BYE and close the connection, and closes it
+// in a moment if the writer can't.
+func (c *conn) endLocked(why byte) {
+	c.bye, c.replaced = why, true
+	wake(c.wake)
+	c.n.wg.Go(func() {
+		c.n.pause(tickEvery)
+		c.raw.Close()
+	})
+}
+
+// ---- what we lack, and whom to ask
+
+// lackLocked notes that somebody may have more of author than we.
+func (n *node) lackLocked(author nodeID) {
+	if _, ok := n.lacking[author]; !ok && author != n.id {
+		n.lacking[author] = time.Now()
+	}
+}
+
+// planLocked sees to it that every feed we lack posts of is asked for at one
+// peer that has them.
+func (n *node) planLocked(now time.Time) {
+	for author, since := range n.lacking {
+		mine, fork := n.history.last(author)
+		best, more := n.bestLocked(author, mine)
+		s := n.sources[author]
+		switch {
+		case !more || fork:
+			delete(n.lacking, author)
+		case s != nil && now.Sub(s.at) < noProgress:
+		case best == nil || now.Sub(since) < n.patienceLocked(author, mine, now):
+		default:
+			if s != nil && s.from != best {
+				s.from.wants[author] = 0
+				wake(s.from.wake)
+			}
+			n.sources[author] = &source{best, now}
+			best.wants[author] = mine + 1
+			wake(best.wake)
+		}
+	}
+}
+
+// patienceLocked says how long to wait before asking a third for author's
+// posts, because the author may be about to connect.
+func (n *node) patienceLocked(author nodeID, mine uint64, now time.Time) time.Duration {
+	if n.conns[author] != nil {
+		return 0
+	}
+	if ct := n.contacts[author]; ct != nil && now.Sub(ct.beaconAt) < beaconFresh {
+		return askAfterBeacon
+	}
+	for _, c := range n.conns {
+		if c.peers[author].IsValid() {
+			return askAfter
+		}
+	}
+	return 0
+}
+
+// bestLocked returns the connection to ask for author's posts after mine,
+// and whether anybody has such posts. A peer that has the very next one is
+// better than one whose posts begin later; one that stalls is the last
+// resort. With an author who will send them itself there is nobody to ask.
+func (n *node) bestLocked(author nodeID, mine uint64) (best *conn, more bool) {
+	if c := n.conns[author]; c != nil && !c.complete {
+		return nil, true
+	} else if c != nil && !c.gapped && c.theirs[author].last > 0 && c.theirs[author].first <= mine+1 && n.sources[author] == nil {
+		return nil, false
+	}
+	rank := func(c *conn) [3]uint64 {
+		t := c.theirs[author]
+		r := [3]uint64{0, 0, ^t.last}
+		if t.first > mine+1 {
+			r[0] = t.first
+		}
+		if s := n.sources[author]; s != nil && s.from == c {
+			r[1] = 1
+		}
+		return r
+	}
+	for _, c := range n.conns {
+		if c.theirs[author].last <= mine || !c.complete {
+			continue
+		}
+		if best == nil || slices.Compare(sliceOf(rank(c)), sliceOf(rank(best))) < 0 {
+			best = c
+		}
+	}
+	return best, best != nil
+}
+
+func sliceOf(a [3]uint64) []uint64 { return a[:] }
+
+// coveredLocked says whether a peer other than c has author's posts from the
+// given number on.
+func (n *node) coveredLocked(c *conn, author nodeID, number uint64) bool {
+	for _, o := range n.conns {
+		if t := o.theirs[author]; o != c && t.last >= number && t.first <= number {
+			return true
+		}
+	}
+	return false
+}
+
+// gossipLocked tells peers of posts that their author will not send them.
+func (n *node) gossipLocked() {
+	for author := range n.gossip {
+		for _, c := range n.conns {
+			n.tellLocked(c, author)
+		}
+	}
+	clear(n.gossip)
+}
+
+// tellLocked has c hear what we have of author, unless it is more than we or
+// comes from the author itself.
+func (n *node) tellLocked(c *conn, author nodeID) {
+	if c.peer == author || c.peers[author].IsValid() {
+		return
+	}
+	if mine, _ := n.history.last(author); mine > c.theirs[author].last {
+		c.tell[author] = true
+		wake(c.wake)
+	}
+}
+
+// gatherLocked ends a newcomer's wait when all is in that the first peers
+// announced, or nothing has come for a while.
+func (n *node) gatherLocked(now time.Time) {
+	g := &n.gather
+	if g.done || g.from == "" {
+		return
+	}
+	for author := range g.open {
+		if last, fork := n.history.last(author); last >= g.before[author] || fork {
+			delete(g.open, author)
+			g.at = now
+		}
+	}
+	if ready := len(g.before) > 0 && len(g.open) == 0; !ready && now.Sub(g.at) < gatherPatience {
+		return
+	}
+	g.done = true
+	n.history.release(g.before, g.from, n.hereLocked)
+	g.before, g.open = nil, nil
+}
+
+// hereLocked says whether we, or a peer, are connected with the node.
+func (n *node) hereLocked(id nodeID) bool {
+	if n.conns[id] != nil {
+		return true
+	}
+	for _, c := range n.conns {
+		if c.peers[id].IsValid() {
+			return true
+		}
+	}
+	return false
+}
+
+// ---- reading
+
+func (c *conn) readLoop() error {
+	var scratch []byte
+	for {
+		typ, body, next, err := readFrame(c.tls, maxFrame, scratch)
+		if err != nil {
+			return err
+		}
+		scratch = next
+		if cap(scratch) > maxLine {
+			scratch = nil
+		}
+		if err := c.handle(typ, body); err != nil {
+			c.n.mu.Lock()
+			c.n.logf("%v (%s) at %v: %v", c.peer, c.name, c.addr, err)
+			if c.said == 0 {
+				c.endLocked(byeProtocol)
+				c.replaced = false
+			}
+			c.n.mu.Unlock()
+			return err
+		}
+	}
+}
+
+func (c *conn) handle(typ byte, body []byte) error {
+	switch typ {
+	case framePosts:
+		return c.handlePosts(body)
+	case frameHave:
+		return c.handleHave(body)
+	case frameWant:
+		return c.handleWant(body)
+	case framePeers:
+		return c.handlePeers(body)
+	case frameDirect:
+		return c.handleDirect(body)
+	case frameTaken:
+		number, err := parseTaken(body)
+		c.n.taken(c.peer, number)
+		return err
+	case frameSeen:
+		return c.handleSeen(body)
+	case frameBye:
+		why, err := parseBye(body)
+		c.n.mu.Lock()
+		c.said = why
+		c.n.mu.Unlock()
+		return cmp.Or(err, fmt.Errorf("it said goodbye (%d)", why))
+	}
+	return nil // a later version's
+}
+
+// handlePosts takes a run of posts. What its author sends is proven by the
+// connection; what another relays, by the signature of the last post.
+func (c *conn) handlePosts(body []byte) error {
+	n := c.n
+	author, run, err := parseRun(body)
+	if err != nil {
+		return err
+	}
+	own := author == c.peer
+	last := &run[len(run)-1]
+	n.mu.Lock()
+	s := n.sources[author]
+	asked := own || s != nil && s.from == c
+	overGap := !n.coveredLocked(c, author, n.nextLocked(author))
+	n.mu.Unlock()
+	if author == n.id || !asked {
+		return nil // it crossed our word that we want no more
+	}
+	if !own && !last.verify(author) {
+		return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
+	}
+	n.history.waitRoom(n.ctx)
+	count, err := n.history.add(author, run, !own, overGap)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case err == errGap:
+		c.gapped = c.gapped || own
+		n.lackLocked(author)
+	case err == errFork:
+		name, addr, _ := n.history.about(author)
+		n.warnOnceLocked("fork "+author.String(), "%s@%v signed two different histories; nothing more is taken from it", name, addr.Addr())
+		if own {
+			return err
+		}
+	case err == errOld:
+		for _, o := range n.conns {
+			delete(o.theirs, author)
+		}
+		delete(n.gather.open, author)
+	}
+	if count > 0 {
+		n.tookLocked(c, author, last)
+	}
+	return nil
+}
+
+func (n *node) nextLocked(author nodeID) uint64 {
+	last, _ := n.history.last(author)
+	return last + 1
+}
+
+// tookLocked passes on the news that posts of author came on c.
+func (n *node) tookLocked(c *conn, author nodeID, last *post) {
+	now := time.Now()
+	if author == c.peer {
+		t := c.theirs[author]
+		c.theirs[author] = span{max(t.first, 1), last.number, last.link.mark()}
+		c.tell[author] = true // this is the acknowledgement
+		wake(c.wake)
+	} else if s := n.sources[author]; s != nil {
+		s.at = now
+	}
+	for o := range n.relays[author] {
+		wake(o.wake)
+	}
+	n.gossip[author] = true
+	if g := &n.gather; !g.done {
+		g.at = now
+		if g.open[author] && last.number >= g.before[author] {
+			n.gatherLocked(now)
+		}
+	}
+}
+
+func (c *conn) handleHave(body []byte) error {
+	n := c.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	fresh := map[nodeID]span{}
+	flags, err := parseHave(body, func(author nodeID, s span) { fresh[author] = s })
+	if err != nil {
+		return err
+	}
+	for author, s := range fresh {
+		if len(c.theirs) < maxTheirs {
+			c.theirs[author] = s
+			n.compareLocked(c, author, s)
+		}
+	}
+	if flags&haveComplete != 0 && !c.complete {
+		c.completeLocked()
+	}
+	return nil
+}
+
+// compareLocked sees what it means that the peer of c has s of author.
+func (n *node) compareLocked(c *conn, author nodeID, s span) {
+	if author == n.id {
+		if s.last > c.acked {
+			c.acked, c.ackedAt = s.last, time.Now()
+			n.bestAck = max(n.bestAck, s.last)
+			n.changedLocked()
+		}
+		return
+	}
+	mine := n.history.span(author)
+	if mine.last == s.last && mine.mark != s.mark {
+		name, addr, _ := n.history.about(author)
+		n.warnOnceLocked("fork "+author.String(), "%s@%v signed two different histories; we hold one, %s@%v the other",
+			name, addr.Addr(), c.name, c.addr.Addr())
+	}
+	if last, _ := n.history.last(author); s.last > last {
+		n.lackLocked(author)
+	}
+}
+
+// completeLocked goes on once the peer's whole vector is in: its peer wants
+// our own feed from where it stands, and a newcomer knows what to wait for.
+func (c *conn) completeLocked() {
+	n := c.n
+	c.complete = true
+	c.subs[n.id] = &sub{next: c.theirs[n.id].last + 1}
+	wake(c.wake)
+	mine, _ := n.history.last(c.peer)
+	if s := n.sources[c.peer]; s != nil && c.theirs[c.peer].first <= mine+1 {
+		s.from.wants[c.peer] = 0 // from here on the author itself sends
+		wake(s.from.wake)
+		delete(n.sources, c.peer)
+	}
+	if g := &n.gather; !g.done {
+		for author, s := range c.theirs {
+			if author != n.id && s.last > g.before[author] {
+				g.before[author] = s.last
+				g.open[author] = true
+			}
+		}
+		n.gatherLocked(time.Now())
+	}
+	n.planLocked(time.Now())
+	n.changedLocked()
+}
+
+func (c *conn) handleWant(body []byte) error {
+	n := c.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	err := parseWant(body, func(author nodeID, from uint64) {
+		if from == 0 || len(c.subs) > maxTheirs {
+			delete(c.subs, author)
+			delete(n.relays[author], c)
+			return
+		}
+		c.subs[author] = &sub{next: from}
+		if author != n.id {
+			if n.relays[author] == nil {
+				n.relays[author] = map[*conn]bool{}
+			}
+			n.relays[author][c] = true
+		}
+	})
+	wake(c.wake)
+	return err
+}
+
+func (c *conn) handlePeers(body []byte) error {
+	n := c.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return parsePeers(body, func(id nodeID, addr netip.AddrPort) {
+		switch {
+		case id == n.id || id == c.peer:
+		case addr.Port() == 0 || !addr.Addr().IsValid():
+			delete(c.peers, id)
+			n.tellLocked(c, id) // the author sends it no more
+		case len(c.peers) < maxContacts:
+			c.peers[id] = addr
+			if n.conns[id] == nil {
+				n.forgetContactLocked()
+				n.meetLocked(n.contactLocked(id), addr)
+			}
+		}
+	})
+}
+
+func (c *conn) handleSeen(body []byte) error {
+	n := c.n
+	x, err := parseSeen(body)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	s := n.sources[x.author]
+	asked := s != nil && s.from == c && n.conns[x.author] == nil
+	n.mu.Unlock()
+	if asked && x.author != n.id {
+		n.history.note(x.author, post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr})
+	}
+	return nil
+}
+
+func (c *conn) handleDirect(body []byte) error {
+	n := c.n
+	x, err := parseDirect(body)
+	if err != nil {
+		return err
+	}
+	n.history.waitRoom(n.ctx)
+	n.mu.Lock()
+	ct := n.contactLocked(c.peer)
+	fresh := x.number > ct.directIn
+	ct.directIn = max(ct.directIn, x.number)
+	c.taken = ct.directIn
+	wake(c.wake)
+	n.mu.Unlock()
+	if fresh {
+		n.history.note(c.peer, post{kind: kindDirectFrom, addr: c.addr, text: slices.Clone(x.text)})
+	}
+	return nil
+}
+
+// ---- writing
+
+func (c *conn) writeLoop() {
+	var b []byte
+	var events []*event
+	for {
+		c.n.mu.Lock()
+		b = c.controlLocked(b[:0])
+		subs := make([]nodeID, 0, 8)
+		var bye byte
+		if c.bye != byeLeaving {
+			bye = c.bye
+		}
+		if bye == 0 {
+			subs = slices.AppendSeq(subs, maps.Keys(c.subs))
+		}
+		c.n.mu.Unlock()
+		more := false
+		for _, author := range subs {
+			var ok bool
+			if b, events, ok = c.appendPosts(b, events[:0], author); !ok {
+				return
+			}
+			if len(b) > maxRun {
+				more = true
+				break
+			}
+		}
+		if len(b) == 0 {
+			c.n.mu.Lock()
+			if bye == 0 && c.complete { // having said all, and knowing what all is
+				bye = c.bye
+			}
+			c.n.mu.Unlock()
+		}
+		if bye != 0 {
+			b = appendBye(b, bye)
+		}
+		if len(b) > 0 {
+			if _, err := c.tls.Write(b); err != nil {
+				c.raw.Close() // the reader tells the node
+				return
+			}
+		}
+		if bye != 0 {
+			if bye != byeLeaving {
+				c.raw.Close()
+			}
+			return // leaving, the peer closes, so that it hears all
+		}
+		if more || len(b) > 0 {
+			continue
+		}
+		if cap(b) > maxLine {
+			b, events = nil, nil // an idle connection holds no large buffer
+		}
+		select {
+		case <-c.wake:
+		case <-c.n.ctx.Done():
+			return
+		case <-c.raw.done:
+			return
+		}
+	}
+}
+
+// controlLocked appends all frames that are due but POSTS.
+func (c *conn) controlLocked(b []byte) []byte {
+	n := c.n
+	if c.greet {
+		c.greet = false
+		b = c.appendVector(b)
+	}
+	if len(c.tell) > 0 {
+		start := len(b)
+		b = append(beginFrame(b, frameHave), 0)
+		for author := range c.tell {
+			if s := n.history.span(author); s.last > 0 {
+				b = appendHaveEntry(b, author, s)
+			}
+		}
+		b = endFrame(b, start)
+		clear(c.tell)
+	}
+	if len(c.wants) > 0 {
+		start := len(b)
+		b = beginFrame(b, frameWant)
+		for author, from := range c.wants {
+			b = appendWantEntry(b, author, from)
+		}
+		b = endFrame(b, start)
+		clear(c.wants)
+	}
+	b = c.appendPeersLocked(b)
+	if c.taken > 0 {
+		b = appendTaken(b, c.taken)
+		c.taken = 0
+	}
+	if ct := n.contacts[c.peer]; ct != nil {
+		for _, o := range ct.outbox {
+			if o.on != c {
+				o.on = c
+				b = appendDirect(b, o.direct)
+			}
+		}
+	}
+	if c.beat && len(b) == 0 {
+		b = endFrame(append(beginFrame(b, frameHave), 0), 0)
+	}
+	c.beat = false
+	return b
+}
+
+// appendVector appends all that we have, as HAVE frames the last of which is
+// marked.
+func (c *conn) appendVector(b []byte) []byte {
+	start, entries := len(b), 0
+	b = append(beginFrame(b, frameHave), 0)
+	c.n.history.vector(func(author nodeID, s span) {
+		if entries++; entries%haveChunk == 0 {
+			b = endFrame(b, start)
+			start = len(b)
+			b = append(beginFrame(b, frameHave), 0)
+		}
+		b = appendHaveEntry(b, author, s)
+	})
+	b[start+5] = haveComplete
+	return endFrame(b, start)
+}
+
+// appendPeersLocked appends who came and went, but not that we are connected
+// with somebody whom the peer is connected with itself.
+func (c *conn) appendPeersLocked(b []byte) []byte {
+	if len(c.tellPeers) == 0 {
+		return b
+	}
+	start := len(b)
+	b = beginFrame(b, framePeers)
+	for id := range c.tellPeers {
+		if o := c.n.conns[id]; o == nil {
+			b = appendPeersEntry(b, id, netip.AddrPort{})
+		} else {
+			b = appendPeersEntry(b, id, o.addr)
+		}
+	}
+	clear(c.tellPeers)
+	return endFrame(b, start)
+}
+
+// appendPosts appends what the history has of author beyond what was sent,
+// up to maxRun bytes. It returns false when the author turns out to have sent
+// us what it did not sign: that can't be passed on.
+func (c *conn) appendPosts(b []byte, events []*event, author nodeID) ([]byte, []*event, bool) {
+	n := c.n
+	n.mu.Lock()
+	s := c.subs[author]
+	if s == nil {
+		n.mu.Unlock()
+		return b, events, true
+	}
+	next, notes := s.next, s.notes
+	n.mu.Unlock()
+
+	for _, e := range n.history.sightings(author, notes) {
+		p := e.content()
+		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
+		notes++
+	}
+	events, next = n.history.posts(author, next, events)
+	if len(events) > 0 {
+		if end := events[len(events)-1]; !n.history.prove(end) {
+			n.mu.Lock()
+			delete(c.subs, author)
+			n.mu.Unlock()
+			n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
+			return b, events, true
+		}
+		start := len(b)
+		b = append(beginFrame(b, framePosts), author[:]...)
+		for _, e := range events {
+			b = appendRunEntry(b, e.sealed)
+		}
+		b = endFrame(b, start)
+		next += uint64(len(events))
+	}
+	n.mu.Lock()
+	if c.subs[author] == s { // not asked for anew meanwhile
+		s.next, s.notes = next, notes
+	}
+	n.mu.Unlock()
+	return b, events, true
+}
+
+// ---- what we say
+
+// say posts something of our own, for everybody who is there or will come.
+func (n *node) say(kind byte, text []byte) {
+	n.mu.Lock()
+	name := n.name
+	n.mu.Unlock()
+	n.history.say(kind, name, text)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if kind == kindRename {
+		n.name = string(text)
+		n.announce()
+	}
+	for _, c := range n.conns {
+		wake(c.wake)
+	}
+}
+
+func (n *node) myName() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.name
+}
+
+// sendDirect sends text to one connected node, and shows it as sent.
+func (n *node) sendDirect(to member, text []byte) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ct := n.contactLocked(to.id)
+	size := len(text)
+	for _, o := range ct.outbox {
+		size += len(o.text)
+	}
+	if size > maxOutbox {
+		return fmt.Errorf("%s acknowledges nothing; try again later", to.name)
+	}
+	ct.directOut++
+	text = slices.Clone(text)
+	ct.outbox = append(ct.outbox, &outgoing{
+		direct:   direct{ct.directOut, n.history.clock().UnixMicro(), text},
+		deadline: time.Now().Add(directPatience),
+	})
+	n.history.note(to.id, post{kind: kindDirectTo, name: []byte(n.name), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
+	if c := n.conns[to.id]; c != nil {
+		wake(c.wake)
+	}
+	return nil
+}
+
+// taken notes that peer has the direct messages up to number.
+func (n *node) taken(peer nodeID, number uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ct := n.contactLocked(peer)
+	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool { return o.number <= number })
+	n.changedLocked()
+}
+
+// expireLocked gives up direct messages whose receiver left, or doesn't
+// acknowledge them in time.
+func (n *node) expireLocked(ct *contact, now time.Time) {
+	name, addr, state := n.history.about(ct.id)
+	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool {
+		if now.Before(o.deadline) && state != left {
+			return false
+		}
+		n.undelivered++
+		n.warn("a direct message to %s could not be delivered: %q; send it again when it is back",
+			(&liner{}).appendAddr([]byte(cmp.Or(name, ct.name)), cmp.Or(addr, ct.addr)), clipped(o.text))
+		return true
+	})
+}
+
+// clipped shortens a text for a message about it.
+func clipped(text []byte) string {
+	const most = 60
+	s := string(appendClean(nil, text))
+	for i := range s {
+		if i >= most {
+			return s[:i] + "…"
+		}
+	}
+	return s
+}
+
+// A member is a node that we are connected with, as main shows it.
+type member struct {
+	id    nodeID
+	name  string
+	addr  netip.AddrPort
+	since time.Time
+}
+
+// members returns who is connected, by name.
+func (n *node) members() []member {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []member
+	for id, c := range n.conns {
+		name, _, _ := n.history.about(id)
+		all = append(all, member{id, cmp.Or(name, c.name), c.addr, c.since})
+	}
+	slices.SortFunc(all, func(a, b member) int {
+		return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
+	})
+	return all
+}
+
+// table returns what the user named.
+func (n *node) table() []target {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []target
+	for _, t := range n.targets {
+		all = append(all, *t)
+	}
+	return all
+}
+
+// news returns a channel that is closed when somebody came, went or
+// acknowledged something.
+func (n *node) news() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.changed
+}
+
+// directs returns how many direct messages wait for their receivers, and how
+// many were given up.
+func (n *node) directs() (waiting, undelivered int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, ct := range n.contacts {
+		waiting += len(ct.outbox)
+	}
+	return waiting, n.undelivered
+}
+
+// size returns the number of nodes of the room, as we know it.
+func (n *node) size() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.conns) + 1
+}
+
+// bears says whether a node of that name was connected in this launch.
+func (n *node) bears(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, ct := range n.contacts {
+		if ct.met {
+			if now, _, _ := n.history.about(id); now == name || cleanName([]byte(ct.name)) == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ---- waiting to be heard
+
+// heardByAllLocked returns the number of our newest post that every peer
+// has, not counting what was said before a peer came, nor peers that
+// acknowledge nothing.
+func (n *node) heardByAllLocked(now time.Time) uint64 {
+	heard, _ := n.history.last(n.id)
+	for _, c := range n.conns {
+		if now.Sub(c.ackedAt) < unresponsive {
+			heard = min(heard, max(c.acked, c.base))
+		}
+	}
+	return heard
+}
+
+// throttle returns when the room has taken so much of what we said that more
+// may be read from a pipe. While nobody is connected it waits for somebody,
+// but no longer than alone, in all.
+func (n *node) throttle(ctx context.Context, alone *time.Duration) {
+	n.history.waitRoom(ctx)
+	for ctx.Err() == nil {
+		n.mu.Lock()
+		changed, nobody := n.changed, len(n.conns) == 0
+		heard := n.heardByAllLocked(time.Now())
+		if nobody {
+			heard = n.bestAck
+		}
+		n.mu.Unlock()
+		if n.history.unheard(heard) <= n.keep/2 || nobody && *alone <= 0 {
+			return
+		}
+		before := time.Now()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		if nobody {
+			*alone -= time.Since(before)
+		}
+	}
+}
+
+// waitHeard returns when every connected node, and as far as half a second
+// allows every node that is about to connect, has all that we said; or when
+// nobody has acknowledged anything for patience. It returns the number of
+// our newest post that anybody has, and the names of those who lag behind.
+func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint64, behind []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	goal, _ := n.history.last(n.id)
+	var progress, since time.Time // of the last progress; since when all connected nodes have all
+	for score := -1; ; {
+		now := time.Now()
+		acked, waiting := 0, 0
+		behind = behind[:0]
+		for _, c := range n.conns {
+			acked += int(c.acked)
+			if c.acked < goal {
+				behind = append(behind, string((&liner{}).appendAddr([]byte(c.name), c.addr)))
+			}
+		}
+		for _, ct := range n.contacts {
+			waiting += len(ct.outbox)
+		}
+		if s := acked + int(n.bestAck) - waiting; s != score {
+			score, progress = s, now
+		}
+		all := len(n.conns) > 0 && len(behind) == 0 && waiting == 0
+		if !all {
+			since = time.Time{}
+		} else if since.IsZero() {
+			since = now
+		}
+		if all && (!n.expectingLocked(now) || now.Sub(since) >= askAfter) || now.Sub(progress) >= patience || ctx.Err() != nil {
+			n.undelivered += waiting
+			slices.Sort(behind)
+			return n.bestAck, behind
+		}
+		changed := n.changed
+		n.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		n.mu.Lock()
+	}
+}
+
+// expectingLocked says whether some node is known that we may yet be
+// connected with.
+func (n *node) expectingLocked(now time.Time) bool {
+	if len(n.hands) > 0 {
+		return true
+	}
+	for id, ct := range n.contacts {
+		if n.conns[id] == nil && (ct.dialing || now.Sub(ct.beaconAt) < beaconFresh) {
+			return true
+		}
+	}
+	for _, c := range n.conns {
+		if !c.complete {
+			return true
+		}
+		for id := range c.peers {
+			if n.conns[id] == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ---- the connection underneath
+
+// A meter is a network connection that knows when bytes last passed, so that
+// a slow link is not taken for a dead one.
+type meter struct {
+	net.Conn
+	start  time.Time
+	read   atomic.Int64 // when a Read last began or brought something, ns since start
+	wrote  atomic.Int64
+	inRead atomic.Bool
+	once   sync.Once
+	done   chan struct{} // closed by Close
+}
+
+func newMeter(raw net.Conn) *meter {
+	return &meter{Conn: raw, start: time.Now(), done: make(chan struct{})}
+}
+
+func (m *meter) Read(b []byte) (int, error) {
+	m.read.Store(int64(time.Since(m.start)))
+	m.inRead.Store(true)
+	n, err := m.Conn.Read(b)
+	m.inRead.Store(false)
+	return n, err
+}
+
+func (m *meter) Write(b []byte) (int, error) {
+	n, err := m.Conn.Write(b)
+	m.wrote.Store(int64(time.Since(m.start)))
+	return n, err
+}
+
+func (m *meter) Close() (err error) {
+	m.once.Do(func() {
+		err = m.Conn.Close()
+		close(m.done)
+	})
+	return err
+}
+
+// sinceRead says for how long a Read has waited in vain. While we don't read,
+// nobody can be called silent.
+func (m *meter) sinceRead() time.Duration {
+	if !m.inRead.Load() {
+		return 0
+	}
+	return time.Since(m.start) - time.Duration(m.read.Load())
+}
+
+func (m *meter) sinceWrite() time.Duration {
+	return time.Since(m.start) - time.Duration(m.wrote.Load())
+}
+
+// excuse forgives the peer its silence so far.
+func (m *meter) excuse() { m.read.Store(int64(time.Since(m.start))) }

@@ -1,0 +1,680 @@
+package main
+
+// This file is the wire format: every byte that p2pchat sends, or writes to
+// its history file, is laid out here, and nothing here lives. Integers are big
+// endian. A reader ignores bytes past the fields that it knows, and skips
+// frames and records of unknown type, so that versions can differ; whatever is
+// shorter than its fields ends the connection. Lengths are checked before
+// memory is taken.
+//
+// Keys. A room key of 32 bytes is PBKDF2-HMAC-SHA256 of the passphrase (salt
+// "p2pchat room", 600,000 rounds), or in the open room SHA-256 of
+// "p2pchat open room". HKDF-SHA256-Expand of it with the info "beacon" gives
+// the AES-256-GCM key of beacons, with "proof" the HMAC-SHA256 key of PROOF.
+//
+// A beacon is one UDP packet of 204 bytes: a nonce of 12, then 176 bytes
+// sealed, then the tag of 16. The additional data is "p2pchat beacon 1".
+//
+//	offset  size  field    meaning
+//	     0    32  node     ID of the sender: its Ed25519 public key
+//	    32     8  counter  grows with each beacon of a node; an older one is a replay
+//	    40     2  port     where the sender listens on TCP
+//	    42   1+n  name     n at most 128, then n bytes; zeros up to 176 bytes
+//
+// A connection is TLS 1.3; both sides present a self-signed certificate whose
+// key is their node ID. Within it flow frames:
+//
+//	offset  size  field    meaning
+//	     0     4  length   of what follows: 1 to 1,048,576
+//	     4     1  type     below
+//	     5     …  body     below
+//
+//	type  name    body
+//	   1  PROOF   mac 32: HMAC under the proof key of role 1 ("d" by the side that
+//	              dialed, "l" by the other), TLS exporter 32 (label
+//	              "EXPORTER-p2pchat", no context), ID of the dialing side 32, of
+//	              the listening side 32. The dialing side sends first.
+//	   2  HELLO   version 2, epoch 4, time 8 (µs since 1970 UTC), port 2 (TCP), name 1+n.
+//	              After both proofs the higher ID says HELLO, the lower answers
+//	              HELLO or BYE. The epoch counts the higher's HELLOs to this
+//	              lower that did not end in BYE duplicate: a greater one tells
+//	              the lower that the connection it may still hold is dead.
+//	   3  HAVE    flags 1 (1: the first vector ends here), then per author: ID 32,
+//	              first 8, last 8 (post numbers held), mark 8 (of the last post's link).
+//	              Both begin with their vector. An empty HAVE is the heartbeat.
+//	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more).
+//	              A node's own feed is sent unasked once the peer's vector is in.
+//	   5  POSTS   author 32, then a run of consecutive posts: length 4, post. At
+//	              most 1 MiB in all. The last signature proves the run.
+//	   6  DIRECT  number 8, time 8, text
+//	   7  TAKEN   number 8: that DIRECT has arrived
+//	   8  SEEN    author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
+//	   9  PEERS   per node: ID 32, address (port 0: no longer connected)
+//	  10  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle, 5 protocol error
+//
+// An address is a port of 2, a length of 1 (0, 4 or 16), and so many bytes of IP.
+//
+// A post is what an author said at one instant:
+//
+//	offset  size  field    meaning
+//	     0     8  number   1, 2, 3 … of this author
+//	     8     8  time     µs since 1970 UTC; greater than that of the post before
+//	    16    32  prev     link of the post before; zeros in the first
+//	    48     1  kind     1 join, 2 lines, 3 rename, 4 leave; others are kept, not shown
+//	    49   3+n  address  where the author thinks it can be reached
+//	     …   1+n  name     of the author when it said this
+//	     …     n  text     lines: joined by LF; rename: the new name; else empty
+//	   end    64  signature  Ed25519 over the digest
+//
+// Its digest is SHA-256 of "p2pchat post 1", the author's ID, and the post
+// without its signature; its link is SHA-256 of digest and signature.
+//
+// The history file begins with the line "p2pchat history 1"; then records:
+//
+//	offset  size  field    meaning
+//	     0     4  marker   f5 70 32 63: where reading goes on after damage
+//	     4     4  length   of what follows the check
+//	     8     4  check    CRC-32C of what follows
+//	    12     1  type     1 post, 2 note (kinds 5 lost, 6 is back, 7 direct from,
+//	                       8 direct to; laid out as a post without signature)
+//	    13    32  author   whose post, or of whom the note speaks
+//	    45     …  body     the post, or the note
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net/netip"
+)
+
+const (
+	version       = 1
+	maxFrame      = 1 << 20          // bytes; far above the largest post
+	maxLine       = 1 << 16          // bytes of one line of input
+	maxText       = 3 * maxLine      // a line whose every byte became U+FFFD
+	maxRun        = 1 << 18          // bytes of posts that a sender puts into one frame, unless one post is larger
+	maxNameBytes  = 128              // 32 characters of 4 bytes
+	maxStranger   = 256              // bytes of a frame before its sender is proven
+	beaconPlain   = 176              // bytes of a beacon before sealing
+	beaconSize    = beaconPlain + 28 // and after
+	signatureSize = ed25519.SignatureSize
+	latestTime    = 253402300799_999999 // the last microsecond of the year 9999, µs
+)
+
+const (
+	frameProof  = 1
+	frameHello  = 2
+	frameHave   = 3
+	frameWant   = 4
+	framePosts  = 5
+	frameDirect = 6
+	frameTaken  = 7
+	frameSeen   = 8
+	framePeers  = 9
+	frameBye    = 10
+)
+
+const (
+	byeLeaving   = 1
+	byeDuplicate = 2
+	byeSilent    = 3
+	byeIdle      = 4
+	byeProtocol  = 5
+)
+
+const (
+	kindJoin       = 1
+	kindLines      = 2
+	kindRename     = 3
+	kindLeave      = 4
+	kindLost       = 5 // from here on notes: what a node noticed itself
+	kindBack       = 6
+	kindDirectFrom = 7
+	kindDirectTo   = 8
+)
+
+var errShort = errors.New("shorter than its fields")
+
+// A nodeID is a node's Ed25519 public key, made at launch.
+type nodeID [ed25519.PublicKeySize]byte
+
+func (id nodeID) less(other nodeID) bool { return bytes.Compare(id[:], other[:]) < 0 }
+func (id nodeID) String() string         { return hex.EncodeToString(id[:4]) }
+
+// A link names a post together with all that its author said before.
+type link [sha256.Size]byte
+
+// ---- primitive fields
+
+// A fields takes the fields of a body one after the other. Once one was not
+// there in full, short is set and all further ones are zero.
+type fields struct {
+	b     []byte
+	short bool
+}
+
+func (f *fields) bytes(n int) []byte {
+	if n < 0 || n > len(f.b) {
+		f.short, f.b = true, nil
+		return nil
+	}
+	v := f.b[:n:n]
+	f.b = f.b[n:]
+	return v
+}
+
+func (f *fields) uint(size int) (v uint64) {
+	for _, c := range f.bytes(size) {
+		v = v<<8 | uint64(c)
+	}
+	return v
+}
+
+func (f *fields) id() (id nodeID) {
+	copy(id[:], f.bytes(len(id)))
+	return id
+}
+
+func (f *fields) err(what string) error {
+	if f.short {
+		return fmt.Errorf("%s: %w", what, errShort)
+	}
+	return nil
+}
+
+func appendName(b []byte, name string) []byte {
+	return append(append(b, byte(len(name))), name...)
+}
+
+func (f *fields) name() []byte { return f.bytes(int(f.uint(1))) }
+
+func appendAddr(b []byte, a netip.AddrPort) []byte {
+	ip := a.Addr().AsSlice()
+	b = binary.BigEndian.AppendUint16(b, a.Port())
+	return append(append(b, byte(len(ip))), ip...)
+}
+
+func (f *fields) addr() netip.AddrPort {
+	port := uint16(f.uint(2))
+	ip := f.bytes(int(f.uint(1)))
+	a, ok := netip.AddrFromSlice(ip)
+	if !ok && len(ip) > 0 {
+		f.short = true
+	}
+	return netip.AddrPortFrom(a.Unmap(), port)
+}
+
+// ---- keys of a room
+
+// A roomKey holds the keys that the members of a room share. Immutable.
+type roomKey struct {
+	beacon cipher.AEAD
+	proof  []byte
+}
+
+// newRoomKey derives the keys of the private room of a passphrase, which takes
+// a noticeable part of a second, or of the open room, which has none.
+func newRoomKey(passphrase string) *roomKey {
+	open := sha256.Sum256([]byte("p2pchat open room"))
+	key := open[:]
+	if passphrase != "" {
+		key = noError(pbkdf2.Key(sha256.New, passphrase, []byte("p2pchat room"), 600_000, 32))
+	}
+	beacon := noError(hkdf.Expand(sha256.New, key, "beacon", 32))
+	return &roomKey{
+		beacon: noError(cipher.NewGCMWithRandomNonce(noError(aes.NewCipher(beacon)))),
+		proof:  noError(hkdf.Expand(sha256.New, key, "proof", 32)),
+	}
+}
+
+// noError unwraps what can fail only by a bug of ours.
+func noError[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// proofOf returns the MAC by which the given role ("d" or "l") shows that it
+// knows the room key, on this one channel between these two nodes.
+func (r *roomKey) proofOf(role string, exporter []byte, dialer, listener nodeID) []byte {
+	m := hmac.New(sha256.New, r.proof)
+	m.Write([]byte(role))
+	m.Write(exporter)
+	m.Write(dialer[:])
+	m.Write(listener[:])
+	return m.Sum(nil)
+}
+
+// ---- beacons
+
+type beacon struct {
+	node    nodeID
+	counter uint64
+	port    uint16
+	name    string
+}
+
+var beaconLabel = []byte("p2pchat beacon 1")
+
+func (r *roomKey) sealBeacon(x beacon) []byte {
+	b := make([]byte, 0, beaconPlain)
+	b = append(b, x.node[:]...)
+	b = binary.BigEndian.AppendUint64(b, x.counter)
+	b = binary.BigEndian.AppendUint16(b, x.port)
+	b = appendName(b, x.name)
+	return r.beacon.Seal(nil, nil, b[:beaconPlain], beaconLabel)
+}
+
+// openBeacon is the inverse of sealBeacon; it fails for what is not a beacon
+// of this room. It writes over packet.
+func (r *roomKey) openBeacon(packet []byte) (x beacon, err error) {
+	if len(packet) != beaconSize {
+		return x, fmt.Errorf("beacon of %d bytes, want %d", len(packet), beaconSize)
+	}
+	plain, err := r.beacon.Open(packet[:0], nil, packet, beaconLabel)
+	if err != nil {
+		return x, err
+	}
+	f := fields{b: plain}
+	x.node, x.counter, x.port, x.name = f.id(), f.uint(8), uint16(f.uint(2)), string(f.name())
+	return x, f.err("beacon")
+}
+
+// ---- frames
+
+// beginFrame starts a frame of the given type; endFrame, given the length of
+// the buffer before, fills in its length.
+func beginFrame(b []byte, typ byte) []byte { return append(b, 0, 0, 0, 0, typ) }
+
+func endFrame(b []byte, start int) []byte {
+	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-4))
+	return b
+}
+
+// readFrame reads one frame of at most limit bytes. A POSTS body is memory of
+// its own, since its posts are kept; any other lies in scratch, which is
+// returned for the next call, grown if need be.
+func readFrame(r io.Reader, limit int, scratch []byte) (typ byte, body, next []byte, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, scratch, err
+	}
+	n := int(binary.BigEndian.Uint32(head[:])) - 1
+	if n < 0 || n >= limit {
+		return 0, nil, scratch, fmt.Errorf("frame of %d bytes, limit %d", n+1, limit)
+	}
+	typ = head[4]
+	if typ == framePosts {
+		body = make([]byte, n)
+	} else {
+		if cap(scratch) < n {
+			scratch = make([]byte, n)
+		}
+		body = scratch[:n]
+	}
+	_, err = io.ReadFull(r, body)
+	return typ, body, scratch, err
+}
+
+func appendProof(b, mac []byte) []byte {
+	return endFrame(append(beginFrame(b, frameProof), mac...), len(b))
+}
+
+type hello struct {
+	version uint16
+	epoch   uint32
+	time    int64 // the sender's clock, µs since 1970
+	port    uint16
+	name    string
+}
+
+func appendHello(b []byte, x hello) []byte {
+	start := len(b)
+	b = beginFrame(b, frameHello)
+	b = binary.BigEndian.AppendUint16(b, x.version)
+	b = binary.BigEndian.AppendUint32(b, x.epoch)
+	b = binary.BigEndian.AppendUint64(b, uint64(x.time))
+	b = binary.BigEndian.AppendUint16(b, x.port)
+	return endFrame(appendName(b, x.name), start)
+}
+
+func parseHello(body []byte) (x hello, err error) {
+	f := fields{b: body}
+	x = hello{uint16(f.uint(2)), uint32(f.uint(4)), int64(f.uint(8)), uint16(f.uint(2)), string(f.name())}
+	return x, f.err("hello")
+}
+
+// A span says which posts of an author somebody holds. The zero span is none.
+type span struct {
+	first, last uint64
+	mark        uint64 // first 8 bytes of the link of the last: two histories under one number differ here
+}
+
+const haveComplete = 1 // flag of the HAVE that ends the first vector
+
+func appendHaveEntry(b []byte, author nodeID, s span) []byte {
+	b = append(b, author[:]...)
+	b = binary.BigEndian.AppendUint64(b, s.first)
+	b = binary.BigEndian.AppendUint64(b, s.last)
+	return binary.BigEndian.AppendUint64(b, s.mark)
+}
+
+// parseHave calls each with the entries of a HAVE and returns its flags.
+func parseHave(body []byte, each func(nodeID, span)) (flags byte, err error) {
+	f := fields{b: body}
+	flags = byte(f.uint(1))
+	for len(f.b) > 0 {
+		id, s := f.id(), span{f.uint(8), f.uint(8), f.uint(8)}
+		if f.short || s.first == 0 || s.last < s.first {
+			return flags, fmt.Errorf("have: span %d to %d: %w", s.first, s.last, errShort)
+		}
+		each(id, s)
+	}
+	return flags, f.err("have")
+}
+
+func appendWantEntry(b []byte, author nodeID, from uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, author[:]...), from)
+}
+
+func parseWant(body []byte, each func(author nodeID, from uint64)) error {
+	f := fields{b: body}
+	for len(f.b) > 0 {
+		id, from := f.id(), f.uint(8)
+		if f.short {
+			break
+		}
+		each(id, from)
+	}
+	return f.err("want")
+}
+
+type direct struct {
+	number uint64 // 1, 2, 3 … from this sender to this receiver
+	time   int64
+	text   []byte
+}
+
+func appendDirect(b []byte, x direct) []byte {
+	start := len(b)
+	b = beginFrame(b, frameDirect)
+	b = binary.BigEndian.AppendUint64(b, x.number)
+	b = binary.BigEndian.AppendUint64(b, uint64(x.time))
+	return endFrame(append(b, x.text...), start)
+}
+
+func parseDirect(body []byte) (x direct, err error) {
+	f := fields{b: body}
+	x = direct{number: f.uint(8), time: int64(f.uint(8)), text: f.b}
+	if len(x.text) > maxText {
+		return x, fmt.Errorf("direct message of %d bytes, limit %d", len(x.text), maxText)
+	}
+	return x, f.err("direct")
+}
+
+func appendTaken(b []byte, number uint64) []byte {
+	return endFrame(binary.BigEndian.AppendUint64(beginFrame(b, frameTaken), number), len(b))
+}
+
+func parseTaken(body []byte) (uint64, error) {
+	f := fields{b: body}
+	return f.uint(8), f.err("taken")
+}
+
+// A sighting says that somebody saw a node go without a word, or come back.
+type sighting struct {
+	author nodeID
+	kind   byte // kindLost or kindBack
+	time   int64
+	name   []byte
+	addr   netip.AddrPort
+}
+
+func appendSeen(b []byte, x sighting) []byte {
+	start := len(b)
+	b = append(beginFrame(b, frameSeen), x.author[:]...)
+	b = binary.BigEndian.AppendUint64(append(b, x.kind), uint64(x.time))
+	return endFrame(appendAddr(appendName(b, string(x.name)), x.addr), start)
+}
+
+func parseSeen(body []byte) (x sighting, err error) {
+	f := fields{b: body}
+	x = sighting{f.id(), byte(f.uint(1)), int64(f.uint(8)), f.name(), f.addr()}
+	if x.kind != kindLost && x.kind != kindBack || !validTime(x.time) {
+		return x, fmt.Errorf("seen: kind %d at %d", x.kind, x.time)
+	}
+	return x, f.err("seen")
+}
+
+func appendPeersEntry(b []byte, node nodeID, addr netip.AddrPort) []byte {
+	return appendAddr(append(b, node[:]...), addr)
+}
+
+func parsePeers(body []byte, each func(nodeID, netip.AddrPort)) error {
+	f := fields{b: body}
+	for len(f.b) > 0 {
+		id, addr := f.id(), f.addr()
+		if f.short {
+			break
+		}
+		each(id, addr)
+	}
+	return f.err("peers")
+}
+
+func appendBye(b []byte, why byte) []byte {
+	return endFrame(append(beginFrame(b, frameBye), why), len(b))
+}
+
+func parseBye(body []byte) (byte, error) {
+	f := fields{b: body}
+	return byte(f.uint(1)), f.err("bye")
+}
+
+// ---- posts
+
+// A post is a sealed post taken apart; its slices lie in sealed.
+type post struct {
+	number uint64
+	time   int64 // µs since 1970
+	prev   link
+	kind   byte
+	addr   netip.AddrPort
+	name   []byte
+	text   []byte
+
+	sealed []byte
+	digest link // what the signature signs
+	link   link
+}
+
+var postLabel = []byte("p2pchat post 1")
+
+func validTime(t int64) bool { return t >= 0 && t <= latestTime }
+
+// appendContent lays out a post without its signature, or a note.
+func appendContent(b []byte, p post) []byte {
+	b = binary.BigEndian.AppendUint64(b, p.number)
+	b = binary.BigEndian.AppendUint64(b, uint64(p.time))
+	b = append(append(b, p.prev[:]...), p.kind)
+	b = appendName(appendAddr(b, p.addr), string(p.name))
+	return append(b, p.text...)
+}
+
+func parseContent(b []byte) (p post, err error) {
+	f := fields{b: b}
+	p.number, p.time = f.uint(8), int64(f.uint(8))
+	copy(p.prev[:], f.bytes(len(p.prev)))
+	p.kind, p.addr, p.name, p.text = byte(f.uint(1)), f.addr(), f.name(), f.b
+	switch {
+	case f.short:
+		return p, f.err("post")
+	case !validTime(p.time):
+		return p, fmt.Errorf("post: time %d", p.time)
+	case len(p.text) > maxText:
+		return p, fmt.Errorf("post: text of %d bytes, limit %d", len(p.text), maxText)
+	case len(p.name) > maxNameBytes:
+		return p, fmt.Errorf("post: name of %d bytes, limit %d", len(p.name), maxNameBytes)
+	}
+	return p, nil
+}
+
+// sealPost lays out and signs p, and returns it with its sealed form.
+func sealPost(key ed25519.PrivateKey, author nodeID, p post) post {
+	b := make([]byte, 0, 8+8+32+1+19+1+len(p.name)+len(p.text)+signatureSize)
+	b = appendContent(b, p)
+	p.digest = digestOf(author, b)
+	p.sealed = append(b, ed25519.Sign(key, p.digest[:])...)
+	p.link = linkOf(p.digest, p.signature())
+	return p
+}
+
+// parsePost takes a sealed post apart and computes its digest and link, but
+// leaves the signature to verify.
+func parsePost(author nodeID, sealed []byte) (p post, err error) {
+	n := len(sealed) - signatureSize
+	if n < 0 {
+		return p, fmt.Errorf("post: %w", errShort)
+	}
+	if p, err = parseContent(sealed[:n:n]); err != nil {
+		return p, err
+	}
+	if p.number == 0 || isNote(p.kind) {
+		return p, fmt.Errorf("post: number %d of kind %d", p.number, p.kind)
+	}
+	p.sealed = sealed
+	p.digest = digestOf(author, sealed[:n])
+	p.link = linkOf(p.digest, p.signature())
+	return p, nil
+}
+
+func (p *post) signature() []byte { return p.sealed[len(p.sealed)-signatureSize:] }
+
+// verify says whether author signed p, and by its links all that p follows.
+func (p *post) verify(author nodeID) bool {
+	return ed25519.Verify(author[:], p.digest[:], p.signature())
+}
+
+func digestOf(author nodeID, content []byte) (d link) {
+	h := sha256.New()
+	h.Write(postLabel)
+	h.Write(author[:])
+	h.Write(content)
+	h.Sum(d[:0])
+	return d
+}
+
+func linkOf(digest link, signature []byte) link {
+	var b [len(digest) + signatureSize]byte
+	copy(b[copy(b[:], digest[:]):], signature)
+	return sha256.Sum256(b[:])
+}
+
+func (l link) mark() uint64 { return binary.BigEndian.Uint64(l[:]) }
+
+// appendRunEntry adds a sealed post to the body of a POSTS frame.
+func appendRunEntry(b, sealed []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(sealed))), sealed...)
+}
+
+// parseRun takes the posts of a POSTS frame apart and checks that each
+// follows on the one before; whether the last is signed is left to verify.
+func parseRun(body []byte) (author nodeID, run []post, err error) {
+	f := fields{b: body}
+	author = f.id()
+	for len(f.b) > 0 {
+		sealed := f.bytes(int(f.uint(4)))
+		if f.short {
+			break
+		}
+		p, err := parsePost(author, sealed)
+		if err != nil {
+			return author, nil, err
+		}
+		if n := len(run); n > 0 && !follows(&run[n-1], &p) {
+			return author, nil, fmt.Errorf("post %d does not follow %d", p.number, run[n-1].number)
+		}
+		run = append(run, p)
+	}
+	if len(run) == 0 {
+		f.short = true
+	}
+	return author, run, f.err("posts")
+}
+
+// follows says whether b can be what the author of a said next.
+func follows(a, b *post) bool {
+	return b.number == a.number+1 && b.prev == a.link && b.time > a.time
+}
+
+// ---- the history file
+
+const (
+	fileHeader = "p2pchat history 1\n"
+	recordHead = 12 // marker, length, check
+	recordPost = 1
+	recordNote = 2
+)
+
+var (
+	recordMarker = []byte{0xf5, 'p', '2', 'c'}
+	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
+)
+
+type record struct {
+	typ    byte
+	author nodeID
+	body   []byte
+}
+
+func appendRecord(b []byte, x record) []byte {
+	b = append(b, recordMarker...)
+	start := len(b)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, x.typ)
+	b = append(append(b, x.author[:]...), x.body...)
+	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-8))
+	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(b[start+8:], castagnoli))
+	return b
+}
+
+// recordSize returns the size of the record that begins with head, as far as
+// its length can be trusted.
+func recordSize(head []byte) int {
+	return recordHead + int(min(binary.BigEndian.Uint32(head[4:]), maxFrame))
+}
+
+// parseRecord takes the record that begins with b. With errShort the rest
+// may still come; any other error says that no undamaged record begins here.
+func parseRecord(b []byte) (x record, size int, err error) {
+	if !bytes.HasPrefix(b, recordMarker[:min(len(b), len(recordMarker))]) {
+		return x, 0, errors.New("record: no marker")
+	}
+	if len(b) < recordHead {
+		return x, 0, errShort
+	}
+	n := int(binary.BigEndian.Uint32(b[4:]))
+	if n < 1+len(x.author) || n > maxFrame {
+		return x, 0, fmt.Errorf("record of %d bytes", n)
+	}
+	if len(b)-recordHead < n {
+		return x, 0, errShort
+	}
+	f := fields{b: b[recordHead : recordHead+n]}
+	if crc32.Checksum(f.b, castagnoli) != binary.BigEndian.Uint32(b[8:]) {
+		return x, 0, errors.New("record: damaged")
+	}
+	x.typ, x.author, x.body = byte(f.uint(1)), f.id(), f.b
+	return x, recordHead + n, nil
+}
