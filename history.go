@@ -302,7 +302,7 @@ func (h *history) note(author nodeID, p post) bool {
 	f := h.feedLocked(author)
 	switch p.kind {
 	case kindLost:
-		if f.state != present {
+		if f.state == lost || f.state == left {
 			return false
 		}
 		f.state = lost
@@ -475,6 +475,9 @@ func (h *history) setHeard(number uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.heard = number
+	if h.size > h.keep {
+		h.dropOldestLocked()
+	}
 }
 
 // ---- reading
@@ -576,6 +579,7 @@ type block struct {
 	events []*event
 	tail   string // line to print after, if any
 	skip   int    // lines of the first event to leave out
+	live   bool   // what is printed once in any case, not because it was asked for
 	begun  bool
 }
 
@@ -586,7 +590,7 @@ type batch struct {
 	head   []string
 	tail   string
 	skip   int
-	live   bool // from the log itself
+	live   bool // see block
 }
 
 // take puts events of about the given size into b, whose memory it uses
@@ -612,6 +616,7 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 
 func (h *history) takeBlockLocked(b *batch, size int) bool {
 	k := &h.blocks[0]
+	b.live = k.live
 	if !k.begun {
 		b.head, b.skip, k.begun = k.head, k.skip, true
 	}
@@ -676,12 +681,12 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 		framed = framed || e.kind != kindJoin || !here(e.feed.id)
 	}
 	slices.SortFunc(old, (*event).compare)
-	k := block{events: old}
+	k := block{events: old, live: true}
 	if framed {
 		k.head = []string{fmt.Sprintf("history: %d events from %s", countLines(old), from)}
 		k.tail = "end of history"
 	}
-	h.blocks = append([]block{k, {events: rest}}, h.blocks...)
+	h.blocks = append([]block{k, {events: rest, live: true}}, h.blocks...)
 	h.printer.next = h.seq + 1
 	wake(h.printer.wake)
 	h.openRoomLocked()

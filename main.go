@@ -352,7 +352,7 @@ func (a *app) run() int {
 	if err != nil {
 		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
 	}
-	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort)
+	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort, a.cfg.port)
 	a.n.targets, a.n.announce, a.n.warn = a.cfg.targets, d.announceSoon, a.v.say
 	if a.cfg.verbose {
 		a.n.logf = a.v.say

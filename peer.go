@@ -90,6 +90,7 @@ type node struct {
 	tls      *tls.Config
 	room     *roomKey
 	port     uint16 // TCP port that we listen on
+	roomPort uint16 // UDP port of the room; as a TCP port it is not shown
 	keep     int64
 	history  *history
 	dial     func(context.Context, netip.AddrPort) (net.Conn, error)
@@ -215,9 +216,9 @@ type sub struct {
 	notes int    // sightings sent
 }
 
-func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port uint16) *node {
+func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, roomPort uint16) *node {
 	n := &node{
-		id: h.self, room: r, port: port, keep: h.keep, history: h, name: name,
+		id: h.self, room: r, port: port, roomPort: roomPort, keep: h.keep, history: h, name: name,
 		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), tokens: dialRate,
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
@@ -546,7 +547,7 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, c.addr, x.name)
 	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
-		n.gather.from = string((&liner{}).appendAddr([]byte(c.name), c.addr))
+		n.gather.from = n.label(c.name, c.addr)
 		n.gather.at = time.Now()
 		n.history.hold()
 	}
@@ -743,16 +744,16 @@ func (n *node) dialContactLocked(ct *contact) {
 	if c := n.conns[ct.id]; c != nil && !c.suspect {
 		return
 	}
-	addr := ct.addr.Addr()
+	addr := ct.addr
 	if !ct.met {
-		if n.tokens < 1 || n.blame[addr] >= maxDialsPerAddr {
+		if n.tokens < 1 || n.blame[addr.Addr()] >= maxDialsPerAddr {
 			return
 		}
 		n.tokens--
-		n.blame[addr]++
+		n.blame[addr.Addr()]++
 	}
 	ct.dialing = true
-	n.wg.Go(func() { n.dialContact(ct, ct.addr) })
+	n.wg.Go(func() { n.dialContact(ct, addr) })
 }
 
 func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
@@ -1623,9 +1624,15 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 		}
 		n.undelivered++
 		n.warn("a direct message to %s could not be delivered: %q; send it again when it is back",
-			(&liner{}).appendAddr([]byte(cmp.Or(name, ct.name)), cmp.Or(addr, ct.addr)), clipped(o.text))
+			n.label(cmp.Or(name, ct.name), cmp.Or(addr, ct.addr)), clipped(o.text))
 		return true
 	})
+}
+
+// label returns a name and an address as lines show them.
+func (n *node) label(name string, addr netip.AddrPort) string {
+	l := liner{port: n.roomPort}
+	return string(l.appendAddr([]byte(name), addr))
 }
 
 // clipped shortens a text for a message about it.
@@ -1742,6 +1749,7 @@ func (n *node) throttle(ctx context.Context, alone *time.Duration) {
 			heard = n.bestAck
 		}
 		n.mu.Unlock()
+		n.history.setHeard(heard)
 		if n.history.unheard(heard) <= n.keep/2 || nobody && *alone <= 0 {
 			return
 		}
@@ -1772,7 +1780,7 @@ func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint
 		for _, c := range n.conns {
 			acked += int(c.acked)
 			if c.acked < goal {
-				behind = append(behind, string((&liner{}).appendAddr([]byte(c.name), c.addr)))
+				behind = append(behind, n.label(c.name, c.addr))
 			}
 		}
 		for _, ct := range n.contacts {

@@ -1,0 +1,837 @@
+package main
+
+// Rooms of many nodes in one process. Nodes talk over wires, an in-memory
+// network that can be cut, under the fake clock of testing/synctest: hours of
+// heartbeats take milliseconds, and a goroutine that is left over fails the
+// test by itself.
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A lab is a network of nodes in one bubble.
+type lab struct {
+	t   testing.TB
+	key *roomKey
+
+	mu    sync.Mutex // guards all below
+	nodes []*guest
+	wires []*wire
+	apart map[[2]*guest]bool // pairs that can't reach each other
+}
+
+// A guest is a node of a lab, and what it printed.
+type guest struct {
+	*node
+	l     *lab
+	addr  netip.AddrPort
+	offer chan net.Conn // its listener
+	stop  context.CancelFunc
+	ended chan struct{}
+
+	mu     sync.Mutex // guards all below
+	out    bytes.Buffer
+	errs   []string
+	mute   bool // hears and sends no beacons
+	closed bool // nobody listens there
+	stuck  bool // its printer does not print
+}
+
+func inBubble(t *testing.T, f func(t *testing.T, l *lab)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := &lab{t: t, key: newRoomKey(""), apart: map[[2]*guest]bool{}}
+		defer func() {
+			for _, g := range l.nodes {
+				g.crash()
+			}
+			for _, g := range l.nodes {
+				<-g.ended
+			}
+		}()
+		f(t, l)
+	})
+}
+
+type option func(*guest, *options)
+
+type options struct {
+	keep  int64
+	clock time.Duration
+	key   *roomKey
+	told  []*target
+}
+
+func withKeep(n int64) option          { return func(_ *guest, o *options) { o.keep = n } }
+func withClock(d time.Duration) option { return func(_ *guest, o *options) { o.clock = d } }
+func withSecret(s string) option       { return func(_ *guest, o *options) { o.key = newRoomKey(s) } }
+func told(o *guest) option { // as -peer does
+	return func(_ *guest, opts *options) { opts.told = append(opts.told, &target{addr: o.addr}) }
+}
+func deaf() option { return func(g *guest, _ *options) { g.mute = true } }
+func apartFrom(others ...*guest) option {
+	return func(g *guest, _ *options) {
+		for _, o := range others {
+			g.l.setApart(g, o, true)
+		}
+	}
+}
+
+// enter starts a node.
+func (l *lab) enter(name string, opts ...option) *guest {
+	l.t.Helper()
+	o := options{keep: 64 << 20, key: l.key}
+	l.mu.Lock()
+	i := len(l.nodes) + 1
+	g := &guest{l: l, offer: make(chan net.Conn), ended: make(chan struct{})}
+	g.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 7700)
+	l.mu.Unlock()
+	for _, opt := range opts {
+		opt(g, &o)
+	}
+	_, key, err := ed25519.GenerateKey(nil)
+	must(l.t, err)
+	clock := func() time.Time { return time.Now().Add(o.clock) }
+	h := newHistory(key, o.keep, clock, func() netip.AddrPort { return g.addr })
+	g.node = newNode(key, h, o.key, name, 7700, 7700)
+	g.node.dial, g.node.targets = g.dialOut, o.told
+	g.node.announce = func() { go g.beacon() }
+	g.node.warn = func(format string, args ...any) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.errs = append(g.errs, fmt.Sprintf(format, args...))
+	}
+	if os.Getenv("P2PCHAT_LOG") != "" {
+		g.node.logf = func(format string, args ...any) {
+			l.t.Logf("%v %s: "+format, append([]any{time.Now().Format("05.000"), name}, args...)...)
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	g.stop = stop
+	l.mu.Lock()
+	l.nodes = append(l.nodes, g)
+	l.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { g.node.run(ctx, g) })
+	wg.Go(func() { g.print(ctx) })
+	wg.Go(func() { g.beacons(ctx) })
+	go func() { wg.Wait(); close(g.ended) }()
+	return g
+}
+
+// Accept, Close and Addr make a guest its own listener.
+func (g *guest) Accept() (net.Conn, error) {
+	select {
+	case c := <-g.offer:
+		return c, nil
+	case <-g.node.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+func (g *guest) Close() error   { return nil }
+func (g *guest) Addr() net.Addr { return net.TCPAddrFromAddrPort(g.addr) }
+
+// crash ends a node without a word.
+func (g *guest) crash() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.node.cancel()
+	g.stop()
+}
+
+// leaves ends a node in order, and waits for that.
+func (g *guest) leaves() {
+	g.stop()
+	<-g.ended
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+}
+
+func (g *guest) beacons(ctx context.Context) {
+	for ctx.Err() == nil {
+		g.beacon()
+		select {
+		case <-time.After(beaconEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// beacon reaches every node that is not cut off.
+func (g *guest) beacon() {
+	x := beacon{node: g.id, counter: uint64(time.Now().UnixNano()), port: 7700, name: g.myName()}
+	packet := g.room.sealBeacon(x)
+	g.l.mu.Lock()
+	nodes := slices.Clone(g.l.nodes)
+	g.l.mu.Unlock()
+	for _, o := range nodes {
+		if o != g && !g.l.areApart(g, o) && !g.silent() && !o.silent() {
+			if x, err := o.room.openBeacon(bytes.Clone(packet)); err == nil {
+				o.heard(x, g.addr.Addr())
+			}
+		}
+	}
+}
+
+func (g *guest) silent() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mute || g.closed
+}
+
+func (g *guest) dialOut(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+	g.l.mu.Lock()
+	i := slices.IndexFunc(g.l.nodes, func(o *guest) bool { return o.addr == a })
+	if i < 0 {
+		g.l.mu.Unlock()
+		return nil, errors.New("no such host")
+	}
+	o := g.l.nodes[i]
+	g.l.mu.Unlock()
+	if g.l.areApart(g, o) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	o.mu.Lock()
+	closed := o.closed
+	o.mu.Unlock()
+	if closed {
+		return nil, errors.New("connection refused")
+	}
+	near, far := g.l.wire(g, o)
+	select {
+	case o.offer <- far:
+		return near, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// setApart cuts, or mends, what lies between two nodes.
+func (l *lab) setApart(a, b *guest, apart bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if apart {
+		l.apart[[2]*guest{a, b}], l.apart[[2]*guest{b, a}] = true, true
+	} else {
+		delete(l.apart, [2]*guest{a, b})
+		delete(l.apart, [2]*guest{b, a})
+	}
+	for _, w := range l.wires {
+		if w.from == a && w.to == b || w.from == b && w.to == a {
+			w.setCut(apart)
+		}
+	}
+}
+
+func (l *lab) areApart(a, b *guest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.apart[[2]*guest{a, b}]
+}
+
+// split cuts the network between two groups; heal mends everything.
+func (l *lab) split(as, bs []*guest) {
+	for _, a := range as {
+		for _, b := range bs {
+			l.setApart(a, b, true)
+		}
+	}
+}
+
+func (l *lab) heal() {
+	for _, a := range l.nodes {
+		for _, b := range l.nodes {
+			if a != b {
+				l.setApart(a, b, false)
+			}
+		}
+	}
+}
+
+// ---- wires
+
+// A wire carries bytes one way. While it is cut they wait in it.
+type wire struct {
+	from, to *guest
+
+	mu     sync.Mutex // guards all below
+	moved  *sync.Cond
+	buf    []byte
+	cut    bool
+	closed bool
+}
+
+const wireSize = 128 << 10
+
+func (l *lab) wire(a, b *guest) (near, far net.Conn) {
+	there, back := &wire{from: a, to: b}, &wire{from: b, to: a}
+	there.moved, back.moved = sync.NewCond(&there.mu), sync.NewCond(&back.mu)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wires = append(l.wires, there, back)
+	// The dialing side has a port of its own, as with TCP.
+	from := netip.AddrPortFrom(a.addr.Addr(), uint16(20000+len(l.wires)))
+	return &wireEnd{in: back, out: there, local: from, remote: b.addr}, &wireEnd{in: there, out: back, local: b.addr, remote: from}
+}
+
+func (w *wire) setCut(cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = cut
+	w.moved.Broadcast()
+}
+
+// A wireEnd is one end of a connection: two wires.
+type wireEnd struct {
+	net.Conn      // nil: what isn't overridden isn't used
+	in, out       *wire
+	local, remote netip.AddrPort
+	shut          sync.Once
+	over          bool
+}
+
+func (e *wireEnd) Read(b []byte) (int, error) {
+	w := e.in
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for (len(w.buf) == 0 || w.cut) && !(w.closed && !w.cut) && !e.over {
+		w.moved.Wait()
+	}
+	if e.over {
+		return 0, net.ErrClosed
+	}
+	if len(w.buf) == 0 {
+		return 0, errors.New("EOF")
+	}
+	n := copy(b, w.buf)
+	w.buf = w.buf[n:]
+	w.moved.Broadcast()
+	return n, nil
+}
+
+func (e *wireEnd) Write(b []byte) (int, error) {
+	w := e.out
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.buf) > wireSize && !w.closed {
+		w.moved.Wait()
+	}
+	if w.closed {
+		return 0, net.ErrClosed
+	}
+	w.buf = append(w.buf, b...)
+	w.moved.Broadcast()
+	return len(b), nil
+}
+
+func (e *wireEnd) Close() error {
+	e.shut.Do(func() {
+		for _, w := range []*wire{e.in, e.out} {
+			w.mu.Lock()
+			w.closed = true
+			if w == e.in {
+				e.over = true
+			}
+			w.moved.Broadcast()
+			w.mu.Unlock()
+		}
+	})
+	return nil
+}
+
+func (e *wireEnd) LocalAddr() net.Addr                { return net.TCPAddrFromAddrPort(e.local) }
+func (e *wireEnd) RemoteAddr() net.Addr               { return net.TCPAddrFromAddrPort(e.remote) }
+func (e *wireEnd) SetDeadline(time.Time) error        { return nil }
+func (e *wireEnd) SetReadDeadline(t time.Time) error  { return nil }
+func (e *wireEnd) SetWriteDeadline(t time.Time) error { return nil }
+
+// ---- what guests do and show
+
+func (g *guest) print(ctx context.Context) {
+	l := &liner{self: g.h().self, port: 7700}
+	var b batch
+	a := &app{}
+	for ctx.Err() == nil {
+		for !g.isStuck() && g.h().take(g.h().printer, &b, printSize) {
+			out := a.appendBatch(nil, l, &b)
+			g.mu.Lock()
+			g.out.Write(out)
+			g.mu.Unlock()
+		}
+		select {
+		case <-g.h().printer.wake:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (g *guest) h() *history { return g.node.history }
+
+func (g *guest) isStuck() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stuck
+}
+
+func (g *guest) setStuck(stuck bool) {
+	g.mu.Lock()
+	g.stuck = stuck
+	g.mu.Unlock()
+	wake(g.h().printer.wake)
+}
+
+func (g *guest) says(format string, args ...any) {
+	g.say(kindLines, fmt.Appendf(nil, format, args...))
+}
+
+// screen returns what g printed, without timestamps.
+func (g *guest) screen() []string {
+	synctest.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return withoutStamps(g.out.String())
+}
+
+func withoutStamps(text string) []string {
+	var lines []string
+	for _, s := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if len(s) > len(stampLayout) {
+			lines = append(lines, s[len(stampLayout)+1:])
+		}
+	}
+	return lines
+}
+
+// warnings returns what g told its user on standard error.
+func (g *guest) warnings() []string {
+	synctest.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.errs)
+}
+
+// recalls returns the history of g as everybody should have it: itself by
+// name and address like anybody else, and without what was merely observed.
+func (g *guest) recalls() []string {
+	l := &liner{port: 7700} // whose self is nobody
+	var b []byte
+	for _, e := range g.h().chronology() {
+		if !e.isNote() {
+			b = l.appendEvent(b, shown{e, netip.AddrPort{}})
+		}
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+}
+
+func (g *guest) peersNow() int { return g.size() - 1 }
+
+func count(lines []string, re string) int {
+	rx, n := regexp.MustCompile(re), 0
+	for _, s := range lines {
+		if rx.MatchString(s) {
+			n++
+		}
+	}
+	return n
+}
+
+// wantCount fails unless exactly n lines of g's screen match.
+func (g *guest) wantCount(n int, re string) {
+	g.l.t.Helper()
+	if got := g.screen(); count(got, re) != n {
+		g.l.t.Errorf("%s shows %d lines that match %q, want %d; its screen:\n%s", g.name, count(got, re), re, n, clip(strings.Join(got, "\n")))
+	}
+}
+
+// wantSame fails unless all nodes hold the same history, with n messages.
+func (l *lab) wantSame(n int, nodes ...*guest) {
+	l.t.Helper()
+	want := nodes[0].recalls()
+	if got := count(want, `: `); got != n {
+		l.t.Errorf("%s holds %d messages, want %d", nodes[0].name, got, n)
+	}
+	for _, g := range nodes[1:] {
+		if got := g.recalls(); !slices.Equal(got, want) {
+			l.t.Errorf("%s and %s hold different histories:\n%s\n--- and\n%s", nodes[0].name, g.name,
+				clip(strings.Join(want, "\n")), clip(strings.Join(got, "\n")))
+		}
+	}
+}
+
+func after(d time.Duration) { time.Sleep(d); synctest.Wait() } // on the fake clock
+
+// ---- claims
+
+func TestRoomMeetsOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		const n = 12
+		for i := range n {
+			l.enter(fmt.Sprint("N", i))
+		}
+		after(3 * time.Second)
+		for _, g := range l.nodes {
+			if g.peersNow() != n-1 {
+				t.Errorf("%s is connected with %d nodes, want %d", g.name, g.peersNow(), n-1)
+			}
+			g.wantCount(n-1, ` joined$`)
+			g.wantCount(n-1, ``)
+		}
+	})
+}
+
+func TestQuietRoomStaysQuietForHours(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		for i := range 4 {
+			l.enter(fmt.Sprint("N", i))
+		}
+		after(3 * time.Hour)
+		for _, g := range l.nodes {
+			g.wantCount(3, ``)
+		}
+	})
+}
+
+func TestLeavingAndCrashingAreToldApart(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b, c := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+		after(time.Second)
+		b.leaves()
+		after(100 * time.Millisecond)
+		a.wantCount(1, `^\* Bob@10.0.0.2 left$`)
+		c.crash()
+		after(100 * time.Millisecond)
+		a.wantCount(1, `^\* Cid@10.0.0.3 lost$`)
+		after(time.Minute)
+		a.wantCount(4, ``)
+	})
+}
+
+func TestNewcomerGetsHistoryOnceInOrderAndFramed(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b, c := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+		after(time.Second)
+		for i := range 20 {
+			[]*guest{a, b, c}[i%3].says("line %d", i)
+			after(time.Second)
+		}
+		b.leaves()
+		c.crash()
+		after(time.Second)
+		d := l.enter("Dan")
+		after(time.Second)
+		got := d.screen()
+		if len(got) == 0 || !regexp.MustCompile(`^\* history: 25 events from Ann@10.0.0.1$`).MatchString(got[0]) {
+			t.Fatalf("the newcomer's screen begins with %q", got)
+		}
+		if got[len(got)-1] != "* end of history" {
+			t.Errorf("the newcomer's screen ends with %q", got[len(got)-1])
+		}
+		d.wantCount(1, `^\* Bob@10.0.0.2 left$`)
+		d.wantCount(1, `^\* Cid@10.0.0.3 lost$`)
+		next := 0
+		for _, s := range got {
+			if strings.HasSuffix(s, fmt.Sprintf(": line %d", next)) {
+				next++
+			}
+		}
+		if next != 20 || count(got, `: line \d+$`) != 20 {
+			t.Errorf("the newcomer shows %d messages, the first %d in order, want 20:\n%s", count(got, `: line`), next, strings.Join(got, "\n"))
+		}
+		l.wantSame(20, a, d)
+	})
+}
+
+func TestNodesInALineHearEachOther(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b := l.enter("Ann"), l.enter("Bob")
+		c := l.enter("Cid", apartFrom(a))
+		after(3 * time.Second)
+		a.says("from one end")
+		c.says("from the other")
+		after(2 * time.Second)
+		c.wantCount(1, `^Ann@10.0.0.1: from one end$`)
+		a.wantCount(1, `^Cid@10.0.0.3: from the other$`)
+		a.leaves()
+		after(2 * time.Second)
+		c.wantCount(1, `^\* Ann@10.0.0.1 left$`)
+		d := l.enter("Dan", apartFrom(a, b))
+		after(5 * time.Second)
+		d.wantCount(1, `^Ann@10.0.0.1: from one end$`)
+		l.wantSame(2, b, c, d)
+	})
+}
+
+func TestPartitionHeals(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		for i := range 8 {
+			l.enter(fmt.Sprint("N", i))
+		}
+		after(3 * time.Second)
+		l.split(l.nodes[:4], l.nodes[4:])
+		after(10 * time.Second)
+		for i := range 10 {
+			for _, g := range l.nodes {
+				g.says("%s says %d", g.name, i)
+			}
+			after(time.Second)
+		}
+		l.nodes[0].crash()
+		after(time.Second)
+		l.heal()
+		after(5 * time.Second)
+		l.wantSame(80, l.nodes[1:]...)
+		for _, g := range l.nodes[2:] {
+			g.wantCount(10, `: N1 says \d$`)
+			g.wantCount(10, `: N0 says \d$`)
+		}
+		l.nodes[7].wantCount(3, `is back$`)
+	})
+}
+
+func TestStallIsNotALossButSilenceIs(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b, c := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+		after(3 * time.Second)
+		l.split([]*guest{a}, []*guest{b, c})
+		after(3 * time.Second)
+		l.heal()
+		after(20 * time.Second)
+		b.wantCount(0, `lost|back|left`)
+
+		b.says("before the cut")
+		l.split([]*guest{a}, []*guest{b, c})
+		after(8 * time.Second)
+		b.wantCount(1, `^\* Ann@10.0.0.1 lost$`)
+		b.says("during the cut")
+		after(8 * time.Second)
+		l.heal()
+		after(5 * time.Second)
+		b.wantCount(1, `^\* Ann@10.0.0.1 is back$`)
+		a.wantCount(1, `during the cut`)
+		l.wantSame(2, a, b, c)
+	})
+}
+
+func TestAnswersSortAfterQuestionsThoughClocksDiffer(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b, c := l.enter("Ann", withClock(-2*time.Minute)), l.enter("Bob"), l.enter("Cid", withClock(2*time.Minute))
+		after(3 * time.Second)
+		for i := range 30 {
+			[]*guest{c, a, b}[i%3].says("line %d.", i)
+			after(200 * time.Millisecond)
+		}
+		l.wantSame(30, a, b, c)
+		next := 0
+		for _, s := range a.recalls() {
+			if strings.HasSuffix(s, fmt.Sprintf(": line %d.", next)) {
+				next++
+			}
+		}
+		if next != 30 {
+			t.Errorf("line %d does not stand after line %d:\n%s", next, next-1, strings.Join(a.recalls(), "\n"))
+		}
+	})
+}
+
+func TestClockFarOffDragsNobodyAlongAndIsToldOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b := l.enter("Ann"), l.enter("Bob", withClock(time.Hour))
+		after(time.Second)
+		b.says("from the future")
+		after(time.Second)
+		a.says("from the present")
+		after(time.Minute)
+		for _, e := range a.h().chronology() {
+			if e.feed.id == a.id && time.UnixMicro(e.time).After(time.Now()) {
+				t.Errorf("Ann's clock was dragged to %v", time.UnixMicro(e.time))
+			}
+		}
+		for _, g := range []*guest{a, b} {
+			if w := g.warnings(); len(w) != 1 || !strings.Contains(w[0], "clock of") {
+				t.Errorf("%s warns %q, want one line about the clock", g.name, w)
+			}
+		}
+	})
+}
+
+func TestOtherSecretIsAnotherRoom(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		b := l.enter("Bob", withSecret("other"))
+		a := l.enter("Ann", withSecret("one"), told(b))
+		after(time.Minute)
+		a.says("secret")
+		after(time.Minute)
+		b.wantCount(0, ``)
+		a.wantCount(1, ``)
+	})
+}
+
+func TestOneReachableNodeIsEnough(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		first := l.enter("N0", deaf())
+		for i := range 4 {
+			l.enter(fmt.Sprint("N", i+1), deaf(), told(first))
+		}
+		after(5 * time.Second)
+		for _, g := range l.nodes {
+			if g.peersNow() != 4 {
+				t.Errorf("%s is connected with %d nodes, want 4", g.name, g.peersNow())
+			}
+		}
+		l.nodes[3].crash()
+		after(8 * time.Second)
+		l.nodes[4].wantCount(1, `N3@.* lost$`)
+	})
+}
+
+func TestBlockedPrinterLosesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b := l.enter("Ann", withKeep(1<<20)), l.enter("Bob", withKeep(1<<20))
+		after(time.Second)
+		b.setStuck(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		line := strings.Repeat("x", 1000)
+		go func() {
+			defer close(done)
+			for i := range 3000 {
+				alone := time.Second
+				a.throttle(ctx, &alone)
+				a.says("%d %s", i, line)
+			}
+		}()
+		after(5 * time.Second)
+		b.setStuck(false)
+		<-done
+		after(time.Second)
+		cancel()
+		b.wantCount(3000, `: \d+ x+$`)
+		if size := a.h().size; size > 2<<20 {
+			t.Errorf("Ann holds %d bytes, keep is %d", size, 1<<20)
+		}
+	})
+}
+
+func TestDirectMessageReachesItsReceiverOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b, c := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+		after(time.Second)
+		to := a.members()[0]
+		must(t, a.sendDirect(to, []byte("just for you")))
+		after(time.Second)
+		b.wantCount(1, `^Ann@10.0.0.1 -> me: just for you$`)
+		a.wantCount(1, `^Ann \(me\) -> Bob@10.0.0.2: just for you$`)
+		c.wantCount(0, `just for you`)
+
+		l.setApart(a, b, true) // it is sent into a dead connection, and again into the next
+		must(t, a.sendDirect(to, []byte("once more")))
+		after(4 * time.Second)
+		l.setApart(a, b, false)
+		after(6 * time.Second)
+		b.wantCount(1, `once more`)
+		if w := a.warnings(); len(w) != 0 {
+			t.Errorf("Ann is told %q of a message that arrived", w)
+		}
+
+		l.setApart(a, b, true)
+		must(t, a.sendDirect(to, []byte("never")))
+		after(10 * time.Second)
+		if w := a.warnings(); len(w) != 1 || !strings.Contains(w[0], `"never"`) {
+			t.Errorf("Ann is told %q, want that one message was not delivered", w)
+		}
+	})
+}
+
+// TestAnyHistoryOfFaultsEndsInEqualHistories is the law of the program: after
+// any mix of what can go wrong, once quiet, all who are there hold the same.
+func TestAnyHistoryOfFaultsEndsInEqualHistories(t *testing.T) {
+	seeds := 25
+	if n, err := strconv.Atoi(os.Getenv("P2PCHAT_SEEDS")); err == nil {
+		seeds = n
+	}
+	for seed := range uint64(seeds) {
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
+			inBubble(t, func(_ *testing.T, l *lab) { faults(l, rand.New(rand.NewPCG(seed, 1))) })
+		})
+	}
+}
+
+func faults(l *lab, r *rand.Rand) {
+	var alive []*guest
+	said := map[string]bool{}
+	for i := range 3 + r.IntN(4) {
+		alive = append(alive, l.enter(fmt.Sprint("N", i)))
+	}
+	for step := range 60 {
+		g := alive[r.IntN(len(alive))]
+		switch k := r.IntN(20); {
+		case k < 11:
+			text := fmt.Sprintf("%s said %d", g.name, step)
+			g.says("%s", text)
+			said[text] = true
+		case k < 13:
+			other := alive[r.IntN(len(alive))]
+			if other != g {
+				l.setApart(g, other, true)
+			}
+		case k < 14:
+			l.heal()
+		case k < 15 && len(alive) > 2:
+			after(2 * time.Second) // long enough for one that lives to have what it said
+			l.heal()
+			after(6 * time.Second)
+			g.crash()
+			alive = slices.DeleteFunc(alive, func(o *guest) bool { return o == g })
+		case k < 16 && len(alive) > 2:
+			l.heal()
+			after(12 * time.Second)
+			g.leaves()
+			alive = slices.DeleteFunc(alive, func(o *guest) bool { return o == g })
+		case k < 17:
+			alive = append(alive, l.enter(fmt.Sprint("M", step)))
+		default:
+			after(time.Duration(r.IntN(9000)) * time.Millisecond)
+		}
+		if r.IntN(3) == 0 {
+			after(time.Duration(r.IntN(300)) * time.Millisecond)
+		}
+	}
+	l.heal()
+	after(20 * time.Second)
+	l.wantSame(len(said), alive...)
+	for _, g := range alive {
+		if g.peersNow() != len(alive)-1 {
+			l.t.Errorf("%s is connected with %d nodes, want %d", g.name, g.peersNow(), len(alive)-1)
+		}
+		seen := map[string]int{}
+		for _, s := range g.screen() {
+			if _, text, ok := strings.Cut(s, ": N"); ok {
+				seen[text]++
+			}
+		}
+		for text, n := range seen {
+			if n != 1 {
+				l.t.Errorf("%s shows %q %d times", g.name, text, n)
+			}
+		}
+	}
+}
