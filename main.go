@@ -353,7 +353,8 @@ func (a *app) run() int {
 		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
 	}
 	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort, a.cfg.port)
-	a.n.targets, a.n.announce, a.n.warn = a.cfg.targets, d.announceSoon, a.v.say
+	a.n.targets, a.n.idle = a.cfg.targets, a.cfg.idle
+	a.n.announce, a.n.warn = d.announceSoon, a.v.say
 	if a.cfg.verbose {
 		a.n.logf = a.v.say
 	}
@@ -767,7 +768,11 @@ func (a *app) show(k block) {
 func (a *app) members() {
 	lines := []string{fmt.Sprintf("member %s (me)", a.n.myName())}
 	for _, m := range a.n.members() {
-		lines = append(lines, fmt.Sprintf("member %s@%v since %s", m.name, m.addr, m.since.Format(stampLayout)))
+		idle := ""
+		if m.idle {
+			idle = "idle "
+		}
+		lines = append(lines, fmt.Sprintf("member %s@%v %ssince %s", m.name, m.addr, idle, m.since.Format(stampLayout)))
 	}
 	a.show(block{head: lines})
 }

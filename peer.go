@@ -92,6 +92,7 @@ type node struct {
 	port     uint16 // TCP port that we listen on
 	roomPort uint16 // UDP port of the room; as a TCP port it is not shown
 	keep     int64
+	idle     time.Duration // after which a connection with a node of the table rests; 0: never
 	history  *history
 	dial     func(context.Context, netip.AddrPort) (net.Conn, error)
 	announce func()               // sends a beacon soon
@@ -137,6 +138,9 @@ type contact struct {
 	dialAt   time.Time // not before
 	dialing  bool
 	fails    int
+	asleep   time.Time // since when our connection rests for lack of chat; zero: it doesn't
+	waking   bool      // it is being opened again, for something that we said
+	probedAt time.Time
 
 	outbox    []*outgoing // direct messages that it has not acknowledged
 	directOut uint64      // number of the last direct message to it
@@ -196,6 +200,7 @@ type conn struct {
 	peers     map[nodeID]netip.AddrPort // whom it is connected with
 	complete  bool                      // its whole vector is in
 	gapped    bool                      // of the peer's own posts we lack some before those that it sends
+	chatAt    time.Time                 // when it last carried chat
 	acked     uint64                    // our posts that it has
 	ackedAt   time.Time                 // when it last acknowledged, or began to lag
 	suspect   bool                      // silent: a fresh connection may replace it
@@ -270,10 +275,20 @@ func (n *node) run(ctx context.Context, l net.Listener) {
 
 // leave tells everybody that we go, and waits a moment for them to hear it.
 func (n *node) leave() {
-	n.history.say(kindLeave, n.myName(), nil)
+	n.say(kindLeave, nil)
 	timeout := time.After(leaveTimeout)
 	n.mu.Lock()
 	n.leaving = true
+	for slices.ContainsFunc(slices.Collect(maps.Values(n.contacts)), func(ct *contact) bool { return ct.waking }) {
+		changed := n.changed
+		n.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timeout:
+			return
+		}
+		n.mu.Lock()
+	}
 	for _, c := range n.conns {
 		c.bye = byeLeaving
 		wake(c.wake)
@@ -494,7 +509,7 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch u
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.conns[peer]
-	if n.leaving || n.ctx.Err() != nil {
+	if n.leaving && !n.contactLocked(peer).waking || n.ctx.Err() != nil {
 		return nil, errors.New("leaving")
 	}
 	if n.id.less(peer) && old != nil && x.epoch <= old.epoch && !old.suspect {
@@ -511,11 +526,17 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch u
 	}
 	now := time.Now()
 	ct := n.contactLocked(peer)
+	ct.asleep, ct.waking = time.Time{}, false
+	for _, t := range n.targets {
+		if t.addr == netip.AddrPortFrom(remote.Addr(), x.port) {
+			t.id = peer
+		}
+	}
 	ct.addr, ct.name, ct.met, ct.fails, ct.heardAt = netip.AddrPortFrom(remote.Addr(), x.port), x.name, true, 0, now
 	c := &conn{
 		n: n, peer: peer, raw: raw, tls: t, addr: ct.addr, name: cleanName([]byte(x.name)), since: now, epoch: x.epoch,
 		wake:   make(chan struct{}, 1),
-		theirs: map[nodeID]span{}, peers: map[nodeID]netip.AddrPort{}, greet: true, ackedAt: now,
+		theirs: map[nodeID]span{}, peers: map[nodeID]netip.AddrPort{}, greet: true, ackedAt: now, chatAt: now,
 		tell: map[nodeID]bool{}, tellPeers: map[nodeID]bool{}, wants: map[nodeID]uint64{}, subs: map[nodeID]*sub{},
 	}
 	c.base, _ = n.history.last(n.id)
@@ -617,6 +638,14 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	for author := range c.theirs {
 		n.lackLocked(author)
+	}
+	if c.bye == byeIdle || c.said == byeIdle {
+		ct := n.contactLocked(c.peer)
+		ct.asleep = time.Now()
+		if c.acked < n.nextLocked(n.id)-1 || len(ct.outbox) > 0 {
+			n.rouseLocked(ct) // it crossed what we had to say
+		}
+		return
 	}
 	if c.replaced || n.leaving || n.ctx.Err() != nil {
 		return
@@ -738,7 +767,7 @@ func (n *node) forgetContactLocked() {
 func (n *node) dialContactLocked(ct *contact) {
 	now := time.Now()
 	stale := now.Sub(ct.heardAt) > silence
-	if ct.dialing || n.leaving || !ct.addr.IsValid() || stale || now.Before(ct.dialAt) {
+	if ct.dialing || n.leaving && !ct.waking || !ct.addr.IsValid() || stale || now.Before(ct.dialAt) || !ct.asleep.IsZero() {
 		return
 	}
 	if c := n.conns[ct.id]; c != nil && !c.suspect {
@@ -766,6 +795,10 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ct.dialing = false
+	if ct.waking && n.conns[ct.id] == nil && n.ctx.Err() == nil {
+		ct.waking = false
+		n.loseLocked(ct.id)
+	}
 	if err == nil || errors.Is(err, errDuplicate) {
 		n.blame[addr.Addr()]--
 	}
@@ -783,6 +816,9 @@ func retry(fails int) (time.Time, int) {
 // dialTargetLocked dials an address that the user named.
 func (n *node) dialTargetLocked(t *target) {
 	if t.dialing || t.id == n.id || n.conns[t.id] != nil || time.Now().Before(t.dialAt) {
+		return
+	}
+	if ct := n.contacts[t.id]; ct != nil && !ct.asleep.IsZero() {
 		return
 	}
 	t.dialing = true
@@ -840,6 +876,9 @@ func (n *node) tick() {
 		n.dialContactLocked(ct)
 		if len(ct.outbox) > 0 {
 			n.expireLocked(ct, now)
+		}
+		if !ct.asleep.IsZero() {
+			n.probeLocked(ct, now)
 		}
 	}
 	for _, t := range n.targets {
@@ -905,6 +944,10 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 	if own, _ := n.history.last(n.id); c.acked >= own {
 		c.ackedAt = now
 	}
+	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && c.acked >= n.nextLocked(n.id)-1 && n.isListedLocked(c.peer) {
+		c.endLocked(byeIdle)
+		return
+	}
 	quiet := c.raw.sinceRead()
 	switch {
 	case quiet > silence && now.Sub(ct.beaconAt) > silence, quiet > deafness:
@@ -933,6 +976,47 @@ func (c *conn) endLocked(why byte) {
 	c.n.wg.Go(func() {
 		c.n.pause(tickEvery)
 		c.raw.Close()
+	})
+}
+
+// ---- connections that rest
+
+// isListedLocked says whether the table of the user has the node.
+func (n *node) isListedLocked(id nodeID) bool {
+	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.name != "" && t.id == id })
+}
+
+// rouseLocked opens the connection with a resting node again.
+func (n *node) rouseLocked(ct *contact) {
+	if !ct.asleep.IsZero() {
+		ct.asleep, ct.waking = time.Time{}, true
+		ct.heardAt, ct.dialAt = time.Now(), time.Time{}
+		n.dialContactLocked(ct)
+	}
+}
+
+// probeLocked finds out whether a resting node is still there: by its
+// beacons, or else by whether its port can be reached.
+func (n *node) probeLocked(ct *contact, now time.Time) {
+	if now.Sub(ct.beaconAt) < silence || now.Sub(ct.probedAt) < slowHeartbeat {
+		return
+	}
+	ct.probedAt = now
+	addr := ct.addr
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+		defer cancel()
+		raw, err := n.dial(ctx, addr)
+		if err == nil {
+			raw.Close()
+			return
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if !ct.asleep.IsZero() && n.ctx.Err() == nil {
+			ct.asleep = time.Time{}
+			n.loseLocked(ct.id)
+		}
 	})
 }
 
@@ -1196,6 +1280,7 @@ func (n *node) nextLocked(author nodeID) uint64 {
 // tookLocked passes on the news that posts of author came on c.
 func (n *node) tookLocked(c *conn, author nodeID, last *post) {
 	now := time.Now()
+	c.chatAt = now
 	if author == c.peer {
 		t := c.theirs[author]
 		c.theirs[author] = span{max(t.first, 1), last.number, last.link.mark()}
@@ -1353,7 +1438,7 @@ func (c *conn) handleDirect(body []byte) error {
 	ct := n.contactLocked(c.peer)
 	fresh := x.number > ct.directIn
 	ct.directIn = max(ct.directIn, x.number)
-	c.taken = ct.directIn
+	c.taken, c.chatAt = ct.directIn, time.Now()
 	wake(c.wake)
 	n.mu.Unlock()
 	if fresh {
@@ -1570,7 +1655,11 @@ func (n *node) say(kind byte, text []byte) {
 		n.announce()
 	}
 	for _, c := range n.conns {
+		c.chatAt = time.Now()
 		wake(c.wake)
+	}
+	for _, ct := range n.contacts {
+		n.rouseLocked(ct)
 	}
 }
 
@@ -1600,8 +1689,10 @@ func (n *node) sendDirect(to member, text []byte) error {
 	})
 	n.history.note(to.id, post{kind: kindDirectTo, name: []byte(n.name), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
 	if c := n.conns[to.id]; c != nil {
+		c.chatAt = time.Now()
 		wake(c.wake)
 	}
+	n.rouseLocked(ct)
 	return nil
 }
 
@@ -1653,6 +1744,7 @@ type member struct {
 	name  string
 	addr  netip.AddrPort
 	since time.Time
+	idle  bool // the connection rests, since then
 }
 
 // members returns who is connected, by name.
@@ -1662,7 +1754,13 @@ func (n *node) members() []member {
 	var all []member
 	for id, c := range n.conns {
 		name, _, _ := n.history.about(id)
-		all = append(all, member{id, cmp.Or(name, c.name), c.addr, c.since})
+		all = append(all, member{id, cmp.Or(name, c.name), c.addr, c.since, false})
+	}
+	for id, ct := range n.contacts {
+		if !ct.asleep.IsZero() && n.conns[id] == nil {
+			name, _, _ := n.history.about(id)
+			all = append(all, member{id, cmp.Or(name, ct.name), ct.addr, ct.asleep, true})
+		}
 	}
 	slices.SortFunc(all, func(a, b member) int {
 		return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
@@ -1785,6 +1883,9 @@ func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint
 		}
 		for _, ct := range n.contacts {
 			waiting += len(ct.outbox)
+			if ct.waking {
+				behind = append(behind, n.label(ct.name, ct.addr))
+			}
 		}
 		if s := acked + int(n.bestAck) - waiting; s != score {
 			score, progress = s, now

@@ -76,6 +76,7 @@ type options struct {
 	clock time.Duration
 	key   *roomKey
 	told  []*target
+	idle  time.Duration
 }
 
 func withKeep(n int64) option          { return func(_ *guest, o *options) { o.keep = n } }
@@ -83,6 +84,12 @@ func withClock(d time.Duration) option { return func(_ *guest, o *options) { o.c
 func withSecret(s string) option       { return func(_ *guest, o *options) { o.key = newRoomKey(s) } }
 func told(o *guest) option { // as -peer does
 	return func(_ *guest, opts *options) { opts.told = append(opts.told, &target{addr: o.addr}) }
+}
+func listed(name string, o *guest, idle time.Duration) option { // as -peers and -idle do
+	return func(g *guest, opts *options) {
+		opts.told = append(opts.told, &target{name: name, addr: o.addr})
+		opts.idle = idle
+	}
 }
 func deaf() option { return func(g *guest, _ *options) { g.mute = true } }
 func apartFrom(others ...*guest) option {
@@ -110,7 +117,7 @@ func (l *lab) enter(name string, opts ...option) *guest {
 	clock := func() time.Time { return time.Now().Add(o.clock) }
 	h := newHistory(key, o.keep, clock, func() netip.AddrPort { return g.addr })
 	g.node = newNode(key, h, o.key, name, 7700, 7700)
-	g.node.dial, g.node.targets = g.dialOut, o.told
+	g.node.dial, g.node.targets, g.node.idle = g.dialOut, o.told, o.idle
 	g.node.announce = func() { go g.beacon() }
 	g.node.warn = func(format string, args ...any) {
 		g.mu.Lock()
@@ -758,6 +765,54 @@ func TestDirectMessageReachesItsReceiverOnce(t *testing.T) {
 		if w := a.warnings(); len(w) != 1 || !strings.Contains(w[0], `"never"`) {
 			t.Errorf("Ann is told %q, want that one message was not delivered", w)
 		}
+	})
+}
+
+func TestIdleConnectionRestsAndWakesForChat(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		b := l.enter("Bob", deaf())
+		a := l.enter("Ann", deaf(), listed("Bobby", b, 2*time.Second))
+		rest := func() {
+			t.Helper()
+			after(5 * time.Second)
+			if a.peersNow() != 0 || b.peersNow() != 0 {
+				t.Errorf("connections that should rest: %d and %d", a.peersNow(), b.peersNow())
+			}
+		}
+		rest()
+		if m := a.members(); len(m) != 1 || !m[0].idle {
+			t.Errorf("members of Ann: %+v, want Bob, idle", m)
+		}
+		a.says("one")
+		after(time.Second)
+		b.wantCount(1, `^Ann@10.0.0.2: one$`)
+		rest()
+		b.says("two")
+		after(time.Second)
+		a.wantCount(1, `^Bob@10.0.0.1: two$`)
+		rest()
+		must(t, b.sendDirect(b.members()[0], []byte("three")))
+		after(time.Second)
+		a.wantCount(1, `-> me: three$`)
+		rest()
+		after(time.Minute)
+		a.wantCount(0, `lost|left|back`)
+		b.wantCount(0, `lost|left|back`)
+		b.crash()
+		after(8 * time.Second)
+		a.wantCount(1, `^\* Bob@10.0.0.1 lost$`)
+	})
+}
+
+func TestIdleNodeStillSaysThatItLeaves(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		b := l.enter("Bob", deaf())
+		a := l.enter("Ann", deaf(), listed("Bobby", b, 2*time.Second))
+		after(10 * time.Second)
+		b.leaves()
+		after(time.Second)
+		a.wantCount(1, `^\* Bob@10.0.0.1 left$`)
+		a.wantCount(2, ``)
 	})
 }
 
