@@ -42,6 +42,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -112,6 +113,7 @@ type config struct {
 	targets  []*target
 	idle     time.Duration
 	secret   string
+	warning  string // about the secret
 	history  string
 	keep     int64
 	wait     time.Duration
@@ -273,6 +275,9 @@ func (cfg *config) readSecret(file string) error {
 			return fmt.Errorf("cannot read -secret: %w; check the path", err)
 		}
 		secret, set = string(b), true
+		if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o044 != 0 && runtime.GOOS != "windows" {
+			cfg.warning = fmt.Sprintf("others on this machine can read %s; chmod 600 it", file)
+		}
 	}
 	secret = strings.TrimSuffix(strings.TrimSuffix(secret, "\n"), "\r")
 	switch {
@@ -300,6 +305,7 @@ type app struct {
 	onlyTTY bool          // input and output are both a terminal
 	said    int           // messages of ours; the reader of the input alone, until it ends
 	refused int           // lines that were refused; likewise
+	gap     time.Duration // between the last two lines; likewise
 	ended   chan struct{} // closed at the end of the input
 	broken  chan error    // receives what stopped the printer
 }
@@ -363,6 +369,7 @@ func (a *app) run() int {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
 	interrupted, restore := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(interrupted, restore) // a second signal ends us at once
 	defer restore()
 	ctx, leave := context.WithCancel(context.Background())
 	defer leave()
@@ -397,6 +404,9 @@ func (a *app) fail(format string, args ...any) int {
 
 // greet says who and where we are.
 func (a *app) greet(own netip.AddrPort) {
+	if a.cfg.warning != "" {
+		a.v.say("%s", a.cfg.warning)
+	}
 	room := "the open room"
 	if a.cfg.secret != "" {
 		room = "a private room"
@@ -408,7 +418,7 @@ func (a *app) greet(own netip.AddrPort) {
 func (a *app) hint(ctx context.Context, d *discovery) {
 	select {
 	case <-time.After(aloneHint):
-		if a.n.size() == 1 {
+		if a.n.alone() {
 			a.v.say("nobody here yet, announced to %s; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
 				d.destinationText(), a.cfg.port)
 		}
@@ -622,12 +632,11 @@ func (a *app) read(ctx context.Context) {
 			if len(text)+len(message) > maxLine {
 				post()
 			}
-			if a.onlyTTY && columns(line) < screenWidth && now.Sub(last) > pasteGap {
-				a.typed.Add(1)
-			}
+			a.replace(line, now.Sub(last))
 			text = append(appendValid(text, message), '\n')
 		case len(line) > 0 || length > 0:
 			post() // what a command does comes after what was said before it
+			a.gap = now.Sub(last)
 			if !a.command(ctx, line, length) {
 				return
 			}
@@ -636,6 +645,14 @@ func (a *app) read(ctx context.Context) {
 		if rest, _ := r.Peek(r.Buffered()); bytes.IndexByte(rest, '\n') < 0 {
 			post()
 		}
+	}
+}
+
+// replace has the printed form of line, which came so long after the one
+// before, take the place of what was typed.
+func (a *app) replace(line []byte, gap time.Duration) {
+	if a.onlyTTY && columns(line) < screenWidth && gap > pasteGap {
+		a.typed.Add(1)
 	}
 }
 
@@ -756,6 +773,9 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 
 func (a *app) refuse(format string, args ...any) {
 	a.refused++
+	if a.input == fromPipe {
+		a.v.insist() // a script that has a thousand lines refused is told of each
+	}
 	a.v.say(format, args...)
 }
 
@@ -828,7 +848,9 @@ func (a *app) direct(ctx context.Context, s string) {
 		}
 		a.refuse("%q can be any of %s; write one of these", who, strings.Join(all, ", "))
 	default:
+		a.replace([]byte(s), a.gap)
 		if err := a.n.sendDirect(to[0], []byte(text)); err != nil {
+			a.typed.Store(0)
 			a.refuse("%v", err)
 		}
 	}
@@ -893,31 +915,49 @@ func (a *app) who(s string) (to []member, who, text string, known bool) {
 // A voice speaks on standard error, a line at a time, and never holds up
 // who has something to say: when nobody reads, lines are dropped.
 type voice struct {
-	lines chan string
-	stop  chan struct{} // closed by close
-	done  chan struct{} // closed when all is written
+	lines   chan string
+	moved   chan struct{} // receives when a line was written
+	stop    chan struct{} // closed by close
+	done    chan struct{} // closed when all is written
+	written atomic.Int64  // lines
+	unread  atomic.Bool   // nobody seems to read them
 }
 
 func newVoice(w io.Writer) *voice {
-	v := &voice{make(chan string, 256), make(chan struct{}), make(chan struct{})}
+	v := &voice{lines: make(chan string, 256), moved: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	go v.write(w) // waited for by close, but not for ever: w may block
 	return v
 }
 
 func (v *voice) write(w io.Writer) {
 	defer close(v.done)
+	put := func(s string) {
+		io.WriteString(w, s) // there is nowhere to complain to
+		v.written.Add(1)
+		v.unread.Store(false)
+		wake(v.moved)
+	}
 	for {
 		select {
 		case s := <-v.lines:
-			io.WriteString(w, s) // there is nowhere to complain to
-			continue
-		default:
-		}
-		select {
-		case s := <-v.lines:
-			io.WriteString(w, s)
+			put(s)
 		case <-v.stop:
+			for len(v.lines) > 0 {
+				put(<-v.lines)
+			}
 			return
+		}
+	}
+}
+
+// insist waits until there is room for a line, unless nobody reads them.
+func (v *voice) insist() {
+	for len(v.lines) == cap(v.lines) && !v.unread.Load() {
+		before := v.written.Load()
+		select {
+		case <-v.moved:
+		case <-time.After(time.Second):
+			v.unread.Store(v.written.Load() == before)
 		}
 	}
 }

@@ -1798,6 +1798,13 @@ func (n *node) directs() (waiting, undelivered int) {
 	return waiting, n.undelivered
 }
 
+// alone says whether we never met anybody.
+func (n *node) alone() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gather.from == ""
+}
+
 // size returns the number of nodes of the room, as we know it.
 func (n *node) size() int {
 	n.mu.Lock()
@@ -1870,8 +1877,9 @@ func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal, _ := n.history.last(n.id)
-	var progress, since time.Time // of the last progress; since when all connected nodes have all
-	for score := -1; ; {
+	progress := time.Now() // of the last one
+	var since time.Time    // when all connected nodes had all
+	for score := 0; ; {
 		now := time.Now()
 		acked, waiting := 0, 0
 		behind = behind[:0]
