@@ -26,7 +26,8 @@ import (
 const (
 	beaconEvery   = 2 * time.Second
 	beaconsPerSec = 25                     // of all nodes of a room together: the more nodes, the rarer each
-	beaconGap     = 200 * time.Millisecond // between a beacon and one that somebody asked for
+	answerGap     = 5 * time.Millisecond   // for each node of the room, between a beacon and one that somebody asks for
+	retryGap      = 200 * time.Millisecond // after an error of the socket
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
 )
 
@@ -91,7 +92,7 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 		case <-time.After(wait):
 		case <-d.soon:
 			select {
-			case <-time.After(beaconGap - time.Since(sent)):
+			case <-time.After(time.Duration(n.size())*answerGap - time.Since(sent)):
 			case <-ctx.Done():
 			}
 		case <-ctx.Done():
@@ -105,7 +106,15 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 // send sends a beacon to everywhere. Each destination gets one of its own,
 // so that a node which hears us on two ways knows both.
 func (d *discovery) send(n *node) {
-	for _, to := range d.destinations() {
+	nets := broadcastNets()
+	if !d.bind.IsValid() {
+		var own []netip.Addr
+		for _, p := range nets {
+			own = append(own, p.Addr())
+		}
+		n.moved(own)
+	}
+	for _, to := range d.destinations(nets) {
 		d.counter++
 		packet := d.key.sealBeacon(beacon{n.id, d.counter, n.port, n.myName()})
 		if _, err := d.speak.WriteToUDPAddrPort(packet, to); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -114,10 +123,10 @@ func (d *discovery) send(n *node) {
 	}
 }
 
-// destinations returns the broadcast addresses that we announce to.
-func (d *discovery) destinations() []netip.AddrPort {
+// destinations returns the broadcast addresses of nets that we announce to.
+func (d *discovery) destinations(nets []netip.Prefix) []netip.AddrPort {
 	var to []netip.AddrPort
-	for _, p := range broadcastNets() {
+	for _, p := range nets {
 		if !d.bind.IsValid() || p.Addr() == d.bind {
 			to = append(to, netip.AddrPortFrom(broadcastOf(p), d.port))
 		}
@@ -132,7 +141,7 @@ func (d *discovery) destinations() []netip.AddrPort {
 // destinationText names the destinations for the user.
 func (d *discovery) destinationText() string {
 	var s []string
-	for _, to := range d.destinations() {
+	for _, to := range d.destinations(broadcastNets()) {
 		s = append(s, to.String())
 	}
 	return strings.Join(s, ", ")
@@ -187,7 +196,7 @@ func (d *discovery) listen(n *node) {
 		}
 		if err != nil {
 			n.logOnce("hear", "listening for beacons: %v", err)
-			n.pause(beaconGap)
+			n.pause(retryGap)
 			continue
 		}
 		if size != beaconSize || !d.near(from.Addr()) {

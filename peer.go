@@ -117,6 +117,7 @@ type node struct {
 	blame       map[netip.Addr]int        // dials to unknown nodes there, under way or failed
 	tokens      float64                   // dials to unknown nodes that are left
 	gather      gather
+	names       map[string]bool // under which nodes were connected
 	warned      map[string]bool // what was said once and isn't said again
 	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
 	lastTick    time.Time
@@ -221,6 +222,7 @@ type sub struct {
 	notes int    // sightings sent
 }
 
+// newNode returns a node that has posted its join into h and waits to be run.
 func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, roomPort uint16) *node {
 	n := &node{
 		id: h.self, room: r, port: port, roomPort: roomPort, keep: h.keep, history: h, name: name,
@@ -228,7 +230,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, relays: map[nodeID]map[*conn]bool{}, gossip: map[nodeID]bool{},
-		blame: map[netip.Addr]int{}, warned: map[string]bool{}, changed: make(chan struct{}),
+		blame: map[netip.Addr]int{}, warned: map[string]bool{}, names: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}, open: map[nodeID]bool{}},
 	}
 	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
@@ -236,6 +238,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		return d.DialContext(ctx, "tcp", a.String())
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	h.say(kindJoin, name, nil) // before anybody can ask what we have
 	return n
 }
 
@@ -263,7 +266,6 @@ func tlsConfig(key ed25519.PrivateKey) *tls.Config {
 // run keeps the node alive until ctx ends; then it says goodbye, and returns
 // when all its goroutines have. Connections come from l.
 func (n *node) run(ctx context.Context, l net.Listener) {
-	n.history.say(kindJoin, n.myName(), nil)
 	n.wg.Go(func() { n.accept(l) })
 	n.wg.Go(n.ticks)
 	<-ctx.Done()
@@ -293,7 +295,7 @@ func (n *node) leave() {
 		c.bye = byeLeaving
 		wake(c.wake)
 	}
-	for len(n.conns) > 0 {
+	for len(n.conns) > 0 || len(n.hands) > 0 {
 		changed := n.changed
 		n.mu.Unlock()
 		select {
@@ -385,6 +387,7 @@ func (n *node) dismiss(h *hand) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.hands = slices.DeleteFunc(n.hands, func(o *hand) bool { return o == h })
+	n.changedLocked()
 }
 
 // addrOf returns the address of a TCP or UDP endpoint, or of another kind of
@@ -509,7 +512,7 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch u
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.conns[peer]
-	if n.leaving && !n.contactLocked(peer).waking || n.ctx.Err() != nil {
+	if n.ctx.Err() != nil {
 		return nil, errors.New("leaving")
 	}
 	if n.id.less(peer) && old != nil && x.epoch <= old.epoch && !old.suspect {
@@ -540,6 +543,9 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch u
 		tell: map[nodeID]bool{}, tellPeers: map[nodeID]bool{}, wants: map[nodeID]uint64{}, subs: map[nodeID]*sub{},
 	}
 	c.base, _ = n.history.last(n.id)
+	if n.leaving {
+		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
+	}
 	for id, o := range n.conns {
 		if id != peer {
 			c.tellPeers[id] = true
@@ -566,6 +572,9 @@ func (n *node) admitsLocked(addr netip.Addr) bool {
 // welcomeLocked tells the history and the user that the peer is here.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, c.addr, x.name)
+	if len(n.names) < maxContacts {
+		n.names[c.name] = true
+	}
 	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
 		n.gather.from = n.label(c.name, c.addr)
@@ -689,7 +698,12 @@ func (n *node) recover(c *conn) {
 	}
 }
 
+// loseLocked notes that a node went without a word, if it was ever seen to
+// have come.
 func (n *node) loseLocked(peer nodeID) {
+	if _, _, state := n.history.about(peer); state == unknown {
+		return
+	}
 	n.history.note(peer, post{kind: kindLost})
 	for _, c := range n.conns {
 		if c.subs[peer] != nil {
@@ -734,7 +748,7 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort) {
 	now := time.Now()
 	known := now.Sub(ct.heardAt) < silence && ct.addr.IsValid()
 	ct.heardAt = now
-	if n.conns[ct.id] != nil {
+	if c := n.conns[ct.id]; c != nil && !c.suspect {
 		return
 	}
 	ct.addr = addr
@@ -897,7 +911,10 @@ func (n *node) tick() {
 // forgetLocked lets go of what nobody asks for any more.
 func (n *node) forgetLocked(now time.Time) {
 	for id, ct := range n.contacts {
-		if now.Sub(ct.heardAt) > time.Minute && !ct.dialing && !ct.met && n.conns[id] == nil && len(ct.outbox) == 0 {
+		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || n.conns[id] != nil || len(ct.outbox) > 0 || !ct.asleep.IsZero() {
+			continue
+		}
+		if _, _, state := n.history.about(id); !ct.met || state == left || state == unknown {
 			delete(n.contacts, id)
 		}
 	}
@@ -965,6 +982,19 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 		c.suspect = true
 	default:
 		c.suspect = false
+	}
+}
+
+// moved hears which addresses this host has. A connection from one that is
+// gone is dead, though nobody has noticed yet.
+func (n *node) moved(own []netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.conns {
+		local := addrOf(c.raw.LocalAddr()).Addr()
+		if !local.IsLoopback() && !slices.Contains(own, local) {
+			c.raw.Close() // its reader notices, and dials anew
+		}
 	}
 }
 
@@ -1266,6 +1296,10 @@ func (c *conn) handlePosts(body []byte) error {
 		}
 		delete(n.gather.open, author)
 	}
+	if own && err == nil {
+		c.tell[author] = true // this is the acknowledgement, also of what came on another way before
+		wake(c.wake)
+	}
 	if count > 0 {
 		n.tookLocked(c, author, last)
 	}
@@ -1284,8 +1318,6 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post) {
 	if author == c.peer {
 		t := c.theirs[author]
 		c.theirs[author] = span{max(t.first, 1), last.number, last.link.mark()}
-		c.tell[author] = true // this is the acknowledgement
-		wake(c.wake)
 	} else if s := n.sources[author]; s != nil {
 		s.at = now
 	}
@@ -1809,21 +1841,17 @@ func (n *node) alone() bool {
 func (n *node) size() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.conns) + 1
+	return max(len(n.conns), len(n.contacts)) + 1
 }
 
 // bears says whether a node of that name was connected in this launch.
 func (n *node) bears(name string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for id, ct := range n.contacts {
-		if ct.met {
-			if now, _, _ := n.history.about(id); now == name || cleanName([]byte(ct.name)) == name {
-				return true
-			}
-		}
-	}
-	return false
+	return n.names[name] || slices.ContainsFunc(slices.Collect(maps.Values(n.conns)), func(c *conn) bool {
+		now, _, _ := n.history.about(c.peer)
+		return now == name
+	})
 }
 
 // ---- waiting to be heard

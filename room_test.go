@@ -449,7 +449,11 @@ func (g *guest) recalls() []string {
 	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
 }
 
-func (g *guest) peersNow() int { return g.size() - 1 }
+func (g *guest) peersNow() int {
+	g.node.mu.Lock()
+	defer g.node.mu.Unlock()
+	return len(g.conns)
+}
 
 func count(lines []string, re string) int {
 	rx, n := regexp.MustCompile(re), 0
