@@ -708,20 +708,21 @@ func (h *history) load(r io.Reader) (damaged int64, err error) {
 	if ours {
 		b.Discard(len(head))
 	}
+	missing := map[postKey]bool{}
 	for {
 		next, err := b.Peek(recordHead)
-		if len(next) == 0 {
-			break
-		}
 		if len(next) == recordHead {
 			next, err = b.Peek(recordSize(next))
 		}
 		if err != nil && err != io.EOF {
 			return damaged, err
 		}
+		if len(next) == 0 {
+			break
+		}
 		x, size, err := parseRecord(next)
 		if err == nil {
-			err = h.loadRecord(x)
+			err = h.loadRecord(x, missing)
 		}
 		if err == nil {
 			ours = true
@@ -743,7 +744,16 @@ func (h *history) load(r io.Reader) (damaged int64, err error) {
 	return damaged, nil
 }
 
-func (h *history) loadRecord(x record) error {
+// A postKey names a post.
+type postKey struct {
+	author nodeID
+	number uint64
+}
+
+// loadRecord takes one record. missing holds the posts that were passed over
+// because they were damaged: where two processes wrote one file, another copy
+// may follow.
+func (h *history) loadRecord(x record, missing map[postKey]bool) error {
 	body := bytes.Clone(x.body)
 	switch x.typ {
 	case recordNote:
@@ -760,12 +770,29 @@ func (h *history) loadRecord(x record) error {
 		if err != nil {
 			return err
 		}
-		if _, err = h.add(x.author, []post{p}, false, false); err == errGap {
+		key := postKey{x.author, p.number}
+		if missing[key] && p.verify(x.author) {
+			delete(missing, key)
+			h.addStray(x.author, &p)
+		} else if _, err = h.add(x.author, []post{p}, false, false); err == errGap {
+			last, _ := h.last(x.author)
+			for k := last + 1; k < p.number && len(missing) < maxTheirs; k++ {
+				missing[postKey{x.author, k}] = true
+			}
 			h.proveFeed(x.author)
 			h.add(x.author, []post{p}, false, true)
 		}
 	}
 	return nil
+}
+
+// addStray takes a post that stands alone: it can be looked at, but is not
+// passed on.
+func (h *history) addStray(author nodeID, p *post) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.logLocked(&event{feed: h.feedLocked(author), sealed: p.sealed, time: p.time, kind: p.kind, proved: true})
+	h.grownLocked()
 }
 
 // proveFeed checks the last signature of author's feed, and with it the
@@ -926,7 +953,7 @@ func (e *event) lines() int {
 	switch {
 	case e.kind == kindLines:
 		return bytes.Count(e.content().text, []byte{'\n'}) + 1
-	case e.kind <= kindDirectTo:
+	case e.kind >= kindJoin && e.kind <= kindDirectTo:
 		return 1
 	}
 	return 0
@@ -1015,7 +1042,7 @@ func isJoint(before, r, next rune) bool {
 
 // isEmoji says whether r can stand beside the joiner of an emoji.
 func isEmoji(r rune) bool {
-	return unicode.Is(unicode.So, r) || r == '\ufe0f' || r >= 0x1F3FB && r <= 0x1F3FF
+	return unicode.Is(unicode.So, r) && r != utf8.RuneError || r == '\ufe0f' || r >= 0x1F3FB && r <= 0x1F3FF
 }
 
 // validName says what is wrong with a name that somebody wants to bear.
@@ -1058,7 +1085,8 @@ func cleanName(name []byte) string {
 	}, string(appendClean(nil, name)))
 	for i := range s {
 		if utf8.RuneCountInString(s[:i]) == maxName {
-			return s[:i]
+			s = strings.TrimRight(s[:i], " \u200d") // a joiner that joins nothing would be hidden
+			break
 		}
 	}
 	return cmp.Or(s, "_")

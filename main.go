@@ -296,18 +296,19 @@ func main() { os.Exit(program(os.Args[1:])) }
 
 // An app is the program as it runs.
 type app struct {
-	cfg     *config
-	n       *node
-	h       *history
-	v       *voice
-	input   inputKind
-	typed   atomic.Int32  // lines on the terminal that their printed form replaces
-	onlyTTY bool          // input and output are both a terminal
-	said    int           // messages of ours; the reader of the input alone, until it ends
-	refused int           // lines that were refused; likewise
-	gap     time.Duration // between the last two lines; likewise
-	ended   chan struct{} // closed at the end of the input
-	broken  chan error    // receives what stopped the printer
+	cfg      *config
+	n        *node
+	h        *history
+	v        *voice
+	input    inputKind
+	typed    atomic.Int32  // lines on the terminal that their printed form replaces
+	printing atomic.Bool   // something is being written, perhaps to a terminal that was stopped
+	onlyTTY  bool          // input and output are both a terminal
+	said     int           // messages of ours; the reader of the input alone, until it ends
+	refused  int           // lines that were refused; likewise
+	gap      time.Duration // between the last two lines; likewise
+	ended    chan struct{} // closed at the end of the input
+	broken   chan error    // receives what stopped the printer
 }
 
 func program(args []string) int {
@@ -523,6 +524,7 @@ func (a *app) print(ctx context.Context, gone <-chan struct{}) {
 	var out []byte
 	for ending := false; ; {
 		for a.h.take(a.h.printer, &b, printSize) {
+			a.printing.Store(true)
 			out = a.appendBatch(out[:0], l, &b)
 			if len(out) == 0 {
 				continue
@@ -533,6 +535,7 @@ func (a *app) print(ctx context.Context, gone <-chan struct{}) {
 				return
 			}
 		}
+		a.printing.Store(false)
 		if ending {
 			return
 		}
@@ -544,6 +547,7 @@ func (a *app) print(ctx context.Context, gone <-chan struct{}) {
 	}
 }
 
+// appendBatch appends the lines of b, if there are any.
 func (a *app) appendBatch(out []byte, l *liner, b *batch) []byte {
 	start := len(out)
 	if a.onlyTTY { // the line being typed makes room; Ctrl-R shows it again
@@ -649,9 +653,10 @@ func (a *app) read(ctx context.Context) {
 }
 
 // replace has the printed form of line, which came so long after the one
-// before, take the place of what was typed.
+// before, take the place of what was typed, if that surely stands above the
+// cursor.
 func (a *app) replace(line []byte, gap time.Duration) {
-	if a.onlyTTY && columns(line) < screenWidth && gap > pasteGap {
+	if a.onlyTTY && columns(line) < screenWidth && gap > pasteGap && !a.printing.Load() {
 		a.typed.Add(1)
 	}
 }

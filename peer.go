@@ -1188,9 +1188,10 @@ func (n *node) gatherLocked(now time.Time) {
 	g.before, g.open = nil, nil
 }
 
-// hereLocked says whether we, or a peer, are connected with the node.
+// hereLocked says whether we, or a peer, are connected with the node, or
+// hear it.
 func (n *node) hereLocked(id nodeID) bool {
-	if n.conns[id] != nil {
+	if ct := n.contacts[id]; n.conns[id] != nil || ct != nil && time.Since(ct.beaconAt) < beaconFresh {
 		return true
 	}
 	for _, c := range n.conns {
@@ -1548,6 +1549,7 @@ func (c *conn) writeLoop() {
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
 	n := c.n
+	b = c.appendPeersLocked(b) // first, so that a newcomer knows whom to wait for
 	if c.greet {
 		c.greet = false
 		b = c.appendVector(b)
@@ -1572,7 +1574,6 @@ func (c *conn) controlLocked(b []byte) []byte {
 		b = endFrame(b, start)
 		clear(c.wants)
 	}
-	b = c.appendPeersLocked(b)
 	if c.taken > 0 {
 		b = appendTaken(b, c.taken)
 		c.taken = 0

@@ -79,6 +79,10 @@ package main
 //	                       8 direct to; laid out as a post without signature)
 //	    13    32  author   whose post, or of whom the note speaks
 //	    45     …  body     the post, or the note
+//
+// Behind the check each byte f5 is followed by 00, so that a marker stands
+// nowhere but where a record begins, whatever somebody says. Length and check
+// are of what stands in the file.
 
 import (
 	"bytes"
@@ -630,6 +634,7 @@ const (
 
 var (
 	recordMarker = []byte{0xf5, 'p', '2', 'c'}
+	markerEscape = []byte{recordMarker[0], 0}
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
@@ -639,11 +644,22 @@ type record struct {
 	body   []byte
 }
 
+func appendEscaped(b, raw []byte) []byte {
+	for {
+		i := bytes.IndexByte(raw, recordMarker[0])
+		if i < 0 {
+			return append(b, raw...)
+		}
+		b = append(append(b, raw[:i]...), markerEscape...)
+		raw = raw[i+1:]
+	}
+}
+
 func appendRecord(b []byte, x record) []byte {
 	b = append(b, recordMarker...)
 	start := len(b)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, x.typ)
-	b = append(append(b, x.author[:]...), x.body...)
+	b = appendEscaped(appendEscaped(b, x.author[:]), x.body)
 	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-8))
 	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(b[start+8:], castagnoli))
 	return b
@@ -675,6 +691,7 @@ func parseRecord(b []byte) (x record, size int, err error) {
 	if crc32.Checksum(f.b, castagnoli) != binary.BigEndian.Uint32(b[8:]) {
 		return x, 0, errors.New("record: damaged")
 	}
+	f.b = bytes.ReplaceAll(f.b, markerEscape, recordMarker[:1])
 	x.typ, x.author, x.body = byte(f.uint(1)), f.id(), f.b
-	return x, recordHead + n, nil
+	return x, recordHead + n, f.err("record")
 }
