@@ -46,7 +46,7 @@ const (
 	clockLimit = 5 * time.Minute // a clock further ahead than this drags nobody along
 	eventCost  = 120             // bytes of memory that an event takes beside its post, for keep
 	spareKeep  = 16              // when keep is full, 1/16 of it is freed at once
-	maxMarks   = 5               // combining marks in a row that a line may carry
+	maxMarks   = 8               // combining marks, or tags of an emoji, in a row that a line may carry
 	maxBlocks  = 64              // answers waiting for the printer
 )
 
@@ -104,6 +104,7 @@ type feed struct {
 	time  int64          // of that post
 	name  string         // the author's latest, as it may be shown
 	addr  netip.AddrPort // where we reached it; invalid if we never did
+	here  bool           // we are connected with it, or were until it was lost
 	state presence
 	notes []*event // lost and is back, in the order in which they were noted
 	fork  bool     // the author signed two histories: nothing more is taken
@@ -339,13 +340,19 @@ func (h *history) feedLocked(id nodeID) *feed {
 	return f
 }
 
-// reached notes where author was reached, and what it calls itself; the zero
-// address says that it is no longer here.
+// gone notes that author will not come back.
+func (h *history) gone(author nodeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.feedLocked(author).here = false
+}
+
+// reached notes where author was reached, and what it calls itself.
 func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	f.addr = addr
+	f.addr, f.here = addr, true
 	f.name = cmp.Or(f.name, cleanName([]byte(name)))
 }
 
@@ -390,7 +397,7 @@ func (h *history) dropOldestLocked() {
 			f.notes = f.notes[1:]
 		}
 		e.seq = 0 // dropped
-		if len(f.posts) == 0 && !f.addr.IsValid() && f.id != h.self {
+		if len(f.posts) == 0 && !f.here && f.id != h.self {
 			delete(h.feeds, f.id)
 		}
 	}
@@ -994,7 +1001,7 @@ func appendClean(b, text []byte) []byte {
 		raw := text[:size]
 		text = text[size:]
 		next, _ := utf8.DecodeRune(text)
-		if unicode.Is(unicode.M, r) {
+		if unicode.Is(unicode.M, r) || isTag(r) {
 			marks++
 		} else {
 			marks = 0
@@ -1033,12 +1040,14 @@ func isHidden(r rune) bool {
 // isJoint says whether r is part of an emoji: a joiner between two, or a tag
 // behind the black flag (Unicode Technical Standard 51).
 func isJoint(before, r, next rune) bool {
-	const flag, tagFirst, tagLast = 0x1F3F4, 0xE0020, 0xE007F
-	if r >= tagFirst && r <= tagLast {
-		return before == flag || before >= tagFirst && before < tagLast
+	const blackFlag, cancelTag = 0x1F3F4, 0xE007F
+	if isTag(r) {
+		return before == blackFlag || isTag(before) && before != cancelTag
 	}
 	return r == '\u200d' && isEmoji(before) && isEmoji(next)
 }
+
+func isTag(r rune) bool { return r >= 0xE0020 && r <= 0xE007F }
 
 // isEmoji says whether r can stand beside the joiner of an emoji.
 func isEmoji(r rune) bool {

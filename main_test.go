@@ -262,6 +262,7 @@ func (p *proc) exits(within time.Duration) int {
 func (p *proc) history(within time.Duration) []string {
 	p.t.Helper()
 	const first, last = `^\S+ \S+ \* history: \d+ events?$`, `^\S+ \S+ \* end of history$`
+	begins, ends := regexp.MustCompile(first), regexp.MustCompile(last)
 	before := p.count(last)
 	framesBefore := p.count(first)
 	p.say("/history")
@@ -270,10 +271,10 @@ func (p *proc) history(within time.Duration) []string {
 	frames, inside := 0, false
 	for _, l := range p.out.lines() {
 		switch {
-		case regexp.MustCompile(first).MatchString(l):
+		case begins.MatchString(l):
 			frames++
 			inside = frames == framesBefore+1
-		case regexp.MustCompile(last).MatchString(l):
+		case ends.MatchString(l):
 			inside = false
 		case inside:
 			got = append(got, l)

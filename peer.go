@@ -51,7 +51,7 @@ const (
 	silence       = 7 * time.Second  // nothing came, on TCP or UDP: lost. Outlives a 3 s stall, noticed within 8 s
 	deafness      = 30 * time.Second // beacons alone, which anyone can replay, keep nobody alive for longer
 	beaconFresh   = 5 * time.Second
-	grace         = 500 * time.Millisecond // for a broken connection to be replaced before its peer is lost
+	grace         = 4 * time.Second // for a broken connection to be replaced before its peer is lost, if its host doesn't refuse
 
 	relistEvery = 4 * time.Second
 
@@ -71,7 +71,8 @@ const (
 	maxConns        = 1000    // far above a sensible full mesh
 	maxConnsPerAddr = 300     // one host may be a room of 200
 	dialRate        = 50      // dials per second to unknown nodes
-	maxDialsPerAddr = 32      // to unknown nodes at one address, under way or failed of late
+	maxDials        = 6       // to unknown nodes, under way at once: more would make each slower, not all faster
+	maxDialsPerAddr = 4       // of these to one address, or failed of late
 	maxContacts     = 4096    // nodes that we know of
 	maxTheirs       = 1 << 17 // authors that a peer may announce
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
@@ -115,6 +116,7 @@ type node struct {
 	relays      map[nodeID]map[*conn]bool // who asked us for a feed
 	gossip      map[nodeID]bool           // authors of whom we took posts since the last gossip
 	blame       map[netip.Addr]int        // dials to unknown nodes there, under way or failed
+	dials       int                       // to unknown nodes, under way
 	tokens      float64                   // dials to unknown nodes that are left
 	gather      gather
 	names       map[string]bool // under which nodes were connected
@@ -523,9 +525,7 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch u
 		return nil, errors.New("too many connections")
 	}
 	if old != nil {
-		old.replaced = true
-		old.raw.Close()
-		n.detachLocked(old)
+		n.retireLocked(old)
 	}
 	now := time.Now()
 	ct := n.contactLocked(peer)
@@ -556,6 +556,19 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch u
 	wake(c.wake)
 	n.welcomeLocked(c, x)
 	return c, nil
+}
+
+// retireLocked lets go of a connection that a fresh one replaces. It is not
+// closed at once: the peer, who may not know of the fresh one yet, would take
+// that for a loss.
+func (n *node) retireLocked(c *conn) {
+	c.replaced = true
+	n.detachLocked(c)
+	clear(c.subs)
+	n.wg.Go(func() {
+		n.pause(handshakeTimeout)
+		c.raw.Close()
+	})
 }
 
 // admitsLocked says whether one more connection from addr fits our bounds.
@@ -661,6 +674,7 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	if _, _, state := n.history.about(c.peer); state == left {
 		n.contactLocked(c.peer).addr = netip.AddrPort{} // nothing is there to be dialed
+		n.history.gone(c.peer)
 		return
 	}
 	n.wg.Go(func() { n.recover(c) })
@@ -789,14 +803,21 @@ func (n *node) dialContactLocked(ct *contact) {
 	}
 	addr := ct.addr
 	if !ct.met {
-		if n.tokens < 1 || n.blame[addr.Addr()] >= maxDialsPerAddr {
+		if n.tokens < 1 || n.dials >= maxDials || n.blame[addr.Addr()] >= maxDialsPerAddr {
 			return
 		}
 		n.tokens--
+		n.dials++
 		n.blame[addr.Addr()]++
 	}
 	ct.dialing = true
-	n.wg.Go(func() { n.dialContact(ct, addr) })
+	unknown := !ct.met
+	n.wg.Go(func() {
+		n.dialContact(ct, addr)
+		if unknown {
+			n.dialNext()
+		}
+	})
 }
 
 func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
@@ -820,6 +841,20 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
 		n.logf("dial %v at %v: %v", ct.id, addr, err)
 	}
 	ct.dialAt, ct.fails = retry(ct.fails)
+}
+
+// dialNext gives the place of a dial to an unknown node that is over to
+// others.
+func (n *node) dialNext() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dials--
+	for _, ct := range n.contacts {
+		if n.dials >= maxDials {
+			return
+		}
+		n.dialContactLocked(ct)
+	}
 }
 
 // retry returns when to dial again after so many failures.
@@ -966,6 +1001,9 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 		return
 	}
 	quiet := c.raw.sinceRead()
+	if quiet > slowHeartbeat+heartbeat {
+		n.announce() // it may not hear us either
+	}
 	switch {
 	case quiet > silence && now.Sub(ct.beaconAt) > silence, quiet > deafness:
 		c.endLocked(byeSilent)
@@ -1269,10 +1307,15 @@ func (c *conn) handlePosts(body []byte) error {
 	n.mu.Lock()
 	s := n.sources[author]
 	asked := own || s != nil && s.from == c
-	overGap := !n.coveredLocked(c, author, n.nextLocked(author))
+	next := n.nextLocked(author)
+	overGap := !n.coveredLocked(c, author, next)
+	has := c.theirs[author]
 	n.mu.Unlock()
 	if author == n.id || !asked {
 		return nil // it crossed our word that we want no more
+	}
+	if run[0].number > next && has.first <= next && has.last >= next {
+		return fmt.Errorf("post %d of %v is left out", next, author)
 	}
 	if !own && !last.verify(author) {
 		return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
@@ -1648,8 +1691,14 @@ func (c *conn) appendPosts(b []byte, events []*event, author nodeID) ([]byte, []
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
 		notes++
 	}
+	wanted := next
 	events, next = n.history.posts(author, next, events)
 	if len(events) > 0 {
+		if next > wanted && wanted > 1 { // what lies between was dropped for keep: say so, lest we seem to hide it
+			start := len(b)
+			b = append(beginFrame(b, frameHave), 0)
+			b = endFrame(appendHaveEntry(b, author, n.history.span(author)), start)
+		}
 		if end := events[len(events)-1]; !n.history.prove(end) {
 			n.mu.Lock()
 			delete(c.subs, author)

@@ -7,13 +7,21 @@ package main
 // shorter than its fields ends the connection. Lengths are checked before
 // memory is taken.
 //
+// A node's ID is its Ed25519 public key; IDs compare as bytes. Lost and back
+// again is one who said nothing for 7 s, neither on TCP nor by a beacon; so a
+// connection that carried nothing for 1 s carries a heartbeat, or for 3 s where
+// the peer's beacons are heard.
+//
 // Keys. A room key of 32 bytes is PBKDF2-HMAC-SHA256 of the passphrase (salt
 // "p2pchat room", 600,000 rounds), or in the open room SHA-256 of
 // "p2pchat open room". HKDF-SHA256-Expand of it with the info "beacon" gives
-// the AES-256-GCM key of beacons, with "proof" the HMAC-SHA256 key of PROOF.
+// the AES-256-GCM key of beacons, with "proof" the HMAC-SHA256 key of PROOF, of
+// 32 bytes each.
 //
 // A beacon is one UDP packet of 204 bytes: a nonce of 12, then 176 bytes
-// sealed, then the tag of 16. The additional data is "p2pchat beacon 1".
+// sealed, then the tag of 16. The additional data is "p2pchat beacon 1". It goes
+// to the room's port at the broadcast address of each network, and at
+// 127.255.255.255.
 //
 //	offset  size  field    meaning
 //	     0    32  node     ID of the sender: its Ed25519 public key
@@ -21,8 +29,9 @@ package main
 //	    40     2  port     where the sender listens on TCP
 //	    42   1+n  name     n at most 128, then n bytes; zeros up to 176 bytes
 //
-// A connection is TLS 1.3; both sides present a self-signed certificate whose
-// key is their node ID. Within it flow frames:
+// A connection is TLS 1.3 with curve X25519; both sides present a self-signed
+// certificate whose key is their node ID. Within it flow frames, of which the
+// first of each side are PROOF and HELLO or BYE, with at most 256 bytes each:
 //
 //	offset  size  field    meaning
 //	     0     4  length   of what follows: 1 to 1,048,576
@@ -34,21 +43,26 @@ package main
 //	              dialed, "l" by the other), TLS exporter 32 (label
 //	              "EXPORTER-p2pchat", no context), ID of the dialing side 32, of
 //	              the listening side 32. The dialing side sends first.
-//	   2  HELLO   version 2, epoch 4, time 8 (µs since 1970 UTC), port 2 (TCP), name 1+n.
+//	   2  HELLO   version 2 (1; others may follow), epoch 4, time 8 (µs since 1970 UTC), port 2 (TCP), name 1+n.
 //	              After both proofs the higher ID says HELLO, the lower answers
 //	              HELLO or BYE. The epoch counts the higher's HELLOs to this
 //	              lower that did not end in BYE duplicate: a greater one tells
-//	              the lower that the connection it may still hold is dead.
+//	              the lower that the connection it may still hold is dead; in
+//	              the lower's answer it means nothing.
 //	   3  HAVE    flags 1 (1: the first vector ends here), then per author: ID 32,
-//	              first 8, last 8 (post numbers held), mark 8 (of the last post's link).
+//	              first 8, last 8 (post numbers held), mark 8 (the first of the last post's link).
 //	              Both begin with their vector. An empty HAVE is the heartbeat.
 //	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more).
 //	              A node's own feed is sent unasked once the peer's vector is in.
-//	   5  POSTS   author 32, then a run of consecutive posts: length 4, post. At
-//	              most 1 MiB in all. The last signature proves the run.
-//	   6  DIRECT  number 8, time 8, text
-//	   7  TAKEN   number 8: that DIRECT has arrived
-//	   8  SEEN    author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
+//	   5  POSTS   author 32, then a run of consecutive posts: length 4, post. The
+//	              last signature proves the run. What is neither the sender's own
+//	              nor asked for by WANT is passed over. Who begins beyond the
+//	              number asked for says by HAVE before that it has no more.
+//	   6  DIRECT  number 8 (1, 2, 3 … of this sender to this receiver), time 8, text
+//	              of at most 196,608 bytes. Sent again on the next connection, and
+//	              taken once.
+//	   7  TAKEN   number 8: DIRECT up to this one have arrived
+//	   8  SEEN    with a feed that was asked for: author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
 //	   9  PEERS   per node: ID 32, address (port 0: no longer connected)
 //	  10  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle, 5 protocol error
 //
@@ -58,12 +72,15 @@ package main
 //
 //	offset  size  field    meaning
 //	     0     8  number   1, 2, 3 … of this author
-//	     8     8  time     µs since 1970 UTC; greater than that of the post before
+//	     8     8  time     µs since 1970 UTC, to the year 9999; greater than that of
+//	                       the post before
 //	    16    32  prev     link of the post before; zeros in the first
-//	    48     1  kind     1 join, 2 lines, 3 rename, 4 leave; others are kept, not shown
+//	    48     1  kind     1 join, 2 lines, 3 rename, 4 leave; 5 to 8 are refused,
+//	                       others are kept and not shown
 //	    49   3+n  address  where the author thinks it can be reached
-//	     …   1+n  name     of the author when it said this
-//	     …     n  text     lines: joined by LF; rename: the new name; else empty
+//	     …   1+n  name     of the author when it said this; n at most 128
+//	     …     n  text     lines: joined by LF; rename: the new name; else empty; n at
+//	                       most 196,608
 //	   end    64  signature  Ed25519 over the digest
 //
 // Its digest is SHA-256 of "p2pchat post 1", the author's ID, and the post

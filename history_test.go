@@ -1,0 +1,1388 @@
+package main
+
+// The laws of the history: union, order, bounds, time, and the file. Random
+// tests print their seed, and run again with it from P2PCHAT_SEED.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+)
+
+// seeded calls f with several random sources, the seed of each in its name.
+func seeded(t *testing.T, seeds int, f func(t *testing.T, r *rand.Rand)) {
+	t.Helper()
+	first := uint64(time.Now().UnixNano())
+	if n, err := strconv.ParseUint(os.Getenv("P2PCHAT_SEED"), 10, 64); err == nil {
+		first, seeds = n, 1
+	}
+	for seed := first; seed < first+uint64(seeds); seed++ {
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { f(t, rand.New(rand.NewPCG(seed, 2))) })
+	}
+}
+
+// A wallClock is a clock that a test sets, µs since 1970.
+type wallClock int64
+
+func (c *wallClock) now() time.Time { return time.UnixMicro(int64(*c)) }
+
+var someone = newScribe(200, "Me")
+
+// emptyHistory returns an empty history of somebody who is none of the authors of
+// these tests.
+func emptyHistory(keep int64, clock func() time.Time) *history {
+	s := someone
+	return newHistory(s.key, keep, clock, func() netip.AddrPort { return s.addr })
+}
+
+const ample = 1 << 30 // keep, where it is not what is tested
+
+// contents returns what h holds in chronological order, as bytes that two
+// histories have alike.
+func (h *history) contents() (all []string) {
+	for _, e := range h.chronology() {
+		all = append(all, string(e.feed.id[:])+string(e.sealed))
+	}
+	return all
+}
+
+// vectorOf returns the version vector of h.
+func vectorOf(h *history) map[nodeID]span {
+	v := map[nodeID]span{}
+	h.vector(func(id nodeID, s span) { v[id] = s })
+	return v
+}
+
+// checkBooks fails unless the sums that h keeps are those of what it holds.
+func checkBooks(t *testing.T, h *history) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	size, seq := int64(0), uint64(0)
+	for _, e := range h.log {
+		size += e.cost()
+		if e.seq <= seq {
+			t.Errorf("event %d of the log stands after %d", e.seq, seq)
+		}
+		seq = e.seq
+	}
+	if size != h.size || seq > h.seq {
+		t.Errorf("its size is %d and its last event %d, but it holds %d bytes, the last of event %d", h.size, h.seq, size, seq)
+	}
+	for id, f := range h.feeds {
+		for i, e := range f.posts {
+			if p := e.content(); p.number != f.last-uint64(len(f.posts)-1-i) || e.feed != f {
+				t.Errorf("post %d of %v stands %d-th of %d up to %d", p.number, id, i, len(f.posts), f.last)
+			}
+		}
+	}
+}
+
+// ---- union
+
+// someAuthors returns some authors, each with what it said: at random times, so
+// that they mix.
+func someAuthors(r *rand.Rand, n, posts int) (runs [][]post, ids []nodeID) {
+	for i := range n {
+		s := newScribe(byte(i+1), fmt.Sprint("N", i))
+		at := int64(scribeTime)
+		var run []post
+		for k := range 1 + r.IntN(posts) {
+			at += 1 + r.Int64N(3e6)
+			kind := byte(kindLines)
+			if k == 0 {
+				kind = kindJoin
+			}
+			run = append(run, s.writes(kind, at, fmt.Sprintf("line %d", k)))
+		}
+		runs, ids = append(runs, run), append(ids, s.id)
+	}
+	return runs, ids
+}
+
+func TestAnyInterleavingOfPostsEndsInOneHistory(t *testing.T) {
+	seeded(t, 12, func(t *testing.T, r *rand.Rand) {
+		runs, ids := someAuthors(r, 5, 30)
+		var want []string
+		for range 4 {
+			h := emptyHistory(ample, time.Now)
+			last := make([]uint64, len(runs))
+			for missing := len(runs); missing > 0; {
+				i := r.IntN(len(runs))
+				from := r.IntN(len(runs[i]))
+				run := runs[i][from : from+1+r.IntN(len(runs[i])-from)]
+				end := run[len(run)-1].number
+				count, err := h.add(ids[i], slices.Clone(run), r.IntN(2) == 0, false)
+				switch gap := run[0].number > last[i]+1; {
+				case gap && (err != errGap || count != 0):
+					t.Fatalf("posts %d to %d after %d: took %d, %v", run[0].number, end, last[i], count, err)
+				case !gap && (err != nil || count != int(end-min(end, last[i]))):
+					t.Fatalf("posts %d to %d after %d: took %d, %v", run[0].number, end, last[i], count, err)
+				case !gap && end > last[i]:
+					if last[i] = end; end == uint64(len(runs[i])) {
+						missing--
+					}
+				}
+				if last[i] > 0 {
+					if s := (span{1, last[i], runs[i][last[i]-1].link.mark()}); h.span(ids[i]) != s {
+						t.Fatalf("holds %+v, want %+v", h.span(ids[i]), s)
+					}
+				}
+			}
+			checkBooks(t, h)
+			got := h.contents()
+			if want == nil {
+				want = got
+			}
+			if !slices.Equal(got, want) {
+				t.Fatal("the same posts in another order of arrival end in another history")
+			}
+		}
+		n := 0
+		for _, run := range runs {
+			n += len(run)
+		}
+		if len(want) != n {
+			t.Errorf("holds %d posts, want %d", len(want), n)
+		}
+	})
+}
+
+// learn has h take from o whatever it lacks, as a peer's subscription would.
+func (h *history) learn(o *history) *history {
+	o.vector(func(id nodeID, s span) {
+		for {
+			last, _ := h.last(id)
+			events, from := o.posts(id, last+1, nil)
+			if len(events) == 0 {
+				return
+			}
+			var run []post
+			for _, e := range events {
+				run = append(run, noError(parsePost(id, e.sealed)))
+			}
+			if _, err := h.add(id, run, true, from > last+1); err != nil {
+				return
+			}
+		}
+	})
+	return h
+}
+
+func TestMergingIsAUnion(t *testing.T) {
+	seeded(t, 20, func(t *testing.T, r *rand.Rand) {
+		runs, ids := someAuthors(r, 4, 12)
+		var upto [3][4]int
+		for i := range upto {
+			for j := range runs {
+				upto[i][j] = r.IntN(len(runs[j]) + 1)
+			}
+		}
+		some := func(i int) *history {
+			h := emptyHistory(ample, time.Now)
+			for j, run := range runs {
+				h.add(ids[j], slices.Clone(run[:upto[i][j]]), true, false)
+			}
+			return h
+		}
+		same := func(law string, a, b *history) {
+			t.Helper()
+			if !slices.Equal(a.contents(), b.contents()) {
+				t.Errorf("merging is not %s", law)
+			}
+		}
+		same("commutative", some(0).learn(some(1)), some(1).learn(some(0)))
+		same("associative", some(0).learn(some(1)).learn(some(2)), some(0).learn(some(1).learn(some(2))))
+		same("idempotent", some(0).learn(some(1)), some(0).learn(some(1)).learn(some(1)))
+		same("neutral towards nothing", some(0).learn(emptyHistory(ample, time.Now)), some(0))
+		all := some(0).learn(some(1)).learn(some(2))
+		for j, id := range ids {
+			last, _ := all.last(id)
+			if want := max(upto[0][j], upto[1][j], upto[2][j]); int(last) != want {
+				t.Errorf("holds %d posts of author %d, want %d", last, j, want)
+			}
+		}
+		checkBooks(t, all)
+	})
+}
+
+func TestChronologyIsTimeThenAuthor(t *testing.T) {
+	a, b := newScribe(1, "Ann"), newScribe(2, "Bob")
+	if b.id.less(a.id) {
+		a, b = b, a
+	}
+	h := emptyHistory(ample, time.Now)
+	late := []post{b.writes(kindJoin, scribeTime, ""), b.writes(kindLines, scribeTime+5, "last")}
+	early := []post{a.writes(kindJoin, scribeTime, ""), a.writes(kindLines, scribeTime+1, "third")}
+	h.add(b.id, late, true, false)
+	h.add(a.id, early, true, false)
+	got := h.contents()
+	want := []string{string(a.id[:]) + string(early[0].sealed), string(b.id[:]) + string(late[0].sealed),
+		string(a.id[:]) + string(early[1].sealed), string(b.id[:]) + string(late[1].sealed)}
+	if !slices.Equal(got, want) {
+		t.Errorf("chronology is %q, want %q", got, want)
+	}
+}
+
+// ---- gaps and forks
+
+func TestPostsAfterAGapAreTakenOnlyWhenAsked(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	run := vic.chat(10)
+	h := emptyHistory(ample, time.Now)
+	h.add(vic.id, run[:3:3], true, false)
+	if n, err := h.add(vic.id, run[5:7:7], true, false); err != errGap || n != 0 {
+		t.Errorf("took %d posts after a gap, %v", n, err)
+	}
+	if n, err := h.add(vic.id, run[5:7:7], true, true); err != nil || n != 2 {
+		t.Errorf("took %d posts over a gap, %v", n, err)
+	}
+	if got, want := h.span(vic.id), (span{6, 7, run[6].link.mark()}); got != want {
+		t.Errorf("holds %+v, want %+v", got, want)
+	}
+	if n := len(h.chronology()); n != 5 {
+		t.Errorf("%d events can be looked at, want the 3 before the gap and the 2 after", n)
+	}
+	if events, from := h.posts(vic.id, 1, nil); from != 6 || len(events) != 2 {
+		t.Errorf("passes on %d posts from %d on, want 2 from 6 on", len(events), from)
+	}
+	if n, err := h.add(vic.id, run[3:5:5], true, true); n != 0 || err != nil {
+		t.Errorf("took %d posts of before, %v", n, err)
+	}
+	checkBooks(t, h)
+}
+
+func TestForkedAuthorIsTakenNoFurther(t *testing.T) {
+	for name, fork := range map[string]func(*scribe, []post) []post{
+		"another post of the same number": func(s *scribe, run []post) []post {
+			s.last = run[1]
+			return []post{s.writes(kindLines, run[2].time, "otherwise")}
+		},
+		"a post that follows on another": func(s *scribe, run []post) []post {
+			s.last = run[1]
+			return []post{s.writes(kindLines, run[2].time, "otherwise"), s.writes(kindLines, run[2].time+1, "and on")}[1:]
+		},
+		"a post that is earlier": func(s *scribe, run []post) []post {
+			return []post{s.writes(kindLines, run[2].time, "at the same time")}
+		},
+		"another first post after the first": func(s *scribe, run []post) []post {
+			o := newScribe(1, "Vic")
+			return []post{o.writes(kindJoin, scribeTime, "otherwise"), o.writes(kindLines, scribeTime+1, ""),
+				o.writes(kindLines, scribeTime+2, ""), o.writes(kindLines, scribeTime+9e6, "")}
+		},
+	} {
+		vic := newScribe(1, "Vic")
+		run := vic.chat(3)
+		h := emptyHistory(ample, time.Now)
+		h.add(vic.id, run, true, false)
+		if n, err := h.add(vic.id, fork(vic, run), true, true); err != errFork || n != 0 {
+			t.Errorf("%s: took %d, %v; want %v", name, n, err, errFork)
+		}
+		vic.last = run[2]
+		if n, err := h.add(vic.id, []post{vic.writes(kindLines, scribeTime+60e6, "what would follow")}, true, true); n != 0 || err != nil {
+			t.Errorf("%s: took %d afterwards, %v", name, n, err)
+		}
+		if last, forked := h.last(vic.id); last != 3 || !forked {
+			t.Errorf("%s: holds up to %d, forked: %v", name, last, forked)
+		}
+	}
+}
+
+// ---- time
+
+func TestOwnClockNeverGoesBack(t *testing.T) {
+	seeded(t, 5, func(t *testing.T, r *rand.Rand) {
+		clock := wallClock(scribeTime)
+		h := emptyHistory(ample, clock.now)
+		vic := newScribe(1, "Vic")
+		latest := int64(0)
+		for range 200 {
+			clock += wallClock(r.Int64N(4e6) - 2e6)
+			if r.IntN(4) == 0 {
+				at := max(vic.last.time+1, int64(clock)+r.Int64N(2*int64(clockLimit.Microseconds())))
+				h.add(vic.id, []post{vic.writes(kindLines, at, "x")}, true, false)
+				if at <= int64(clock)+clockLimit.Microseconds() {
+					latest = max(latest, at)
+				}
+			}
+			h.say(kindLines, "Me", []byte("an answer"))
+			own := h.ownAbove(0)
+			got := own[len(own)-1].time
+			if got <= latest || got > max(latest+1, int64(clock)) {
+				t.Fatalf("said at %d, with the clock at %d, after what was said at %d", got, clock, latest)
+			}
+			latest = got
+		}
+	})
+}
+
+func TestClockFollowsOthersFiveMinutesAheadAndNoFurther(t *testing.T) {
+	for _, c := range []struct {
+		ahead  time.Duration
+		follow bool
+	}{
+		{-time.Hour, false}, {2 * time.Minute, true}, {5 * time.Minute, true}, {5*time.Minute + time.Microsecond, false}, {1000 * time.Hour, false},
+	} {
+		clock := wallClock(scribeTime)
+		h := emptyHistory(ample, clock.now)
+		vic := newScribe(1, "Vic")
+		p := vic.writes(kindJoin, scribeTime+c.ahead.Microseconds(), "")
+		h.add(vic.id, []post{p}, true, false)
+		h.say(kindLines, "Me", []byte("an answer"))
+		got, want := h.ownAbove(0)[0].time, int64(scribeTime)
+		if c.follow {
+			want = p.time + 1
+		}
+		if got != want {
+			t.Errorf("somebody %v ahead: answers %v after the wall clock, want %v", c.ahead, time.Duration(got-scribeTime)*1000, time.Duration(want-scribeTime)*1000)
+		}
+	}
+}
+
+// ---- bounds
+
+func TestKeepHoldsAndTheOldestGoFirst(t *testing.T) {
+	seeded(t, 6, func(t *testing.T, r *rand.Rand) {
+		const keep = 64 << 10
+		h := emptyHistory(keep, time.Now)
+		var scribes []*scribe
+		for i := range 6 {
+			scribes = append(scribes, newScribe(byte(i+1), fmt.Sprint("N", i)))
+		}
+		at := int64(scribeTime)
+		var drain batch
+		for step := range 600 {
+			s := scribes[r.IntN(len(scribes))]
+			at += r.Int64N(1e6) + 1
+			if r.IntN(50) == 0 {
+				h.note(s.id, post{kind: kindLost, time: at})
+			}
+			h.add(s.id, []post{s.writes(kindLines, max(at-r.Int64N(5e6), s.last.time+1), strings.Repeat("x", r.IntN(800)))}, true, false)
+			for h.take(h.printer, &drain, 1<<20) {
+			}
+			if h.size > keep+2000 { // what the newest post takes may be over
+				t.Fatalf("holds %d bytes, keep is %d", h.size, keep)
+			}
+			if step%50 > 0 {
+				continue
+			}
+			for _, e := range h.chronology() {
+				if e.time < h.horizon && h.horizon-e.time > 10e6 {
+					t.Fatalf("holds an event of %d, though one of %d was dropped", e.time, h.horizon)
+				}
+			}
+		}
+		checkBooks(t, h)
+		if h.horizon == 0 {
+			t.Error("nothing was ever dropped")
+		}
+		for id, s := range vectorOf(h) {
+			events, from := h.posts(id, 1, nil)
+			if len(events) == 0 || from != s.first {
+				t.Errorf("says that it holds %+v of %v, but passes on %d posts from %d on", s, id, len(events), from)
+			}
+		}
+	})
+}
+
+func TestExactlyTheOldestGo(t *testing.T) {
+	const keep = 64 << 10
+	h := emptyHistory(keep, time.Now)
+	a, b := newScribe(1, "Ann"), newScribe(2, "Bob")
+	var all []post
+	for i := range 200 { // Bob's arrive first, though Ann's were said before them
+		all = append(all, b.writes(kindLines, scribeTime+int64(2*i+1)*1e6, strings.Repeat("b", 100)))
+	}
+	h.add(b.id, all[:100:100], true, false)
+	for i := range 50 {
+		h.add(a.id, []post{a.writes(kindLines, scribeTime+int64(2*i)*1e6, strings.Repeat("a", 100))}, true, false)
+	}
+	var drain batch
+	h.take(h.printer, &drain, ample)
+	h.add(b.id, all[100:], true, false)
+	events := h.chronology()
+	if len(events) == 250 || len(events) == 0 {
+		t.Fatalf("holds %d events", len(events))
+	}
+	for _, e := range events {
+		if e.time <= h.horizon {
+			t.Fatalf("holds an event of %v, though one of %v was dropped", time.UnixMicro(e.time), time.UnixMicro(h.horizon))
+		}
+	}
+	if h.size > keep || h.size < keep-keep/spareKeep-1000 {
+		t.Errorf("holds %d bytes, keep is %d", h.size, keep)
+	}
+}
+
+func TestWhatACursorHasToPassIsNotDropped(t *testing.T) {
+	const keep = 64 << 10
+	h := emptyHistory(keep, time.Now)
+	file := h.newCursor()
+	vic := newScribe(1, "Vic")
+	for i := range 300 {
+		h.add(vic.id, []post{vic.writes(kindLines, scribeTime+int64(i), strings.Repeat("x", 1000))}, true, false)
+	}
+	for name, c := range map[string]*cursor{"the printer": h.printer, "the file": file} {
+		var b batch
+		n := uint64(0)
+		for h.take(c, &b, 5000) {
+			for _, e := range b.events {
+				if n++; e.content().number != n {
+					t.Fatalf("%s: post %d comes where %d should", name, e.content().number, n)
+				}
+			}
+		}
+		if n != 300 {
+			t.Errorf("%s gets %d posts, want 300", name, n)
+		}
+	}
+	h.add(vic.id, []post{vic.writes(kindLines, scribeTime+1000, "x")}, true, false)
+	if h.size > keep {
+		t.Errorf("holds %d bytes once all is read, keep is %d", h.size, keep)
+	}
+}
+
+func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
+	const keep = 64 << 10
+	clock := wallClock(scribeTime)
+	h := emptyHistory(keep, clock.now)
+	var drain batch
+	say := func(n int) {
+		for range n {
+			clock += 1e6
+			h.say(kindLines, "Me", bytes.Repeat([]byte{'x'}, 1000))
+			h.take(h.printer, &drain, ample)
+		}
+	}
+	say(200)
+	if got := h.span(h.self); got.first != 1 || got.last != 200 {
+		t.Errorf("holds %+v though nobody heard anything", got)
+	}
+	if got, want := h.unheard(0), h.size; got != want {
+		t.Errorf("%d bytes are unheard, want all %d", got, want)
+	}
+	if got, want := h.unheard(150), h.size/4; got != want {
+		t.Errorf("%d bytes above post 150 are unheard, want %d", got, want)
+	}
+	h.setHeard(150)
+	if got := h.span(h.self); got.first != 151 || h.size > 50*2000 {
+		t.Errorf("holds %+v, %d bytes, though 150 posts were heard", got, h.size)
+	}
+	say(10)
+	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownAbove(0)) != 60 {
+		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownAbove(0)))
+	}
+	if n := len(h.ownAbove(205)); n != 5 {
+		t.Errorf("%d posts are above 205, want 5", n)
+	}
+	if n := len(h.ownAbove(1000)); n != 0 {
+		t.Errorf("%d posts are above all", n)
+	}
+}
+
+func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
+	const keep = 64 << 10
+	h := emptyHistory(keep, time.Now)
+	var drain batch
+	var all []*scribe
+	for i := range 150 {
+		s := newScribe(byte(i), "Guest")
+		all = append(all, s)
+		h.add(s.id, []post{s.writes(kindLines, scribeTime+int64(i)*1e6, strings.Repeat("x", 2000))}, true, false)
+		h.take(h.printer, &drain, ample)
+	}
+	if n := len(vectorOf(h)); n > keep/2000 || len(h.feeds) != n {
+		t.Errorf("the vector names %d authors, %d are remembered", n, len(h.feeds))
+	}
+	first := all[0]
+	if last, _ := h.last(first.id); last != 0 {
+		t.Errorf("the oldest author is known up to post %d", last)
+	}
+	if n, err := h.add(first.id, []post{first.last}, true, false); err != errOld || n != 0 {
+		t.Errorf("what was dropped is taken again: %d, %v", n, err)
+	}
+	if n := len(vectorOf(h)); n > keep/2000 {
+		t.Errorf("the vector names %d authors", n)
+	}
+}
+
+func TestRoomIsMadeByReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keep = 64 << 10
+		h := emptyHistory(keep, time.Now)
+		vic := newScribe(1, "Vic")
+		ctx, cancel := context.WithCancel(t.Context())
+		h.waitRoom(ctx) // nothing is there: at once
+		for i := range 100 {
+			h.add(vic.id, []post{vic.writes(kindLines, scribeTime+int64(i), strings.Repeat("x", 1000))}, true, false)
+		}
+		waits := func(end func()) bool {
+			done := make(chan struct{})
+			go func() { h.waitRoom(ctx); close(done) }()
+			synctest.Wait()
+			select {
+			case <-done:
+				return false
+			default:
+			}
+			end()
+			synctest.Wait()
+			<-done
+			return true
+		}
+		if !waits(func() { var b batch; h.take(h.printer, &b, 110_000) }) {
+			t.Error("there is room though nobody reads")
+		}
+		slow := h.newCursor()
+		for i := range 100 {
+			h.add(vic.id, []post{vic.writes(kindLines, scribeTime+1000+int64(i), strings.Repeat("x", 1000))}, true, false)
+		}
+		var b batch
+		h.take(h.printer, &b, ample)
+		if !waits(func() { h.dropCursor(slow) }) {
+			t.Error("there is room though one reader stands still")
+		}
+		h.newCursor()
+		for i := range 100 {
+			h.add(vic.id, []post{vic.writes(kindLines, scribeTime+2000+int64(i), strings.Repeat("x", 1000))}, true, false)
+		}
+		if !waits(cancel) {
+			t.Error("there is room though nobody reads")
+		}
+	})
+}
+
+// ---- reading
+
+func TestCursorPassesEverythingOnceInOrderOfArrival(t *testing.T) {
+	seeded(t, 10, func(t *testing.T, r *rand.Rand) {
+		runs, ids := someAuthors(r, 3, 40)
+		h := emptyHistory(ample, time.Now)
+		h.add(ids[0], runs[0], true, false)
+		c := h.newCursor()
+		var b batch
+		if h.take(c, &b, ample) {
+			t.Fatalf("a new cursor gets %d events of before", len(b.events))
+		}
+		var got, want []string
+		for i := 1; i < 3; i++ {
+			for _, p := range runs[i] {
+				h.add(ids[i], []post{p}, true, false)
+				want = append(want, string(p.sealed))
+				if r.IntN(3) > 0 {
+					continue
+				}
+				select {
+				case <-c.wake:
+				default:
+					t.Fatal("it was not woken")
+				}
+				for h.take(c, &b, 1+r.IntN(1000)) {
+					for _, e := range b.events {
+						got = append(got, string(e.sealed))
+					}
+				}
+			}
+		}
+		for h.take(c, &b, 1) {
+			if len(b.events) != 1 {
+				t.Fatalf("%d events of one byte", len(b.events))
+			}
+			got = append(got, string(b.events[0].sealed))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("passed %d events, want %d in their order", len(got), len(want))
+		}
+	})
+}
+
+// printedLines returns what the printer would print now, without timestamps.
+func printedLines(h *history) []string {
+	l := &liner{self: h.self, port: 7700}
+	var out []byte
+	var b batch
+	for h.take(h.printer, &b, 100) {
+		out = new(app).appendBatch(out, l, &b)
+	}
+	return withoutStamps(string(out))
+}
+
+func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
+	ann, bob := newScribe(1, "Ann"), newScribe(2, "Bob")
+	a := []post{ann.writes(kindJoin, scribeTime, ""), ann.writes(kindLines, scribeTime+3e6, "one\ntwo"), ann.writes(kindLines, scribeTime+9e6, "live")}
+	b := []post{bob.writes(kindJoin, scribeTime+1e6, ""), bob.writes(kindLeave, scribeTime+8e6, "")}
+	everybody := func(nodeID) bool { return true }
+	for _, c := range []struct {
+		name   string
+		fill   func(*history)
+		before map[nodeID]uint64
+		here   func(nodeID) bool
+		want   []string
+	}{
+		{"nothing", func(*history) {}, nil, everybody, nil},
+		{"joins of those who are here", func(h *history) {
+			h.add(bob.id, b[:1:1], true, false)
+			h.add(ann.id, a[:1:1], true, false)
+		}, map[nodeID]uint64{ann.id: 1, bob.id: 1}, everybody, []string{
+			"* Ann@192.168.0.7 joined", "* Bob@192.168.0.7 joined"}},
+		{"the join of one who is gone", func(h *history) {
+			h.add(bob.id, b[:1:1], true, false)
+			h.add(ann.id, a[:1:1], true, false)
+		}, map[nodeID]uint64{ann.id: 1, bob.id: 1}, func(id nodeID) bool { return id == ann.id }, []string{
+			"* history: 2 events from Ann@192.168.0.7", "* Ann@192.168.0.7 joined", "* Bob@192.168.0.7 joined", "* end of history"}},
+		{"all there is", func(h *history) {
+			h.add(bob.id, slices.Clone(b), true, false)
+			h.add(ann.id, slices.Clone(a), true, false)
+			h.note(ann.id, post{kind: kindLost, time: scribeTime + 5e6, addr: ann.addr})
+			h.say(kindLines, "Me", []byte("early bird"))
+			h.note(ann.id, post{kind: kindDirectFrom, name: []byte("Ann"), addr: ann.addr, text: []byte("hello, newcomer")})
+		}, map[nodeID]uint64{ann.id: 2, bob.id: 2}, everybody, []string{
+			"* history: 6 events from Ann@192.168.0.7",
+			"* Ann@192.168.0.7 joined", "* Bob@192.168.0.7 joined", "Ann@192.168.0.7: one", "Ann@192.168.0.7: two",
+			"* Ann@192.168.0.7 lost", "* Bob@192.168.0.7 left",
+			"* end of history",
+			"Ann@192.168.0.7: live", "Me (me): early bird", "Ann@192.168.0.7 -> me: hello, newcomer"}},
+	} {
+		h := emptyHistory(ample, time.Now)
+		h.say(kindJoin, "Me", nil)
+		h.hold()
+		c.fill(h)
+		if got := printedLines(h); len(got) > 0 {
+			t.Errorf("%s: prints %q while it is held", c.name, got)
+		}
+		h.show(block{head: []string{"an answer"}})
+		h.release(c.before, "Ann@192.168.0.7", c.here)
+		if got, want := printedLines(h), append(c.want, "* an answer"); !slices.Equal(got, want) {
+			t.Errorf("%s: prints\n%s\nwant\n%s", c.name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		h.add(bob.id, slices.Clone(b), true, false)
+		h.add(ann.id, slices.Clone(a), true, false)
+		ann.last = a[2]
+		h.add(ann.id, []post{ann.writes(kindLines, scribeTime+20e6, "afterwards")}, true, false)
+		if got := printedLines(h); len(got) == 0 || got[len(got)-1] != "Ann@192.168.0.7: afterwards" {
+			t.Errorf("%s: prints %q afterwards", c.name, got)
+		}
+	}
+}
+
+func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
+	h := emptyHistory(ample, time.Now)
+	n := 0
+	for h.show(block{head: []string{"x"}}) {
+		if n++; n > 10_000 {
+			t.Fatal("there is no bound")
+		}
+	}
+	if got := printedLines(h); len(got) != n {
+		t.Errorf("%d answers are printed of %d", len(got), n)
+	}
+	if !h.show(block{}) {
+		t.Error("no more answers, though all were read")
+	}
+}
+
+func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
+	seeded(t, 20, func(t *testing.T, r *rand.Rand) {
+		h := emptyHistory(ample, time.Now)
+		s := newScribe(1, "Vic")
+		for i := range 1 + r.IntN(15) {
+			kind, text := byte(kindLines), strings.Repeat("line\n", r.IntN(4))+fmt.Sprint("end ", i)
+			switch r.IntN(4) {
+			case 0:
+				kind, text = kindRename, "Vic"
+			case 1:
+				kind = []byte{9, 77, 255}[r.IntN(3)] // of later versions: kept, not shown
+			}
+			h.add(s.id, []post{s.writes(kind, scribeTime+int64(i)*1e6, text)}, true, false)
+		}
+		l := &liner{self: h.self, port: 7700}
+		lines := func(n int) []string {
+			events, skip := lastLines(h.chronology(), n)
+			b := batch{skip: skip}
+			for _, e := range events {
+				b.events = append(b.events, shown{event: e})
+			}
+			out := string(new(app).appendBatch(nil, l, &b))
+			if got := countLines(events) - skip; got != strings.Count(out, "\n") {
+				t.Fatalf("the last %d lines are said to be %d, but are %q", n, got, out)
+			}
+			return strings.SplitAfter(out, "\n")
+		}
+		all := lines(1 << 30)
+		for n := range len(all) + 2 {
+			got, want := lines(n), all[max(0, len(all)-1-n):]
+			if !slices.Equal(got, want) {
+				t.Fatalf("the last %d of %d lines are %q, want %q", n, len(all)-1, got, want)
+			}
+		}
+	})
+}
+
+// TestUnknownKindsTakeNoLine: the frame of a history says how many lines it
+// holds.
+func TestUnknownKindsTakeNoLine(t *testing.T) {
+	for kind := range 256 {
+		if isNote(byte(kind)) {
+			continue
+		}
+		s := newScribe(1, "Vic")
+		h := emptyHistory(ample, time.Now)
+		h.add(s.id, []post{s.writes(byte(kind), scribeTime, "x")}, true, false)
+		e := h.chronology()[0]
+		out := new(liner).appendEvent(nil, shown{event: e})
+		if got, want := e.lines(), bytes.Count(out, []byte{'\n'}); got != want {
+			t.Errorf("a post of kind %d counts as %d lines, is shown as %d", kind, got, want)
+		}
+	}
+}
+
+// ---- lines
+
+// inZone runs a test in a time zone. Nothing else may run beside it.
+func inZone(t *testing.T, zone *time.Location) {
+	before := time.Local
+	time.Local = zone
+	t.Cleanup(func() { time.Local = before })
+}
+
+func TestEveryKindOfEventHasItsLine(t *testing.T) {
+	inZone(t, time.UTC)
+	home, far := netip.MustParseAddrPort("192.168.0.7:7700"), netip.MustParseAddrPort("127.0.0.1:40123")
+	v6 := netip.MustParseAddrPort("[fe80::1]:7700")
+	me, tim := newScribe(200, "Alex"), newScribe(1, "Tim")
+	p := func(s *scribe, kind byte, text string, at netip.AddrPort) post {
+		return post{number: 1, time: scribeTime, kind: kind, addr: at, name: []byte(s.name), text: []byte(text)}
+	}
+	for _, c := range []struct {
+		who     *scribe
+		p       post
+		reached netip.AddrPort
+		want    string
+	}{
+		{tim, p(tim, kindJoin, "", home), home, "* Tim@192.168.0.7 joined\n"},
+		{tim, p(tim, kindLines, "Hello, Alex", home), home, "Tim@192.168.0.7: Hello, Alex\n"},
+		{tim, p(tim, kindLines, "one\n\nthree", home), home, "Tim@192.168.0.7: one\nTim@192.168.0.7: \nTim@192.168.0.7: three\n"},
+		{tim, p(tim, kindLines, "a\rb\x1b[2J\n\u202ec", home), home, "Tim@192.168.0.7: a␍b␛[2J\nTim@192.168.0.7: <U+202E>c\n"},
+		{tim, p(tim, kindRename, "Timothy", home), home, "* Tim@192.168.0.7 is now Timothy\n"},
+		{tim, p(tim, kindRename, "a\nb: c", home), home, "* Tim@192.168.0.7 is now a␊b__c\n"},
+		{tim, p(tim, kindLeave, "", home), home, "* Tim@192.168.0.7 left\n"},
+		{tim, p(tim, kindLost, "", home), home, "* Tim@192.168.0.7 lost\n"},
+		{tim, p(tim, kindBack, "", home), home, "* Tim@192.168.0.7 is back\n"},
+		{tim, p(tim, kindDirectFrom, "just for you", home), home, "Tim@192.168.0.7 -> me: just for you\n"},
+		{tim, p(tim, kindDirectFrom, "two\nlines", home), home, "Tim@192.168.0.7 -> me: two␊lines\n"},
+		{tim, p(me, kindDirectTo, "Tim\nthanks", home), home, "Alex (me) -> Tim@192.168.0.7: thanks\n"},
+		{tim, p(tim, kindJoin, "", home), far, "* Tim@127.0.0.1:40123 joined\n"},             // where we reached it
+		{tim, p(tim, kindJoin, "", far), netip.AddrPort{}, "* Tim@127.0.0.1:40123 joined\n"}, // where it says it is
+		{tim, p(tim, kindJoin, "", netip.AddrPort{}), netip.AddrPort{}, "* Tim@? joined\n"},
+		{tim, p(tim, kindLost, "", home), far, "* Tim@192.168.0.7 lost\n"}, // where it was lost
+		{tim, p(tim, kindJoin, "", v6), v6, "* Tim@fe80::1 joined\n"},
+		{tim, p(&scribe{name: "evil)\n* Ann@1.2.3.4 left"}, kindJoin, "", home), home, "* evil_␊__Ann_1.2.3.4_left@192.168.0.7 joined\n"},
+		{tim, p(&scribe{}, kindJoin, "", home), home, "* _@192.168.0.7 joined\n"},
+		{tim, p(tim, 77, "later", home), home, ""},
+		{me, p(me, kindJoin, "", home), home, "* Alex (me) joined\n"},
+		{me, p(me, kindLines, "hi Tim", home), home, "Alex (me): hi Tim\n"},
+		{me, p(me, kindRename, "Lex", home), home, "* Alex (me) is now Lex\n"},
+		{me, p(me, kindLeave, "", home), home, "* Alex (me) left\n"},
+	} {
+		e := &event{feed: &feed{id: c.who.id}, kind: c.p.kind, time: c.p.time}
+		if e.isNote() {
+			e.sealed = appendContent(nil, c.p)
+		} else {
+			e.sealed = sealPost(c.who.key, c.who.id, c.p).sealed
+		}
+		l := &liner{self: me.id, port: 7700}
+		const stamp = "2026-11-22 15:04:05 "
+		want := strings.TrimSuffix(stamp+strings.ReplaceAll(c.want, "\n", "\n"+stamp), stamp)
+		if got := string(l.appendEvent([]byte("kept "), shown{e, c.reached})); got != "kept "+want {
+			t.Errorf("kind %d is shown as\n%qwant\n%q", c.p.kind, got, "kept "+want)
+		}
+		if e.lines() != strings.Count(want, "\n") {
+			t.Errorf("%q counts as %d lines", want, e.lines())
+		}
+	}
+}
+
+func TestTimestampsAreLocal(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	must(t, err)
+	summer := time.Date(2026, 10, 25, 0, 59, 59, 999_999_000, time.UTC)
+	for _, c := range []struct {
+		zone *time.Location
+		at   time.Time
+		want string
+	}{
+		{time.UTC, time.UnixMicro(scribeTime), "2026-11-22 15:04:05 "},
+		{time.FixedZone("", 5*3600+45*60), time.UnixMicro(scribeTime), "2026-11-22 20:49:05 "},
+		{time.FixedZone("", -9*3600-1800), time.UnixMicro(scribeTime), "2026-11-22 05:34:05 "},
+		{berlin, summer, "2026-10-25 02:59:59 "},
+		{berlin, summer.Add(time.Microsecond), "2026-10-25 02:00:00 "},
+		{time.UTC, time.UnixMicro(0), "1970-01-01 00:00:00 "},
+		{time.UTC, time.UnixMicro(latestTime), "9999-12-31 23:59:59 "},
+	} {
+		t.Run(c.want, func(t *testing.T) {
+			inZone(t, c.zone)
+			l := new(liner)
+			for range 2 { // made, and remembered
+				if got := string(l.appendStamp(nil, c.at.UnixMicro())); got != c.want {
+					t.Errorf("%v in %v is stamped %q, want %q", c.at, c.zone, got, c.want)
+				}
+			}
+			if got := string(l.appendStamp(nil, c.at.UnixMicro()^1<<40)); got == c.want {
+				t.Errorf("another second is stamped %q too", got)
+			}
+		})
+	}
+}
+
+// ---- the history file
+
+// savedBytes returns what save writes for all that h holds from the cursor on.
+func savedBytes(t testing.TB, h *history, c *cursor) []byte {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	var b bytes.Buffer
+	must(t, h.save(ctx, c, &b))
+	return b.Bytes()
+}
+
+// A filePage is a history file: what it holds, and where each record of it ends.
+type filePage struct {
+	bytes []byte
+	kept  []string // as recordName says it
+	start []int
+	end   []int
+}
+
+// recordName names a record, so that what is loaded can be compared.
+func recordName(author nodeID, body []byte) string { return string(author[:]) + string(body) }
+
+// writePage has a history of three authors, of notes and direct messages,
+// written to a file.
+func writePage(t testing.TB, r *rand.Rand, posts int) *filePage {
+	h := emptyHistory(ample, time.Now)
+	c := h.newCursor()
+	var all []*scribe
+	for i := range 3 {
+		all = append(all, newScribe(byte(i+1), fmt.Sprint("N", i)))
+	}
+	at := int64(scribeTime)
+	for range posts {
+		s := all[r.IntN(3)]
+		at += 1 + r.Int64N(2e6)
+		switch text := strings.Repeat("text with p2c and \xf5p2c in it ", r.IntN(4)); r.IntN(8) {
+		case 0:
+			h.note(s.id, post{kind: kindDirectFrom, name: []byte(s.name), time: at, text: []byte("psst\n" + text)})
+		case 1:
+			h.note(s.id, post{kind: kindDirectTo, name: []byte("Me"), time: at, text: []byte(s.name + "\npsst")})
+		default:
+			h.add(s.id, []post{s.writes(kindLines, at, text)}, true, false)
+		}
+	}
+	pg := &filePage{bytes: []byte(fileHeader)}
+	for b := savedBytes(t, h, c); len(b) > 0; {
+		x, size, err := parseRecord(b)
+		must(t, err)
+		pg.kept, pg.start = append(pg.kept, recordName(x.author, x.body)), append(pg.start, len(pg.bytes))
+		pg.bytes = append(pg.bytes, b[:size]...)
+		pg.end = append(pg.end, len(pg.bytes))
+		b = b[size:]
+	}
+	if len(pg.kept) != posts {
+		t.Fatalf("%d records were saved, want %d", len(pg.kept), posts)
+	}
+	return pg
+}
+
+// loadedRecords returns what h holds, in chronological order.
+func loadedRecords(h *history) (all []string) {
+	for _, e := range h.chronology() {
+		all = append(all, recordName(e.feed.id, e.sealed))
+	}
+	return all
+}
+
+// wantLoaded fails unless the file loads to exactly these records.
+func wantLoaded(t *testing.T, file []byte, want []string) (damaged int64) {
+	t.Helper()
+	h := emptyHistory(ample, time.Now)
+	damaged, err := h.load(bytes.NewReader(file))
+	if err != nil {
+		t.Errorf("refused: %v", err)
+		return damaged
+	}
+	got := loadedRecords(h)
+	shown, lost := map[string]int{}, 0
+	for _, s := range got {
+		shown[s]++
+	}
+	for _, s := range want {
+		if shown[s]--; shown[s] < 0 {
+			lost++
+		}
+	}
+	if more := len(got) + lost - len(want); lost > 0 || more > 0 {
+		t.Errorf("%d of %d undamaged records are lost, %d others shown", lost, len(want), more)
+	}
+	if out := printedLines(h); len(out) > 0 {
+		t.Errorf("%d lines are printed of what was loaded", len(out))
+	}
+	checkBooks(t, h)
+	return damaged
+}
+
+func TestHistoryFileIsReadBackWhole(t *testing.T) {
+	seeded(t, 5, func(t *testing.T, r *rand.Rand) {
+		pg := writePage(t, r, 60)
+		if damaged := wantLoaded(t, pg.bytes, pg.kept); damaged != 0 {
+			t.Errorf("%d bytes are said to be damaged", damaged)
+		}
+		h := emptyHistory(ample, time.Now)
+		must2(h.load(bytes.NewReader(pg.bytes)))
+		if !slices.Equal(loadedRecords(h), pg.kept) { // they were written in the order of their times
+			t.Error("the order changed")
+		}
+	})
+}
+
+func must2[T any](_ T, err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func TestHistoryFileCutAnywhereKeepsItsWholeRecords(t *testing.T) {
+	seeded(t, 1, func(t *testing.T, r *rand.Rand) {
+		pg := writePage(t, r, 25)
+		for i := range 1000 {
+			n := r.IntN(len(pg.bytes) + 1)
+			if i < len(fileHeader)+recordHead {
+				n = i // each of the first, where all is different
+			}
+			whole := 0
+			for whole < len(pg.end) && pg.end[whole] <= n {
+				whole++
+			}
+			if wantLoaded(t, pg.bytes[:n], pg.kept[:whole]); t.Failed() {
+				t.Fatalf("cut after %d of %d bytes", n, len(pg.bytes))
+			}
+		}
+	})
+}
+
+// altered returns file with a few bytes altered, and the offsets of these.
+func altered(r *rand.Rand, file []byte) (bad []byte, at []int) {
+	bad = bytes.Clone(file)
+	for range 1 + r.IntN(3) {
+		i := r.IntN(len(bad))
+		if r.IntN(4) == 0 {
+			i = r.IntN(len(fileHeader) + recordHead)
+		}
+		bad[i] ^= byte(1 + r.IntN(255))
+		at = append(at, i)
+	}
+	return bad, at
+}
+
+func TestHistoryFileDamagedAnywhereLosesDamagedRecordsOnly(t *testing.T) {
+	seeded(t, 1, func(t *testing.T, r *rand.Rand) {
+		pg := writePage(t, r, 25)
+		for range 1000 {
+			bad, at := altered(r, pg.bytes)
+			var want []string
+			for i := range pg.kept {
+				if !slices.ContainsFunc(at, func(k int) bool { return bad[k] != pg.bytes[k] && k >= pg.start[i] && k < pg.end[i] }) {
+					want = append(want, pg.kept[i])
+				}
+			}
+			damaged := wantLoaded(t, bad, want)
+			if whole := bytes.Equal(bad, pg.bytes); (damaged == 0) != whole && len(want) < len(pg.kept) {
+				t.Errorf("%d bytes are said to be damaged", damaged)
+			}
+			if t.Failed() {
+				t.Fatalf("damaged at %d of %d bytes", at, len(pg.bytes))
+			}
+		}
+	})
+}
+
+// TestDamageLeavesSightingsInTurn: a sighting that says what is so already
+// is none, so that of these only the true ones among the undamaged are shown.
+func TestDamageLeavesSightingsInTurn(t *testing.T) {
+	h := emptyHistory(ample, time.Now)
+	c := h.newCursor()
+	vic := newScribe(1, "Vic")
+	for i := range 10 {
+		h.add(vic.id, []post{vic.writes(kindLines, scribeTime+int64(i)*10e6, "x")}, true, false)
+		h.note(vic.id, post{kind: kindLost, time: scribeTime + int64(i)*10e6 + 1})
+		h.note(vic.id, post{kind: kindBack, time: scribeTime + int64(i)*10e6 + 2})
+	}
+	file := append([]byte(fileHeader), savedBytes(t, h, c)...)
+	whole := map[string]bool{}
+	for _, s := range loadedRecords(h) {
+		whole[s] = true
+	}
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 300 {
+		bad, at := altered(r, file)
+		g := emptyHistory(ample, time.Now)
+		if _, err := g.load(bytes.NewReader(bad)); err != nil {
+			t.Fatalf("damaged at %d: %v", at, err)
+		}
+		last := byte(kindBack)
+		for _, e := range g.chronology() {
+			if !whole[recordName(e.feed.id, e.sealed)] {
+				t.Errorf("damaged at %d: shows what nobody wrote", at)
+			}
+			if e.isNote() {
+				if e.kind == last {
+					t.Errorf("damaged at %d: kind %d twice in a row", at, last)
+				}
+				last = e.kind
+			}
+		}
+	}
+}
+
+// TestWhatLiesInADamagedRecordIsNoRecord: somebody may say a record, and wait
+// for the file to be damaged just before it.
+func TestWhatLiesInADamagedRecordIsNoRecord(t *testing.T) {
+	vic, eve := newScribe(1, "Vic"), newScribe(2, "Eve")
+	note := appendContent(nil, post{time: scribeTime, kind: kindDirectFrom, addr: vic.addr, name: []byte("Vic"), text: []byte("never said")})
+	p := eve.writes(kindLines, scribeTime, "x"+string(appendRecord(nil, record{recordNote, vic.id, note})))
+	file := appendRecord([]byte(fileHeader), record{recordPost, eve.id, p.sealed})
+	wantLoaded(t, file, []string{recordName(eve.id, p.sealed)})
+	for name, bad := range map[string][]byte{
+		"damaged": append(bytes.Clone(file[:len(file)-1]), file[len(file)-1]^1),
+		"torn":    file[:len(file)-10],
+	} {
+		t.Run(name, func(t *testing.T) { wantLoaded(t, bad, nil) })
+	}
+}
+
+func TestTwoProcessesOnOneFileShowEachRecordOnce(t *testing.T) {
+	seeded(t, 10, func(t *testing.T, r *rand.Rand) {
+		vic, ann := newScribe(1, "Vic"), newScribe(2, "Ann")
+		var want []string
+		one := []byte(fileHeader)
+		var records [][]byte
+		for _, s := range []*scribe{vic, ann} {
+			for _, p := range s.chat(10) {
+				want = append(want, recordName(s.id, p.sealed))
+				records = append(records, appendRecord(nil, record{recordPost, s.id, p.sealed}))
+			}
+		}
+		for a, b := 0, 0; a < len(records) || b < len(records); { // two writers, each in its order
+			if b == len(records) || a < len(records) && r.IntN(2) == 0 {
+				one = append(one, records[a]...)
+				a++
+			} else {
+				one = append(one, records[b]...)
+				b++
+			}
+		}
+		wantLoaded(t, one, want)
+	})
+}
+
+// TestSecondCopyMakesUpForADamagedOne: where two processes wrote one file, a
+// record is lost only when both copies of it are damaged.
+func TestSecondCopyMakesUpForADamagedOne(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	var want []string
+	var copies []byte
+	var ends []int
+	for _, p := range vic.chat(5) {
+		want = append(want, recordName(vic.id, p.sealed))
+		copies = appendRecord(copies, record{recordPost, vic.id, p.sealed})
+		ends = append(ends, len(copies))
+	}
+	file := slices.Concat([]byte(fileHeader), copies, copies)
+	for i, end := range ends {
+		bad := bytes.Clone(file)
+		bad[len(fileHeader)+end-1] ^= 1
+		if wantLoaded(t, bad, want); t.Failed() {
+			t.Fatalf("record %d of the first process was damaged", i+1)
+		}
+	}
+}
+
+// TestGapOfOneProcessIsFilledByTheOther: of two that write one file, one was
+// cut off for a while and took what came then over the gap.
+func TestGapOfOneProcessIsFilledByTheOther(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	var want []string
+	var records [][]byte
+	for _, p := range vic.chat(5) {
+		want = append(want, recordName(vic.id, p.sealed))
+		records = append(records, appendRecord(nil, record{recordPost, vic.id, p.sealed}))
+	}
+	file := slices.Concat(append([][]byte{[]byte(fileHeader)}, records[0], records[1], records[4], records[2], records[3], records[4])...)
+	wantLoaded(t, file, want)
+}
+
+func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
+	const keep = 64 << 10
+	var file []byte
+	var all []post
+	vic, ann := newScribe(1, "Vic"), newScribe(2, "Ann")
+	for i := range 400 {
+		for _, s := range []*scribe{vic, ann} {
+			if s == ann && i%100 > 0 {
+				continue // she says little, and is forgotten in between
+			}
+			p := s.writes(kindLines, scribeTime+int64(i)*1e6, strings.Repeat("x", 1000))
+			all = append(all, p)
+			file = appendRecord(file, record{recordPost, s.id, p.sealed})
+		}
+	}
+	h := emptyHistory(keep, time.Now)
+	if damaged, err := h.load(io.MultiReader(strings.NewReader(fileHeader), bytes.NewReader(file))); damaged > 0 || err != nil {
+		t.Fatalf("%d bytes damaged, %v", damaged, err)
+	}
+	events := h.chronology()
+	if len(events) < 40 || h.size > keep {
+		t.Fatalf("holds %d events, %d bytes, keep is %d", len(events), h.size, keep)
+	}
+	for i, e := range events {
+		if want := all[len(all)-len(events)+i]; !bytes.Equal(e.sealed, want.sealed) {
+			t.Fatalf("event %d of %d is not the last but %d of the file", i, len(events), len(events)-i)
+		}
+	}
+	checkBooks(t, h)
+}
+
+func TestAppendingBehindATornTailWorks(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	pg := writePage(t, r, 12)
+	vic := newScribe(77, "Vic")
+	var more []byte
+	var behind []string
+	for _, p := range vic.chat(3) {
+		more = appendRecord(more, record{recordPost, vic.id, p.sealed})
+		behind = append(behind, recordName(vic.id, p.sealed))
+	}
+	for n := len(fileHeader); n <= len(pg.bytes); n += 1 + r.IntN(20) {
+		whole := 0
+		for whole < len(pg.end) && pg.end[whole] <= n {
+			whole++
+		}
+		if wantLoaded(t, slices.Concat(pg.bytes[:n], more), slices.Concat(pg.kept[:whole], behind)); t.Failed() {
+			t.Fatalf("torn after %d of %d bytes", n, len(pg.bytes))
+		}
+	}
+}
+
+// TestHistoryFileGoesOnWhereItEnds uses a real file, opened as the program
+// does, whose last launch died in the middle of a write.
+func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	run := vic.chat(40)
+	name := filepath.Join(t.TempDir(), "history")
+	for launch, cut := range []int64{0, 5, 1, 70, 20} {
+		a := &app{cfg: &config{history: name}, v: newVoice(io.Discard), h: emptyHistory(ample, time.Now)}
+		closed, err := a.openHistory()
+		must(t, err)
+		for _, e := range a.h.chronology() { // what was there is told to everybody
+			if n := e.content().number; !bytes.Equal(e.sealed, run[n-1].sealed) {
+				t.Errorf("launch %d: post %d is not as it was written", launch, n)
+			}
+		}
+		last, _ := a.h.last(vic.id)
+		if want := uint64(launch * 7); last != want {
+			t.Errorf("launch %d: loads up to post %d, want %d", launch, last, want)
+		}
+		_, err = a.h.add(vic.id, slices.Clone(run[last:launch*7+8]), true, false)
+		must(t, err)
+		closed()
+		a.v.close()
+		info, err := os.Stat(name)
+		must(t, err)
+		must(t, os.Truncate(name, info.Size()-max(1, cut))) // the 8th is torn
+	}
+}
+
+func TestForeignFileIsRefused(t *testing.T) {
+	pg := writePage(t, rand.New(rand.NewPCG(4, 4)), 3)
+	for _, c := range []struct {
+		name, content string
+		ours          bool
+	}{
+		{"an empty file", "", true},
+		{"the beginning of a header", fileHeader[:5], true},
+		{"a header alone", fileHeader, true},
+		{"a header and garbage", fileHeader + "garbage", true},
+		{"records behind a damaged header", "q" + string(pg.bytes[1:]), true},
+		{"records behind no header", string(pg.bytes[len(fileHeader):]), true},
+		{"a text", "Dear diary,\n", false},
+		{"a text that begins alike", "p2pchat is a chat\n", false},
+		{"one byte", "x", false},
+		{"zeros", strings.Repeat("\x00", 3<<20), false},
+		{"markers without records", strings.Repeat("\xf5p2c", 1000), false},
+		{"a history of another version", "p2pchat history 2\n", false},
+	} {
+		h := emptyHistory(ample, time.Now)
+		if _, err := h.load(strings.NewReader(c.content)); (err == nil) != c.ours {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestRecordsOfLaterVersionsAreSkipped(t *testing.T) {
+	pg := writePage(t, rand.New(rand.NewPCG(5, 5)), 4)
+	file := bytes.Clone(pg.bytes[:pg.end[1]])
+	file = appendRecord(file, record{typ: 3, body: []byte("later")})
+	file = appendRecord(file, record{typ: 255, body: nil})
+	file = append(file, pg.bytes[pg.end[1]:]...)
+	if damaged := wantLoaded(t, file, pg.kept); damaged != 0 {
+		t.Errorf("%d bytes are said to be damaged", damaged)
+	}
+}
+
+func TestFileThatCannotBeReadIsAnError(t *testing.T) {
+	pg := writePage(t, rand.New(rand.NewPCG(6, 6)), 4)
+	broken := errors.New("the disk is broken")
+	for _, n := range []int{0, 5, len(fileHeader), len(fileHeader) + 3, pg.end[0], pg.end[0] + 20, len(pg.bytes)} {
+		h := emptyHistory(ample, time.Now)
+		r := io.MultiReader(bytes.NewReader(pg.bytes[:n]), iotest.ErrReader(broken))
+		if _, err := h.load(r); !errors.Is(err, broken) {
+			t.Errorf("broken after %d of %d bytes: %v", n, len(pg.bytes), err)
+		}
+	}
+}
+
+// A fullDisk takes so many bytes.
+type fullDisk struct {
+	bytes.Buffer
+	left int
+}
+
+var errFull = errors.New("no space left on device")
+
+func (d *fullDisk) Write(b []byte) (int, error) {
+	n := min(d.left, len(b))
+	d.Buffer.Write(b[:n])
+	d.left -= n
+	if n < len(b) {
+		return n, errFull
+	}
+	return n, nil
+}
+
+func TestFullDiskEndsSavingAndNothingElse(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	run := vic.chat(20)
+	size := len(appendRecord(nil, record{recordPost, vic.id, run[5].sealed}))
+	for _, room := range []int{0, 1, size - 1, size, 10*size + 7} {
+		h := emptyHistory(64<<10, time.Now)
+		c := h.newCursor()
+		h.add(vic.id, slices.Clone(run), true, false)
+		d := &fullDisk{left: room}
+		if err := h.save(t.Context(), c, d); !errors.Is(err, errFull) {
+			t.Errorf("room for %d bytes: %v", room, err)
+		}
+		if slices.Contains(h.cursors, c) {
+			t.Errorf("room for %d bytes: what is not saved is waited for", room)
+		}
+		wantLoaded(t, append([]byte(fileHeader), d.Bytes()...), func() (want []string) {
+			for b := d.Bytes(); ; {
+				x, n, err := parseRecord(b)
+				if err != nil || len(b) == 0 {
+					return want
+				}
+				want, b = append(want, recordName(x.author, x.body)), b[n:]
+			}
+		}())
+	}
+}
+
+func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
+	h := emptyHistory(ample, time.Now)
+	c := h.newCursor()
+	ctx, end := context.WithCancel(t.Context())
+	var b bytes.Buffer
+	done := make(chan error)
+	go func() { done <- h.save(ctx, c, &b) }()
+	var want []string
+	for i := range 100 {
+		h.say(kindLines, "Me", fmt.Append(nil, "line ", i))
+	}
+	end()
+	must(t, <-done)
+	for _, e := range h.ownAbove(0) {
+		want = append(want, recordName(h.self, e.sealed))
+	}
+	g := newHistory(newScribe(201, "").key, ample, time.Now, nil)
+	_, err := g.load(io.MultiReader(strings.NewReader(fileHeader), &b))
+	must(t, err)
+	if got := loadedRecords(g); !slices.Equal(got, want) {
+		t.Errorf("%d of %d posts were saved", len(got), len(want))
+	}
+}
+
+// TestForgedRecordIsNotLoaded: whoever can write the file may leave posts
+// out, but not put words into a mouth.
+func TestForgedRecordIsNotLoaded(t *testing.T) {
+	vic, eve := newScribe(1, "Vic"), newScribe(2, "Eve")
+	run := vic.chat(3)
+	var want []string
+	file := []byte(fileHeader)
+	for _, p := range eve.chat(2) {
+		file = appendRecord(file, record{recordPost, eve.id, p.sealed})
+		want = append(want, recordName(eve.id, p.sealed))
+	}
+	for i, p := range run {
+		if i == 2 {
+			p.sealed = sealPost(eve.key, vic.id, post{number: 3, time: p.time, prev: p.prev, kind: kindLines, text: []byte("forged")}).sealed
+		}
+		file = appendRecord(file, record{recordPost, vic.id, p.sealed})
+	}
+	wantLoaded(t, file, want)
+}
+
+func FuzzLoadHistory(f *testing.F) {
+	pg := writePage(f, rand.New(rand.NewPCG(7, 7)), 6)
+	f.Add(pg.bytes)
+	f.Add(pg.bytes[:len(pg.bytes)-3])
+	f.Add(slices.Concat(pg.bytes[:pg.end[1]], pg.bytes[pg.start[0]:]))
+	f.Add([]byte(fileHeader[:3]))
+	f.Add([]byte("\xf5p2c\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		h := emptyHistory(64<<10, time.Now)
+		damaged, err := h.load(bytes.NewReader(file))
+		if damaged < 0 || damaged > int64(len(file)) {
+			t.Errorf("%d of %d bytes are damaged", damaged, len(file))
+		}
+		if err != nil {
+			return
+		}
+		checkBooks(t, h)
+		l := &liner{port: 7700}
+		for _, e := range h.chronology() {
+			out := l.appendEvent(nil, shown{event: e})
+			for line := range strings.Lines(string(out)) {
+				if bad := uncleanIn(strings.TrimSuffix(line, "\n")); bad != "" {
+					t.Errorf("the line %q holds %s", line, bad)
+				}
+			}
+		}
+		b := append([]byte(fileHeader), savedBytes(t, h, &cursor{wake: make(chan struct{}, 1)})...)
+		g := emptyHistory(64<<10, time.Now)
+		if damaged, err := g.load(bytes.NewReader(b)); err != nil || damaged > 0 {
+			t.Errorf("written again, it is loaded with %d bytes damaged, %v", damaged, err)
+		}
+	})
+}

@@ -1,0 +1,1433 @@
+package main
+
+// The wire format, byte by byte. The goldens were computed by another
+// implementation, in another language; whoever changes one of them changes
+// the protocol. Behind them stand the limits, the proofs, what a relay may not
+// do to the posts of others, and a fuzzer for every parser.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ---- fixed authors
+
+// A scribe writes posts as a node would, with a key that is the same in every
+// run.
+type scribe struct {
+	key  ed25519.PrivateKey
+	id   nodeID
+	name string
+	addr netip.AddrPort
+	last post
+}
+
+const scribeTime = 1795359845_000000 // 2026-11-22 15:04:05 UTC, µs since 1970
+
+func newScribe(seed byte, name string) *scribe {
+	s := &scribe{key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32)), name: name}
+	s.id = nodeID(s.key.Public().(ed25519.PublicKey))
+	s.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 0, 7}), 7700)
+	return s
+}
+
+// writes makes the next post, as whoever receives it sees it.
+func (s *scribe) writes(kind byte, time int64, text string) post {
+	p := post{number: s.last.number + 1, time: time, prev: s.last.link, kind: kind, addr: s.addr, name: []byte(s.name), text: []byte(text)}
+	s.last = noError(parsePost(s.id, sealPost(s.key, s.id, p).sealed))
+	return s.last
+}
+
+// chat makes a join and n-1 lines, a second apart.
+func (s *scribe) chat(n int) (run []post) {
+	for i := range n {
+		kind, text := byte(kindLines), fmt.Sprintf("%s says %d", s.name, i)
+		if i == 0 {
+			kind, text = kindJoin, ""
+		}
+		run = append(run, s.writes(kind, scribeTime+int64(i)*1e6, text))
+	}
+	return run
+}
+
+// runOf lays posts out as the body of a POSTS frame.
+func runOf(author nodeID, run []post) []byte {
+	b := author[:]
+	for i := range run {
+		b = appendRunEntry(slices.Clip(b), run[i].sealed)
+	}
+	return b
+}
+
+// framed wraps a body into a frame.
+func framed(typ byte, body []byte) []byte {
+	return endFrame(append(beginFrame(nil, typ), body...), 0)
+}
+
+// secretKey is the key of a private room; it takes its time to make.
+var secretKey = sync.OnceValue(func() *roomKey { return newRoomKey("correct horse") })
+
+// unhex reads a golden; spaces and line ends are for the reader's eye.
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
+	must(t, err)
+	return b
+}
+
+// ---- goldens
+
+const (
+	hexA     = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"
+	hexB     = "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"
+	hexNil   = "0000000000000000000000000000000000000000000000000000000000000000"
+	hexLink1 = "271480d0aa809977cbae77a6c26bdbdd206d30a3aada9318b1ebf52c664f28dc"
+	hexPost1 = "0000000000000001 000660dec9ce2340" + hexNil + "01 1e14 04 c0a80007 03 54696d" +
+		"f0271219b6fa1b25419a1243258a223f2c412ad63e91b6e0b37d79b7bdcba69f" +
+		"768938d98baaa2f1b1e06b7481529af334657ae5eb9f6f5d9f337747d45a1204"
+	hexPost2 = "0000000000000002 000660deca0b2c40" + hexLink1 + "02 1e14 04 c0a80007 03 54696d" +
+		"48656c6c6f2c20416c65780a686f772061726520796f753f" + // Hello, Alex⏎how are you?
+		"2d3fc99049720744f3bc580cda4e426326af4eab3760ab8b6e08c6136ac3ef6b" +
+		"d1219a6f60f9b2a77b2d5683716b8237b100c2567ef1a5d1f61be941ae5cee03"
+	hexBeacon = hexA + "0000000000000102 1e14 06 54696d20c3bc" // and zeros up to 176 bytes
+)
+
+func TestPostIsLaidOutAsTheTableSays(t *testing.T) {
+	s := newScribe(1, "Tim")
+	if got := hex.EncodeToString(s.id[:]); got != hexA {
+		t.Fatalf("the ID is %s, want %s", got, hexA)
+	}
+	join := s.writes(kindJoin, scribeTime, "")
+	lines := s.writes(kindLines, scribeTime+4e6, "Hello, Alex\nhow are you?")
+	for _, c := range []struct {
+		name, hex, digest, link string
+		got                     post
+	}{
+		{"join", hexPost1, "6c1d957daff386e0644beb2e0045fdebc88ea0c6590cea86006b001786c541d5", hexLink1, join},
+		{"lines", hexPost2, "7bb5f9d98b1ff15ed40cd31512dd14176057d3d4d287380b2cca632030b05212",
+			"8b7158535d18daf567c3f4179ed90afaa6ec812ca7a4b730404a63c243fb1520", lines},
+	} {
+		want := unhex(t, c.hex)
+		if !bytes.Equal(c.got.sealed, want) {
+			t.Errorf("%s: sealed as\n%x, want\n%x", c.name, c.got.sealed, want)
+		}
+		p, err := parsePost(s.id, want)
+		must(t, err)
+		if !reflect.DeepEqual(p, c.got) {
+			t.Errorf("%s: parsed as\n%+v, want\n%+v", c.name, p, c.got)
+		}
+		if d, l := hex.EncodeToString(p.digest[:]), hex.EncodeToString(p.link[:]); d != c.digest || l != c.link {
+			t.Errorf("%s: digest %s and link %s, want %s and %s", c.name, d, l, c.digest, c.link)
+		}
+		if !p.verify(s.id) {
+			t.Errorf("%s: its signature is not taken", c.name)
+		}
+	}
+	if lines.number != 2 || lines.time != scribeTime+4e6 || lines.kind != kindLines || lines.addr != s.addr ||
+		string(lines.name) != "Tim" || string(lines.text) != "Hello, Alex\nhow are you?" {
+		t.Errorf("parsed as %+v", lines)
+	}
+}
+
+// A frameList is what a frame of several entries holds, in their order.
+type frameList struct {
+	flags   byte
+	ids     []nodeID
+	spans   []span
+	numbers []uint64
+	addrs   []netip.AddrPort
+}
+
+func listHave(body []byte) (x frameList, err error) {
+	x.flags, err = parseHave(body, func(id nodeID, s span) { x.ids, x.spans = append(x.ids, id), append(x.spans, s) })
+	return x, err
+}
+
+func listWant(body []byte) (x frameList, err error) {
+	err = parseWant(body, func(id nodeID, n uint64) { x.ids, x.numbers = append(x.ids, id), append(x.numbers, n) })
+	return x, err
+}
+
+func listPeers(body []byte) (x frameList, err error) {
+	err = parsePeers(body, func(id nodeID, a netip.AddrPort) { x.ids, x.addrs = append(x.ids, id), append(x.addrs, a) })
+	return x, err
+}
+
+func (x frameList) have() []byte {
+	b := []byte{x.flags}
+	for i, id := range x.ids {
+		b = appendHaveEntry(b, id, x.spans[i])
+	}
+	return b
+}
+
+func (x frameList) want() (b []byte) {
+	for i, id := range x.ids {
+		b = appendWantEntry(b, id, x.numbers[i])
+	}
+	return b
+}
+
+func (x frameList) peers() (b []byte) {
+	for i, id := range x.ids {
+		b = appendPeersEntry(b, id, x.addrs[i])
+	}
+	return b
+}
+
+// A goldenFrame is a frame in bytes, the same from its value, and the value
+// from its bytes.
+type goldenFrame struct {
+	name, hex string
+	encoded   []byte
+	want      any
+	parse     func(body []byte) (any, error)
+	entry     int // size of an entry, where bodies of several sizes are good
+	least     int // bytes of the shortest good body
+}
+
+func anyOf[T any](parse func([]byte) (T, error)) func([]byte) (any, error) {
+	return func(b []byte) (any, error) { return parse(b) }
+}
+
+func goldenFrames() []goldenFrame {
+	a, b := newScribe(1, "Tim"), newScribe(2, "Ann")
+	posts := []post{a.writes(kindJoin, scribeTime, ""), a.writes(kindLines, scribeTime+4e6, "Hello, Alex\nhow are you?")}
+	v6 := netip.MustParseAddrPort("[fe80::1]:258")
+	mac := newRoomKey("").proofOf("d", bytes.Repeat([]byte{0x11}, 32), a.id, b.id)
+	hi := hello{version: 1, epoch: 3, time: scribeTime, port: 7700, name: "Tim"}
+	have := frameList{flags: haveComplete, ids: []nodeID{a.id, b.id}, spans: []span{{1, 2, posts[1].link.mark()}, {5, 1 << 40, 7}}}
+	want := frameList{ids: []nodeID{a.id, b.id}, numbers: []uint64{3, 0}}
+	peers := frameList{ids: []nodeID{a.id, b.id, b.id}, addrs: []netip.AddrPort{a.addr, v6, {}}}
+	message := direct{number: 9, time: scribeTime, text: []byte("just for you")}
+	seen := sighting{author: b.id, kind: kindLost, time: scribeTime, name: []byte("Ann"), addr: a.addr}
+	type run struct {
+		author nodeID
+		posts  []post
+	}
+	return []goldenFrame{
+		{"PROOF", "00000021 01 a360df0cb0f251fd98b02f372939ac7ad44f3f8596e2a87283bcc6bbf4859ecb", appendProof(nil, mac),
+			mac, anyOf(func(b []byte) ([]byte, error) { return b, nil }), 1, 0},
+		{"HELLO", "00000015 02 0001 00000003 000660dec9ce2340 1e14 03 54696d", appendHello(nil, hi),
+			hi, anyOf(parseHello), 0, 20},
+		{"HAVE", "00000072 03 01" + hexA + "0000000000000001 0000000000000002 8b7158535d18daf5" +
+			hexB + "0000000000000005 0000010000000000 0000000000000007", framed(frameHave, have.have()),
+			have, anyOf(listHave), 56, 1},
+		{"heartbeat", "00000002 03 00", framed(frameHave, frameList{}.have()), frameList{}, anyOf(listHave), 0, 1},
+		{"WANT", "00000051 04" + hexA + "0000000000000003" + hexB + "0000000000000000", framed(frameWant, want.want()),
+			want, anyOf(listWant), 40, 0},
+		{"POSTS", "00000139 05" + hexA + "0000007c" + hexPost1 + "00000094" + hexPost2, framed(framePosts, runOf(a.id, posts)),
+			run{a.id, posts}, func(b []byte) (any, error) { id, p, err := parseRun(b); return run{id, p}, err }, 0, 160},
+		{"DIRECT", "0000001d 06 0000000000000009 000660dec9ce2340 6a75737420666f7220796f75", appendDirect(nil, message),
+			message, anyOf(parseDirect), 1, 16},
+		{"TAKEN", "00000009 07 0000000000000009", appendTaken(nil, 9), uint64(9), anyOf(parseTaken), 0, 8},
+		{"SEEN", "00000035 08" + hexB + "05 000660dec9ce2340 03 416e6e 1e14 04 c0a80007", appendSeen(nil, seen),
+			seen, anyOf(parseSeen), 0, 52},
+		{"PEERS", "0000007e 09" + hexA + "1e14 04 c0a80007" + hexB + "0102 10 fe800000000000000000000000000001" + hexB + "0000 00",
+			framed(framePeers, peers.peers()), peers, anyOf(listPeers), 0, 0},
+		{"BYE", "00000002 0a 02", appendBye(nil, byeDuplicate), byte(byeDuplicate), anyOf(parseBye), 0, 1},
+	}
+}
+
+func TestFramesAreLaidOutAsTheTableSays(t *testing.T) {
+	for _, c := range goldenFrames() {
+		want := unhex(t, c.hex)
+		if !bytes.Equal(c.encoded, want) {
+			t.Errorf("%s: encoded as\n%x, want\n%x", c.name, c.encoded, want)
+		}
+		typ, body, _, err := readFrame(bytes.NewReader(want), maxFrame, nil)
+		if err != nil || typ != want[4] {
+			t.Errorf("%s: read as type %d, %v", c.name, typ, err)
+		}
+		if got, err := c.parse(body); err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: parsed as\n%+v, %v, want\n%+v", c.name, got, err, c.want)
+		}
+	}
+}
+
+func TestShortBodiesAreRefused(t *testing.T) {
+	for _, c := range goldenFrames() {
+		body := c.encoded[5:]
+		for n := range body {
+			good := n >= c.least && (c.entry > 0 && (n-c.least)%c.entry == 0 || c.least == 0 && n == 0)
+			switch {
+			case c.name == "PEERS":
+				good = n == 0 || n == 39 || n == 39+51
+			case c.name == "POSTS":
+				good = n == 32+4+0x7c
+			}
+			if _, err := c.parse(body[:n:n]); (err == nil) != good {
+				t.Errorf("%s: the first %d of %d bytes: %v; want an error: %v", c.name, n, len(body), err, !good)
+			}
+		}
+	}
+}
+
+func TestTrailingBytesAreIgnored(t *testing.T) {
+	for _, c := range goldenFrames() {
+		if !slices.Contains([]string{"HELLO", "TAKEN", "SEEN", "BYE"}, c.name) {
+			continue // others end in text, or in one more entry
+		}
+		body := append(slices.Clone(c.encoded[5:]), "of a later version"...)
+		if got, err := c.parse(body); err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s with more behind it: parsed as %+v, %v, want %+v", c.name, got, err, c.want)
+		}
+	}
+}
+
+func TestRecordsAreLaidOutAsTheTableSays(t *testing.T) {
+	s := newScribe(1, "Tim")
+	p := s.writes(kindJoin, scribeTime, "")
+	note := appendContent(nil, post{time: scribeTime + 9e6, kind: kindLost, addr: s.addr, name: []byte("Tim")})
+	marker := appendContent(nil, post{time: scribeTime, kind: kindDirectFrom, addr: s.addr, name: []byte("Tim"), text: []byte("\xf5p2c \xf5")})
+	for _, c := range []struct {
+		name, hex string
+		x         record
+	}{
+		{"post", "f5703263 0000009d 5277012b 01" + hexA + hexPost1, record{recordPost, s.id, p.sealed}},
+		{"note", "f5703263 0000005d 81d028e4 02" + hexA + "0000000000000000 000660deca577780" + hexNil + "05 1e14 04 c0a80007 03 54696d",
+			record{recordNote, s.id, note}},
+		{"note that says a marker", "f5703263 00000065 fe92de4d 02" + hexA + "0000000000000000 000660dec9ce2340" + hexNil +
+			"07 1e14 04 c0a80007 03 54696d f500703263 20 f500", record{recordNote, s.id, marker}},
+	} {
+		want := unhex(t, c.hex)
+		if got := appendRecord(nil, c.x); !bytes.Equal(got, want) {
+			t.Errorf("%s: laid out as\n%x, want\n%x", c.name, got, want)
+		}
+		x, size, err := parseRecord(append(slices.Clone(want), "more"...))
+		if err != nil || size != len(want) || !reflect.DeepEqual(x, c.x) {
+			t.Errorf("%s: parsed as %+v of %d bytes, %v", c.name, x, size, err)
+		}
+		for n := range want {
+			if _, _, err := parseRecord(want[:n]); err != errShort {
+				t.Errorf("%s: the first %d bytes: %v, want %v", c.name, n, err, errShort)
+			}
+		}
+		for i := range want {
+			bad := slices.Clone(want)
+			bad[i] ^= 1 << (i % 8)
+			if _, _, err := parseRecord(bad); err == nil {
+				t.Errorf("%s: taken though byte %d was altered", c.name, i)
+			}
+		}
+	}
+}
+
+// ---- limits
+
+func TestOversizedFrameIsRefusedBeforeMemoryIsTaken(t *testing.T) {
+	for _, c := range []struct {
+		length uint32
+		limit  int
+		good   bool
+	}{
+		{0, maxFrame, false},
+		{1, maxFrame, true},
+		{maxFrame, maxFrame, true},
+		{maxFrame + 1, maxFrame, false},
+		{1 << 31, maxFrame, false},
+		{1<<32 - 1, maxFrame, false},
+		{maxStranger, maxStranger, true},
+		{maxStranger + 1, maxStranger, false},
+	} {
+		for _, typ := range []byte{frameHave, framePosts, 200} {
+			head := append(binary.BigEndian.AppendUint32(nil, c.length), typ)
+			r := io.MultiReader(bytes.NewReader(head), bytes.NewReader(make([]byte, maxFrame)))
+			_, body, scratch, err := readFrame(r, c.limit, nil)
+			if (err == nil) != c.good {
+				t.Errorf("frame of type %d, %d bytes, limit %d: %v", typ, c.length, c.limit, err)
+			}
+			if !c.good && (cap(body) > 0 || cap(scratch) > 0) {
+				t.Errorf("frame of type %d, %d bytes, limit %d: took %d bytes of memory", typ, c.length, c.limit, cap(body)+cap(scratch))
+			}
+			if c.good && len(body) != int(c.length)-1 {
+				t.Errorf("frame of type %d, %d bytes: body of %d", typ, c.length, len(body))
+			}
+		}
+	}
+}
+
+func TestPostsOutliveTheFramesThatFollow(t *testing.T) {
+	s := newScribe(1, "Tim")
+	stream := slices.Concat(framed(framePosts, runOf(s.id, s.chat(2))), framed(frameDirect, make([]byte, 400)))
+	r := bytes.NewReader(stream)
+	_, body, scratch, err := readFrame(r, maxFrame, make([]byte, 4096))
+	must(t, err)
+	before := bytes.Clone(body)
+	_, _, _, err = readFrame(r, maxFrame, scratch)
+	must(t, err)
+	if !bytes.Equal(body, before) {
+		t.Error("the body of POSTS was written over by the next frame")
+	}
+}
+
+func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
+	s := newScribe(1, "Tim")
+	good := post{number: 1, time: scribeTime, kind: kindLines, addr: s.addr, name: []byte("Tim"), text: []byte("x")}
+	for _, c := range []struct {
+		name  string
+		alter func(*post)
+		good  bool
+	}{
+		{"as it should be", func(*post) {}, true},
+		{"a kind of a later version", func(p *post) { p.kind = 77 }, true},
+		{"no address", func(p *post) { p.addr = netip.AddrPort{} }, true},
+		{"the last microsecond of the year 9999", func(p *post) { p.time = latestTime }, true},
+		{"a microsecond later", func(p *post) { p.time = latestTime + 1 }, false},
+		{"before 1970", func(p *post) { p.time = -1 }, false},
+		{"number 0", func(p *post) { p.number = 0 }, false},
+		{"the kind of a note", func(p *post) { p.kind = kindDirectFrom }, false},
+		{"the longest name", func(p *post) { p.name = make([]byte, maxNameBytes) }, true},
+		{"a longer name", func(p *post) { p.name = make([]byte, maxNameBytes+1) }, false},
+		{"the longest text", func(p *post) { p.text = make([]byte, maxText) }, true},
+		{"a longer text", func(p *post) { p.text = make([]byte, maxText+1) }, false},
+	} {
+		p := good
+		c.alter(&p)
+		if _, err := parsePost(s.id, sealPost(s.key, s.id, p).sealed); (err == nil) != c.good {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if _, err := parseDirect(make([]byte, 16+maxText+1)); err == nil {
+		t.Error("a direct message of more than the longest text is taken")
+	}
+	for _, n := range []int{1, 3, 5, 15, 17, 255} {
+		f := fields{b: append([]byte{0, 1, byte(n)}, make([]byte, n)...)}
+		if f.addr(); !f.short {
+			t.Errorf("an IP address of %d bytes is taken", n)
+		}
+	}
+}
+
+func TestLargestPostFitsIntoAFrameAndARecord(t *testing.T) {
+	s := newScribe(1, strings.Repeat("\U0001F600", maxName))
+	s.addr = netip.MustParseAddrPort("[2001:db8::1]:65535")
+	p := s.writes(kindLines, scribeTime, strings.Repeat("\uFFFD", maxLine))
+	frame := framed(framePosts, runOf(s.id, []post{p}))
+	_, body, _, err := readFrame(bytes.NewReader(frame), maxFrame, nil)
+	must(t, err)
+	_, _, err = parseRun(body)
+	must(t, err)
+	_, _, err = parseRecord(appendRecord(nil, record{recordPost, s.id, p.sealed}))
+	must(t, err)
+}
+
+// ---- proofs
+
+func TestProofHoldsForOneRoleChannelAndPairOnly(t *testing.T) {
+	a, b, c := newScribe(1, "").id, newScribe(2, "").id, newScribe(3, "").id
+	channel, other := bytes.Repeat([]byte{0x11}, 32), bytes.Repeat([]byte{0x12}, 32)
+	open, secret := newRoomKey(""), secretKey()
+	for _, g := range []struct {
+		key       *roomKey
+		role, hex string
+	}{
+		{open, "d", "a360df0cb0f251fd98b02f372939ac7ad44f3f8596e2a87283bcc6bbf4859ecb"},
+		{open, "l", "4add8e6363758760296db52845f90ad1098a189dba02192cdeffda582a80e110"},
+		{secret, "d", "7679339698fb62b2a296367aab6d6f059712542109d91b921f10ad24d8e6d1af"},
+		{secret, "l", "de2539d27ed3972adb8b2e672baea72e200642979ffcb25280e8027a1752a874"},
+	} {
+		if got := hex.EncodeToString(g.key.proofOf(g.role, channel, a, b)); got != g.hex {
+			t.Errorf("the proof of role %s is %s, want %s", g.role, got, g.hex)
+		}
+	}
+	seen := map[string]string{}
+	for name, mac := range map[string][]byte{
+		"the dialing side's":         secret.proofOf("d", channel, a, b),
+		"the listening side's":       secret.proofOf("l", channel, a, b),
+		"that of another room":       open.proofOf("d", channel, a, b),
+		"that of another channel":    secret.proofOf("d", other, a, b),
+		"that of another dialer":     secret.proofOf("d", channel, c, b),
+		"that of another listener":   secret.proofOf("d", channel, a, c),
+		"that of the opposite":       secret.proofOf("d", channel, b, a),
+		"the opposite listening one": secret.proofOf("l", channel, b, a),
+	} {
+		if before := seen[string(mac)]; before != "" {
+			t.Errorf("%s proof is %s", name, before)
+		}
+		seen[string(mac)] = name
+	}
+}
+
+// ---- beacons
+
+func TestBeaconIsLaidOutAsTheTableSays(t *testing.T) {
+	key := newRoomKey("")
+	want := beacon{node: newScribe(1, "").id, counter: 258, port: 7700, name: "Tim ü"}
+	packet := unhex(t, `0b0b0b0b0b0b0b0b0b0b0b0b a9be60d1b6121bfe366e0a726685bb23ff9b77607baddec2faa6f236a77e0c7ec1c4070c
+		7eb893d504023303adbb60c6334e9943b9029a777f241caccfaf2b7cb1c4a7888195b5d2238f6e0aa8cdc5768498e5877117949edffb262b
+		221dc838299c2cb7b755897e94330d678595fb30b903e679a6e701745a461837e3a4a181a1e2a4e23dc3f1f80b66d51eb9b9bff647c21cba
+		25d860c187526e5f3a72e726d9fbfc153a9b1cfb42cabc9b471b14f628ce1500792f42e55296b5e6cc2df4e3`)
+	if got, err := key.openBeacon(bytes.Clone(packet)); err != nil || got != want {
+		t.Errorf("opened as %+v, %v, want %+v", got, err, want)
+	}
+	sealed := key.sealBeacon(want)
+	if len(sealed) != 204 {
+		t.Errorf("a beacon has %d bytes, want 204", len(sealed))
+	}
+	open := sha256.Sum256([]byte("p2pchat open room"))
+	block := noError(aes.NewCipher(noError(hkdf.Expand(sha256.New, open[:], "beacon", 32))))
+	plain, err := noError(cipher.NewGCM(block)).Open(nil, sealed[:12], sealed[12:], []byte("p2pchat beacon 1"))
+	must(t, err)
+	if golden := append(unhex(t, hexBeacon), make([]byte, 176-49)...); !bytes.Equal(plain, golden) {
+		t.Errorf("sealed\n%x, want\n%x", plain, golden)
+	}
+	if again := key.sealBeacon(want); bytes.Equal(again[:12], sealed[:12]) {
+		t.Error("two beacons have one nonce")
+	}
+}
+
+func TestBeaconOfAnotherRoomOrAlteredIsRefused(t *testing.T) {
+	key := secretKey()
+	packet := key.sealBeacon(beacon{node: newScribe(1, "").id, counter: 1, port: 7700, name: "Tim"})
+	if _, err := newRoomKey("").openBeacon(bytes.Clone(packet)); err == nil {
+		t.Error("a beacon of another room is taken")
+	}
+	for i := range packet {
+		bad := bytes.Clone(packet)
+		bad[i] ^= 1 << (i % 8)
+		if _, err := key.openBeacon(bad); err == nil {
+			t.Errorf("taken though byte %d was altered", i)
+		}
+	}
+	for _, n := range []int{0, 1, 12, 28, len(packet) - 1, len(packet) + 1} {
+		if _, err := key.openBeacon(append(bytes.Clone(packet), 0)[:n]); err == nil {
+			t.Errorf("a packet of %d bytes is taken", n)
+		}
+	}
+	if bytes.Contains(packet, []byte("Tim")) {
+		t.Error("the name can be read")
+	}
+}
+
+// ---- the posts of others
+
+// wouldTake says whether a node takes a run that somebody relays.
+func wouldTake(body []byte) bool {
+	author, run, err := parseRun(body)
+	return err == nil && run[len(run)-1].verify(author)
+}
+
+func TestRunOfAnotherIsTakenOnlyAsItsAuthorWroteIt(t *testing.T) {
+	vic, eve := newScribe(1, "Vic"), newScribe(2, "Eve")
+	run := vic.chat(6)
+	forged := func(i int, alter func(*post), key *scribe) []post {
+		all := slices.Clone(run)
+		p := all[i]
+		alter(&p)
+		p.sealed = sealPost(key.key, vic.id, p).sealed
+		all[i] = noError(parsePost(vic.id, p.sealed))
+		return all
+	}
+	rechained := func(from int) []post { // by somebody who has not the key
+		all := slices.Clone(run)
+		for i := from; i < len(all); i++ {
+			p := all[i]
+			if i == from {
+				p.text = []byte("put into its mouth")
+			} else {
+				p.prev = all[i-1].link
+			}
+			all[i] = noError(parsePost(vic.id, sealPost(eve.key, vic.id, p).sealed))
+		}
+		return all
+	}
+	text := func(p *post) { p.text = []byte("put into its mouth") }
+	back := func(p *post) { p.time -= 500_000 }
+	for _, c := range []struct {
+		name string
+		run  []post
+		good bool
+	}{
+		{"as it was written", run, true},
+		{"its beginning", run[:3], true},
+		{"its end", run[3:], true},
+		{"one of it", run[2:3], true},
+		{"altered in the middle", forged(2, text, eve), false},
+		{"altered at the end", forged(5, text, eve), false},
+		{"altered and chained anew", rechained(2), false},
+		{"back-dated", forged(2, back, eve), false},
+		{"back-dated at the end", forged(5, back, eve), false},
+		{"two exchanged", slices.Concat(run[:2], []post{run[3], run[2]}, run[4:]), false},
+		{"one left out", slices.Concat(run[:2], run[3:]), false},
+		{"one twice", slices.Concat(run[:3], run[2:]), false},
+		{"backwards", []post{run[1], run[0]}, false},
+		{"one invented at the end", append(slices.Clip(run), eve.writes(kindLines, scribeTime+60e6, "invented")), false},
+		{"by its author, but of another time line", forged(2, text, vic), false},
+	} {
+		if got := wouldTake(runOf(vic.id, c.run)); got != c.good {
+			t.Errorf("a run %s: taken: %v, want %v", c.name, got, c.good)
+		}
+	}
+	if wouldTake(runOf(eve.id, run)) {
+		t.Error("a run is taken under another's name")
+	}
+	if wouldTake(vic.id[:]) {
+		t.Error("a run of no posts is taken")
+	}
+}
+
+func TestNoBitOfARunMayBeAltered(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	body := runOf(vic.id, vic.chat(3))
+	for i := range body {
+		bad := bytes.Clone(body)
+		bad[i] ^= 1 << (i % 8)
+		if wouldTake(bad) {
+			t.Errorf("taken though byte %d of %d was altered", i, len(body))
+		}
+	}
+}
+
+func TestRunCutShortIsTakenOnlyBetweenPosts(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	run := vic.chat(3)
+	body := runOf(vic.id, run)
+	ends := []int{len(runOf(vic.id, run[:1])), len(runOf(vic.id, run[:2]))}
+	for i := range body {
+		if got, want := wouldTake(body[:i]), slices.Contains(ends, i); got != want {
+			t.Errorf("the first %d of %d bytes are taken: %v, want %v", i, len(body), got, want)
+		}
+	}
+}
+
+func TestPostFollowsByNumberLinkAndTime(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	run := vic.chat(3)
+	a := &run[1]
+	for _, c := range []struct {
+		name  string
+		alter func(*post)
+		good  bool
+	}{
+		{"the next", func(*post) {}, true},
+		{"a microsecond later", func(p *post) { p.time = a.time + 1 }, true},
+		{"at the same time", func(p *post) { p.time = a.time }, false},
+		{"earlier", func(p *post) { p.time = a.time - 1 }, false},
+		{"with the same number", func(p *post) { p.number = a.number }, false},
+		{"two further on", func(p *post) { p.number = a.number + 2 }, false},
+		{"after another post", func(p *post) { p.prev = run[0].link }, false},
+	} {
+		b := run[2]
+		c.alter(&b)
+		if got := follows(a, &b); got != c.good {
+			t.Errorf("a post %s follows: %v, want %v", c.name, got, c.good)
+		}
+	}
+}
+
+// ---- a stranger with the key of the room
+
+// A stranger is the other end of a connection with a guest: a member of the
+// room that says whatever a test wants.
+type stranger struct {
+	tls   *tls.Conn
+	ended chan struct{} // closed when the guest ended the connection
+}
+
+// strangerTo connects with g and does the handshake as it should be.
+func strangerTo(l *lab, g *guest, key ed25519.PrivateKey) *stranger {
+	id := nodeID(key.Public().(ed25519.PublicKey))
+	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:7700")}, g)
+	g.offer <- far
+	s := &stranger{tls: tls.Client(near, tlsConfig(key)), ended: make(chan struct{})}
+	must(l.t, s.tls.Handshake())
+	state := s.tls.ConnectionState()
+	exporter := noError(state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32))
+	hi := appendHello(nil, hello{version, 1, time.Now().UnixMicro(), 7700, "Eve"})
+	s.says(appendProof(nil, l.key.proofOf("d", exporter, id, g.id)))
+	s.hears(l.t, frameProof)
+	if g.id.less(id) {
+		s.says(hi)
+		s.hears(l.t, frameHello)
+	} else {
+		s.hears(l.t, frameHello)
+		s.says(hi)
+	}
+	go func() { // ends with the connection, which a crash of g ends at the latest
+		defer close(s.ended)
+		io.Copy(io.Discard, s.tls)
+		near.Close()
+	}()
+	return s
+}
+
+// says writes; that the other side may have closed shows elsewhere.
+func (s *stranger) says(b []byte) { s.tls.Write(b) }
+
+func (s *stranger) hears(t testing.TB, want byte) {
+	t.Helper()
+	if typ, _, _, err := readFrame(s.tls, maxFrame, nil); err != nil || typ != want {
+		t.Fatalf("the handshake brings a frame of type %d, %v; want type %d", typ, err, want)
+	}
+}
+
+func (s *stranger) isCutOff() bool {
+	synctest.Wait()
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// malformed says whether a stream of frames holds one that must end the
+// connection.
+func malformed(stream []byte) bool {
+	r := bytes.NewReader(stream)
+	for {
+		typ, body, _, err := readFrame(r, maxFrame, nil)
+		if err != nil {
+			return err != io.EOF && err != io.ErrUnexpectedEOF
+		}
+		err = nil
+		switch typ {
+		case frameHave:
+			_, err = listHave(body)
+		case frameWant:
+			_, err = listWant(body)
+		case framePosts:
+			_, _, err = parseRun(body)
+		case frameDirect:
+			_, err = parseDirect(body)
+		case frameTaken:
+			_, err = parseTaken(body)
+		case frameSeen:
+			_, err = parseSeen(body)
+		case framePeers:
+			_, err = listPeers(body)
+		case frameBye:
+			return true
+		}
+		if err != nil {
+			return true
+		}
+	}
+}
+
+func TestUnknownFramesAreSkipped(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		eve := newScribe(9, "Eve")
+		s := strangerTo(l, ann, eve.key)
+		run := eve.chat(2)
+		s.says(slices.Concat(framed(0, nil), framed(frameHave, []byte{haveComplete}), framed(11, []byte("later")),
+			framed(255, make([]byte, maxFrame-1)), framed(framePosts, runOf(eve.id, run))))
+		after(gatherPatience + time.Second)
+		if s.isCutOff() {
+			t.Error("a frame of unknown type ended the connection")
+		}
+		ann.wantCount(1, `^Eve@10.9.9.9: Eve says 1$`)
+	})
+}
+
+func TestMalformedFrameEndsItsConnectionAlone(t *testing.T) {
+	vic := newScribe(1, "Vic")
+	run := vic.chat(4)
+	for name, stream := range map[string][]byte{
+		"HAVE that ends in an entry":  framed(frameHave, append([]byte{haveComplete}, make([]byte, 55)...)),
+		"HAVE of post 0":              framed(frameHave, append([]byte{haveComplete}, make([]byte, 56)...)),
+		"WANT that ends in an entry":  framed(frameWant, make([]byte, 39)),
+		"POSTS without a post":        framed(framePosts, vic.id[:]),
+		"POSTS that lack a post":      framed(framePosts, runOf(vic.id, []post{run[0], run[2]})),
+		"DIRECT without a time":       framed(frameDirect, make([]byte, 15)),
+		"TAKEN without a number":      framed(frameTaken, make([]byte, 7)),
+		"SEEN of an unknown kind":     framed(frameSeen, make([]byte, 100)),
+		"PEERS with a strange IP":     framed(framePeers, append(bytes.Clone(vic.id[:]), 0, 1, 5, 0, 0, 0, 0, 0)),
+		"BYE without a reason":        framed(frameBye, nil),
+		"a frame of no bytes":         make([]byte, 5),
+		"a frame of 4 GB":             {0xff, 0xff, 0xff, 0xff, frameHave},
+		"a frame of 1 byte too many":  {0, 0x10, 0, 1, 200},
+		"a frame, then one of 4 GB":   append(framed(frameTaken, make([]byte, 8)), 0xff, 0xff, 0xff, 0xff, 1),
+		"POSTS with an altered first": framed(framePosts, append(bytes.Clone(vic.id[:]), 0, 0, 0, 1, 0)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				ann := l.enter("Ann", deaf())
+				bob := l.enter("Bob", deaf(), told(ann))
+				after(time.Second)
+				s := strangerTo(l, ann, newScribe(9, "Eve").key)
+				after(time.Second)
+				if s.isCutOff() {
+					t.Fatal("cut off before it said anything")
+				}
+				s.says(stream)
+				after(time.Second)
+				if !s.isCutOff() {
+					t.Error("the connection goes on")
+				}
+				bob.says("still here")
+				after(time.Second)
+				ann.wantCount(1, `^Bob@10.0.0.2: still here$`)
+			})
+		})
+	}
+}
+
+// TestWhatItsAuthorDidNotSignIsPassedOnToNobody: what comes on its author's own
+// connection is shown at once, but others get it as signed or not at all.
+func TestWhatItsAuthorDidNotSignIsPassedOnToNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		bob := l.enter("Bob", deaf(), told(ann))
+		after(time.Second)
+		eve := newScribe(9, "Eve")
+		s := strangerTo(l, ann, eve.key)
+		s.says(framed(frameHave, []byte{haveComplete}))
+		run := eve.chat(3)
+		s.says(framed(framePosts, runOf(eve.id, run[:2])))
+		run[2].sealed[len(run[2].sealed)-1] ^= 1
+		s.says(framed(framePosts, runOf(eve.id, run[2:])))
+		after(10 * time.Second)
+		bob.wantCount(0, `Eve says 2$`)
+		for _, g := range []*guest{ann, bob} {
+			if err := g.ctx.Err(); err != nil {
+				t.Errorf("%s ended: %v", g.name, err)
+			}
+		}
+		bob.says("still here")
+		after(time.Second)
+		ann.wantCount(1, `^Bob@10.0.0.2: still here$`)
+	})
+}
+
+// TestRelayThatLeavesOutAPostHidesNothing: what it says to have and doesn't
+// send, between two frames, comes from others.
+func TestRelayThatLeavesOutAPostHidesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		vic := newScribe(1, "Vic")
+		run := vic.chat(4)
+		have := framed(frameHave, appendHaveEntry([]byte{haveComplete}, vic.id, span{1, 4, run[3].link.mark()}))
+		bad := strangerTo(l, ann, newScribe(9, "Eve").key)
+		bad.says(have)
+		after(time.Second)
+		bad.says(slices.Concat(framed(framePosts, runOf(vic.id, run[:2])), framed(framePosts, runOf(vic.id, run[3:]))))
+		after(5 * time.Second)
+		honest := strangerTo(l, ann, newScribe(10, "Bob").key)
+		honest.says(have)
+		after(5 * time.Second)
+		honest.says(framed(framePosts, runOf(vic.id, run)))
+		after(10 * time.Second)
+		for i := 1; i < 4; i++ {
+			ann.wantCount(1, fmt.Sprintf(`^Vic@192.168.0.7: Vic says %d$`, i))
+		}
+	})
+}
+
+// ---- fuzzers
+
+// again fails unless what was parsed from the fuzzer's bytes is parsed from
+// its own encoding as well.
+func again[T any](t *testing.T, x T, encoded []byte, parse func([]byte) (T, error)) {
+	t.Helper()
+	y, err := parse(encoded)
+	if err != nil || !reflect.DeepEqual(x, y) {
+		t.Errorf("%+v\nencoded as %x, is parsed as\n%+v, %v", x, encoded, y, err)
+	}
+}
+
+// seedBodies adds the body of the golden frames of one type.
+func seedBodies(f *testing.F, typ byte) {
+	for _, c := range goldenFrames() {
+		if c.encoded[4] == typ {
+			f.Add(c.encoded[5:])
+			f.Add(c.encoded[5 : len(c.encoded)-1])
+		}
+	}
+}
+
+func FuzzReadFrame(f *testing.F) {
+	var all []byte
+	for _, c := range goldenFrames() {
+		f.Add(c.encoded)
+		all = append(all, c.encoded...)
+	}
+	f.Add(all)
+	f.Add([]byte{0, 0x10, 0, 1, 3})
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		r := bytes.NewReader(stream)
+		var scratch []byte
+		for {
+			at := len(stream) - r.Len()
+			typ, body, next, err := readFrame(r, maxFrame, scratch)
+			if cap(next) > maxFrame || len(body) > maxFrame {
+				t.Fatalf("took %d bytes of memory for a frame", cap(next))
+			}
+			if err != nil {
+				return
+			}
+			scratch = next
+			if end := len(stream) - r.Len(); !bytes.Equal(framed(typ, body), stream[at:end]) {
+				t.Fatalf("frame of type %d, body %x, was read from %x", typ, body, stream[at:end])
+			}
+		}
+	})
+}
+
+func FuzzOpenBeacon(f *testing.F) {
+	key := newRoomKey("")
+	f.Add(noError(hex.DecodeString(strings.ReplaceAll(hexBeacon, " ", ""))))
+	f.Add(append(bytes.Repeat([]byte{7}, 42), 134))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		key.openBeacon(bytes.Clone(plain)) // as garbage
+		plain = append(plain, make([]byte, beaconPlain)...)[:beaconPlain]
+		packet := key.beacon.Seal(nil, nil, plain, beaconLabel) // as from a member of the room
+		x, err := key.openBeacon(packet)
+		if err != nil {
+			return
+		}
+		again(t, x, key.sealBeacon(x), key.openBeacon)
+	})
+}
+
+func FuzzParseHello(f *testing.F) {
+	seedBodies(f, frameHello)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if x, err := parseHello(body); err == nil {
+			again(t, x, appendHello(nil, x)[5:], parseHello)
+		}
+	})
+}
+
+func FuzzParseHave(f *testing.F) {
+	seedBodies(f, frameHave)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		x, err := listHave(body)
+		if len(x.ids) > len(body)/56 {
+			t.Errorf("%d entries of %d bytes", len(x.ids), len(body))
+		}
+		if err == nil {
+			again(t, x, x.have(), listHave)
+		}
+	})
+}
+
+func FuzzParseWant(f *testing.F) {
+	seedBodies(f, frameWant)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if x, err := listWant(body); err == nil {
+			again(t, x, x.want(), listWant)
+		}
+	})
+}
+
+func FuzzParsePeers(f *testing.F) {
+	seedBodies(f, framePeers)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if x, err := listPeers(body); err == nil {
+			again(t, x, x.peers(), listPeers)
+		}
+	})
+}
+
+func FuzzParseDirect(f *testing.F) {
+	seedBodies(f, frameDirect)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if x, err := parseDirect(body); err == nil {
+			again(t, x, appendDirect(nil, x)[5:], parseDirect)
+		}
+	})
+}
+
+func FuzzParseSeen(f *testing.F) {
+	seedBodies(f, frameSeen)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if x, err := parseSeen(body); err == nil {
+			again(t, x, appendSeen(nil, x)[5:], parseSeen)
+		}
+	})
+}
+
+func FuzzParseTakenAndBye(f *testing.F) {
+	seedBodies(f, frameTaken)
+	seedBodies(f, frameBye)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if x, err := parseTaken(body); err == nil {
+			again(t, x, appendTaken(nil, x)[5:], parseTaken)
+		}
+		if x, err := parseBye(body); err == nil {
+			again(t, x, appendBye(nil, x)[5:], parseBye)
+		}
+	})
+}
+
+func FuzzParsePost(f *testing.F) {
+	s := newScribe(1, "Tim")
+	for _, p := range s.chat(3) {
+		f.Add(p.sealed)
+	}
+	f.Fuzz(func(t *testing.T, sealed []byte) {
+		p, err := parsePost(s.id, sealed)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(p.sealed, sealed) || len(p.text) > maxText || len(p.name) > maxNameBytes {
+			t.Fatalf("parsed as %+v", p)
+		}
+		q := noError(parsePost(s.id, sealPost(s.key, s.id, p).sealed)) // as if its author had written it
+		if q.digest != p.digest && len(appendContent(nil, p)) == len(sealed)-signatureSize {
+			t.Errorf("%x is laid out anew as %x", sealed, q.sealed)
+		}
+		p.sealed, p.digest, p.link = q.sealed, q.digest, q.link
+		if !reflect.DeepEqual(p, q) || !q.verify(s.id) {
+			t.Errorf("%+v is parsed as %+v", p, q)
+		}
+	})
+}
+
+func FuzzParseRun(f *testing.F) {
+	s := newScribe(1, "Tim")
+	run := s.chat(5)
+	f.Add(runOf(s.id, run))
+	f.Add(runOf(s.id, run[1:2]))
+	f.Add(runOf(s.id, []post{run[0], run[2]}))
+	honest := map[link]bool{}
+	for i := range run {
+		honest[run[i].link] = true
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		author, got, err := parseRun(body)
+		if err != nil {
+			return
+		}
+		if again := runOf(author, got); !bytes.Equal(again, body) {
+			t.Fatalf("%x is laid out anew as %x", body, again)
+		}
+		for i := range got {
+			if i > 0 && !follows(&got[i-1], &got[i]) {
+				t.Fatalf("post %d of the run does not follow", i)
+			}
+			if last := &got[len(got)-1]; author == s.id && last.verify(author) && !honest[got[i].link] {
+				t.Fatalf("a post that its author did not write is proven: %x", got[i].sealed)
+			}
+		}
+	})
+}
+
+func FuzzParseRecord(f *testing.F) {
+	s := newScribe(1, "Tim")
+	for _, p := range s.chat(2) {
+		f.Add(appendRecord(nil, record{recordPost, s.id, p.sealed}))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if x, size, err := parseRecord(b); err == nil {
+			if size > len(b) || len(x.body) > size {
+				t.Errorf("a record of %d bytes, with a body of %d, was read from %d", size, len(x.body), len(b))
+			}
+			if y, _, err := parseRecord(appendRecord(nil, x)); err != nil || !reflect.DeepEqual(x, y) {
+				t.Errorf("%+v is parsed as %+v, %v", x, y, err)
+			}
+		}
+		if n := recordSize(append(slices.Clone(b), make([]byte, recordHead)...)); n < recordHead || n > recordHead+maxFrame {
+			t.Errorf("a record of %d bytes is expected", n)
+		}
+		as := record{1, s.id, b[:min(len(b), maxFrame/3)]} // the same bytes as a body
+		laid := appendRecord(nil, as)
+		if y, _, err := parseRecord(laid); err != nil || !bytes.Equal(y.body, as.body) {
+			t.Errorf("%+v is parsed as %+v, %v", as, y, err)
+		}
+		if bytes.LastIndex(laid, recordMarker) > 8 {
+			t.Errorf("a marker stands within the record %x", laid)
+		}
+	})
+}
+
+// FuzzConnection says random frames on a connection that was made in order.
+// The first byte of each is its type, the next two the length of its body.
+func FuzzConnection(f *testing.F) {
+	eve, vic := newScribe(9, "Eve"), newScribe(1, "Vic")
+	own, others := eve.chat(4), vic.chat(4)
+	pack := func(frames ...[]byte) (b []byte) {
+		for _, x := range frames {
+			b = append(binary.BigEndian.AppendUint16(append(b, x[4]), uint16(len(x)-5)), x[5:]...)
+		}
+		return b
+	}
+	have := framed(frameHave, appendHaveEntry([]byte{haveComplete}, vic.id, span{1, 4, others[3].link.mark()}))
+	f.Add(pack(have, framed(framePosts, runOf(eve.id, own)), framed(framePosts, runOf(vic.id, others))))
+	f.Add(pack(have, framed(framePosts, runOf(eve.id, own[2:])), framed(framePosts, runOf(eve.id, own[:2]))))
+	f.Add(pack(have, framed(frameWant, appendWantEntry(nil, vic.id, 1)), framed(framePosts, runOf(vic.id, []post{others[0], others[2]}))))
+	for _, c := range goldenFrames() {
+		f.Add(pack(have, c.encoded))
+	}
+	f.Fuzz(func(t *testing.T, script []byte) {
+		var stream []byte
+		for len(script) > 3 {
+			n := min(int(binary.BigEndian.Uint16(script[1:])), len(script)-3)
+			stream = append(stream, framed(script[0]%13, script[3:3+n])...)
+			script = script[3+n:]
+		}
+		stream = append(stream, script...) // a frame that never ends
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf())
+			bob := l.enter("Bob", deaf(), told(ann))
+			after(time.Second)
+			s := strangerTo(l, ann, eve.key)
+			s.says(stream)
+			after(2 * time.Second)
+			if !s.isCutOff() && malformed(stream) {
+				t.Errorf("a malformed frame does not end its connection: %x", stream)
+			}
+			bob.says("still here")
+			after(10 * time.Second)
+			ann.wantCount(1, `^Bob@10.0.0.2: still here$`)
+			for _, s := range ann.screen() {
+				if bad := uncleanIn(s); bad != "" {
+					t.Errorf("the line %q holds %s", s, bad)
+				}
+			}
+		})
+	})
+}
+
+// ---- what is shown
+
+// uncleanIn names the first thing in a line that no line may hold.
+func uncleanIn(s string) string {
+	if !utf8.ValidString(s) {
+		return "what is not UTF-8"
+	}
+	for i, r := range s {
+		switch {
+		case r == '\t' || r == '\u200d' && i > 0 && i+3 < len(s):
+		case unicode.IsControl(r), unicode.In(r, unicode.Zl, unicode.Zp):
+			return fmt.Sprintf("the control character %U", r)
+		case unicode.Is(unicode.Cf, r) && (r < 0xE0020 || r > 0xE007F || !strings.ContainsRune(s[:i], 0x1F3F4)):
+			return fmt.Sprintf("the invisible character %U", r)
+		}
+	}
+	return ""
+}
+
+var dirtyTexts = []string{
+	"", "plain", "a\x00b\x1b[2J\x7f\t\r\n", "\x1b]52;c;aGk=\x07", "\u202ertl\u2066\u2069", "\u2028\u2029\u0085",
+	"\xff\xfe\xc3", "e" + strings.Repeat("\u0301", 40), "\u200bzero\u200cwidth\ufeff", "\u00ad\u034f\u115f\u3164",
+	"\U0001F468\u200D\U0001F469\u200D\U0001F467", "\U0001F3F4\U000E0067\U000E0062\U000E007F", "\U000E0041", "a\u200db",
+	"\U0001F468\u200d", "\U0001F468\u200d\xff", "\u200d\U0001F468", "@:/*()>", "  two  spaces ", "Tim\u00a0B",
+	"2026-11-22 15:04:05 * Tim@192.168.0.7 joined", strings.Repeat("x", 200),
+}
+
+func FuzzClean(f *testing.F) {
+	for _, s := range dirtyTexts {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got := appendClean([]byte("kept: "), text)
+		clean, ok := bytes.CutPrefix(got, []byte("kept: "))
+		if !ok {
+			t.Fatalf("%q is appended as %q", text, got)
+		}
+		if bad := uncleanIn(string(clean)); bad != "" {
+			t.Errorf("%q is cleaned to %q, which holds %s", text, clean, bad)
+		}
+		if twice := appendClean(nil, clean); !bytes.Equal(twice, clean) {
+			t.Errorf("%q is cleaned to %q, and that to %q", text, clean, twice)
+		}
+		if len(clean) > 12*len(text) {
+			t.Errorf("%d bytes are cleaned to %d", len(text), len(clean))
+		}
+	})
+}
+
+func FuzzName(f *testing.F) {
+	for _, s := range dirtyTexts {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, name []byte) {
+		clean := cleanName(name)
+		if err := validName(clean); err != nil {
+			t.Errorf("%q is shown as %q: %v", name, clean, err)
+		}
+		if bad := uncleanIn(clean); bad != "" {
+			t.Errorf("%q is shown as %q, which holds %s", name, clean, bad)
+		}
+		if len(clean) > maxNameBytes {
+			t.Errorf("%q is shown in %d bytes", name, len(clean))
+		}
+		if twice := cleanName([]byte(clean)); twice != clean {
+			t.Errorf("%q is shown as %q, and that as %q", name, clean, twice)
+		}
+		if validName(string(name)) == nil && clean != string(name) {
+			t.Errorf("%q is a name, but shown as %q", name, clean)
+		}
+	})
+}
+
+// TestJoinerStandsOnlyBetweenTwoEmoji: anywhere else it can't be seen, and
+// two names that look alike would be told apart by nobody.
+func TestJoinerStandsOnlyBetweenTwoEmoji(t *testing.T) {
+	man := "\U0001F468"
+	family := man + "\u200d" + man
+	if got := string(appendClean(nil, []byte(family))); got != family || validName(family) != nil {
+		t.Errorf("%q is cleaned to %q", family, got)
+	}
+	for _, s := range []string{man + "\u200d", "\u200d" + man, man + "\u200d\xff", man + "\u200da", "a\u200d" + man, man + "\u200d\u200d" + man} {
+		if got := string(appendClean(nil, []byte(s))); !strings.Contains(got, "<U+200D>") {
+			t.Errorf("%q is cleaned to %q, where a joiner joins nothing", s, got)
+		}
+		if validName(s) == nil {
+			t.Errorf("%q is a name, though a joiner joins nothing", s)
+		}
+	}
+	long := strings.Repeat("x", maxName-2) + family
+	if got := cleanName([]byte(long)); validName(got) != nil {
+		t.Errorf("%q is cut to %q: %v", long, got, validName(got))
+	}
+}
+
+// ---- what is typed
+
+// atDesk returns an app with nobody at its screen, in a room of five of whom
+// two are namesakes, with a table that names one more.
+func atDesk(verbatim bool) *app {
+	s := newScribe(8, "Alex")
+	h := newHistory(s.key, 1<<20, time.Now, func() netip.AddrPort { return s.addr })
+	n := newNode(s.key, h, newRoomKey(""), s.name, 7700, 7700)
+	for i, m := range []struct{ name, addr string }{
+		{"Tim", "192.168.0.7:7700"}, {"Tim B", "192.168.0.8:7700"}, {"Ann", "192.168.0.9:7700"}, {"Ann", "192.168.0.9:40123"},
+	} {
+		id, addr := newScribe(byte(i+1), "").id, netip.MustParseAddrPort(m.addr)
+		n.conns[id] = &conn{n: n, peer: id, name: m.name, addr: addr}
+		n.contacts[id] = &contact{id: id, name: m.name, met: true}
+		h.reached(id, addr, m.name)
+	}
+	n.targets = []*target{{name: "Tim B C", addr: netip.MustParseAddrPort("192.168.0.10:7700")}}
+	return &app{cfg: &config{verbatim: verbatim, targets: n.targets}, n: n, h: h, input: fromTerminal}
+}
+
+var typedLines = []string{
+	"hi", "", " /exit", "/exit", "exit", "quit ", "//etc/hosts", "@@home", "/", "//", "@", "@@", "/nonsense", "/members", "/members x",
+	"/history", "/history 3", "/history -1", "/history 99999999999999999999", "/name Bo", "/name a\tb", "/hooray", "/help", "@Tim hello",
+	"@Tim B hello", "@Tim B C hello", "@Tim", "@Timothy hi", "@Ann hi", "@Ann@192.168.0.9:40123 hi", "@192.168.0.7 hi",
+	"@192.168.0.9:7700 hi", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
+}
+
+// FuzzTypedLine: each line does exactly one thing, the one that the contract
+// says.
+func FuzzTypedLine(f *testing.F) {
+	for _, s := range typedLines {
+		f.Add([]byte(s), false)
+	}
+	f.Add([]byte("/exit"), true)
+	voice := newVoice(io.Discard)
+	f.Fuzz(func(t *testing.T, line []byte, verbatim bool) {
+		if len(line) > maxLine || bytes.IndexByte(line, '\n') >= 0 {
+			return
+		}
+		a := atDesk(verbatim)
+		a.v = voice
+		typed := string(line)
+		text, ok := a.message(line, len(line))
+		if want, said := saysToAll(typed, verbatim); ok != said || ok && string(text) != want {
+			t.Fatalf("%q (verbatim: %v) says %q, %v; want %q, %v", typed, verbatim, text, ok, want, said)
+		}
+		if ok || len(line) == 0 {
+			return
+		}
+		before := len(a.h.log)
+		staying := a.command(context.Background(), line, len(line))
+		leaves := slices.Contains([]string{"/exit", "/quit", "exit", "quit"}, typed)
+		if staying == leaves {
+			t.Errorf("%q leaves: %v", typed, !staying)
+		}
+		events := len(a.h.log) - before
+		done := a.refused + len(a.h.blocks) + events
+		if leaves {
+			done++
+		}
+		if done != 1 {
+			t.Errorf("%q: %d refusals, %d answers, %d events", typed, a.refused, len(a.h.blocks), events)
+		}
+	})
+}
+
+// saysToAll is what the contract calls a message to everyone.
+func saysToAll(line string, verbatim bool) (text string, ok bool) {
+	who, _, slash := strings.Cut(line, "/")
+	switch {
+	case line == "":
+		return "", false
+	case verbatim:
+		return line, true
+	case strings.HasPrefix(line, "//"), strings.HasPrefix(line, "@@"):
+		return line[1:], true
+	case line[0] == '/', line[0] == '@', line == "exit", line == "quit":
+		return "", false
+	case slash && slices.Contains([]string{"Tim", "Tim B", "Tim B C", "Ann"}, who):
+		return "", false
+	}
+	return line, true
+}
+
+// FuzzWho: the longest name or address that fits wins, and whoever bears it is
+// a receiver.
+func FuzzWho(f *testing.F) {
+	for _, s := range typedLines {
+		f.Add(s)
+	}
+	a := atDesk(false)
+	bearers := map[string][]string{"Tim B C": nil}
+	for _, m := range a.n.members() {
+		ip, all := m.addr.Addr().String(), m.addr.String()
+		for _, form := range []string{m.name, m.name + "@" + ip, m.name + "@" + all, ip, all} {
+			bearers[form] = append(bearers[form], all)
+		}
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		to, who, text, known := a.who(s)
+		rest, at := strings.CutPrefix(s, "@")
+		if !at {
+			return
+		}
+		longest, found := "", false
+		for form := range bearers {
+			if (rest == form || strings.HasPrefix(rest, form+" ")) && len(form) >= len(longest) {
+				longest, found = form, true
+			}
+		}
+		if found != known {
+			t.Fatalf("%q is for somebody known: %v, want %v", s, known, found)
+		}
+		if !found {
+			if len(to) > 0 {
+				t.Fatalf("%q goes to %+v", s, to)
+			}
+			return
+		}
+		var got []string
+		for _, m := range to {
+			got = append(got, m.addr.String())
+		}
+		if want := bearers[longest]; !slices.Equal(got, want) || who != longest {
+			t.Errorf("%q goes to %q as %q, want %q as %q", s, got, who, want, longest)
+		}
+		if want := strings.TrimPrefix(rest[len(longest):], " "); text != want {
+			t.Errorf("%q says %q, want %q", s, text, want)
+		}
+	})
+}
+
+// FuzzReadLine: whatever the input holds, its lines come as they are. A NUL
+// stands for 40,000 letters.
+func FuzzReadLine(f *testing.F) {
+	for _, s := range []string{"", "a\nb", "a\r\nb\r", "\r\n\n\r\r\n", "\x00\n", "\x00\x00\n", "x\x00\x00\x00\x00\r\nnext\n", "\x00x\x00\r\n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, input []byte) {
+		if bytes.Count(input, []byte{0}) > 50 {
+			return
+		}
+		input = bytes.ReplaceAll(input, []byte{0}, bytes.Repeat([]byte{'x'}, 40_000))
+		r := bufio.NewReaderSize(bytes.NewReader(input), 2*maxLine)
+		lines := bytes.SplitAfter(input, []byte{'\n'})
+		for _, want := range lines {
+			if len(want) == 0 {
+				break // SplitAfter's last, behind the last line feed
+			}
+			if s, ok := bytes.CutSuffix(want, []byte{'\n'}); ok {
+				want = bytes.TrimSuffix(s, []byte{'\r'})
+			}
+			got, length, err := readLine(r)
+			switch {
+			case err != nil && err != io.EOF:
+				t.Fatal(err)
+			case len(want) > maxLine && (got != nil || length <= maxLine):
+				t.Fatalf("a line of %d bytes comes as one of %d", len(want), length)
+			case len(want) <= maxLine && (!bytes.Equal(got, want) || length != len(want)):
+				t.Fatalf("the line %.100q comes as %.100q of %d bytes", want, got, length)
+			}
+		}
+		if got, length, err := readLine(r); err != io.EOF || length != 0 {
+			t.Fatalf("after the end comes %q, %v", got, err)
+		}
+	})
+}
+
+func FuzzParsePeersFile(f *testing.F) {
+	f.Add("Tim 192.168.0.7\nTim B 192.168.0.8:7701 \n# nobody\n\n")
+	f.Add("Ann\tfe80::1%eth0\r\n")
+	f.Add("Tim\n")
+	f.Add("Tim 192.168.0.7:0\n")
+	f.Add("a\xffb 1.2.3.4")
+	f.Add("# " + strings.Repeat("x", 70_000))
+	f.Fuzz(func(t *testing.T, content string) {
+		table, err := parsePeersFile(strings.NewReader(content), 7700)
+		if err != nil {
+			if len(table) > 0 {
+				t.Errorf("%q: %v, but a table of %d", content, err, len(table))
+			}
+			return
+		}
+		var b strings.Builder
+		for _, x := range table {
+			if validName(x.name) != nil || !x.addr.IsValid() || x.addr.Port() == 0 {
+				t.Errorf("%q names %q at %v", content, x.name, x.addr)
+			}
+			fmt.Fprintf(&b, "%s %v\n", x.name, x.addr)
+		}
+		if len(table) > strings.Count(content, "\n")+1 {
+			t.Errorf("%q has %d nodes", content, len(table))
+		}
+		again, err := parsePeersFile(strings.NewReader(b.String()), 1)
+		if err != nil || !reflect.DeepEqual(again, table) {
+			t.Errorf("%q is written as %q, and read as %v, %v", content, b.String(), again, err)
+		}
+	})
+}
+
+// FuzzParseArgs: NUL separates the arguments. What is accepted is within its
+// bounds; what is not is a line.
+func FuzzParseArgs(f *testing.F) {
+	for _, s := range []string{"Alex", "-port\x007701\x00Alex", "Alex\x00-bind\x00127.0.0.1\x00-keep=64KiB", "-wait\x00-1s\x00A", "-peer\x00[::1]:7\x00A",
+		"-keep\x00" + "9999999999GiB\x00A", "-port=0\x00A", "-h", "-version", "--", "-bind\x00::1\x00A", "A\x00B", "-x\n\x00A"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		if strings.Contains(line, "secret") || strings.Contains(line, "peers") {
+			return // these read files
+		}
+		cfg, err := parseArgs(strings.Split(line, "\x00"), io.Discard)
+		if errors.Is(err, errShown) {
+			return
+		}
+		if err != nil {
+			if _, ok := errors.AsType[usageError](err); !ok {
+				t.Errorf("%q: %v is no mistake of the user", line, err)
+			}
+			return
+		}
+		if validName(cfg.name) != nil || cfg.port == 0 || cfg.keep < smallestKeep || cfg.keep > 1<<50 || cfg.wait < 0 || cfg.idle < 0 ||
+			cfg.bind.IsValid() && !cfg.bind.Is4() {
+			t.Errorf("%q is taken as %+v", line, cfg)
+		}
+		for _, x := range cfg.targets {
+			if !x.addr.IsValid() || x.addr.Port() == 0 {
+				t.Errorf("%q names the address %v", line, x.addr)
+			}
+		}
+	})
+}
