@@ -25,8 +25,9 @@ import (
 
 const (
 	beaconEvery   = 2 * time.Second
-	beaconsPerSec = 25                     // of all nodes of a room together: the more nodes, the rarer each
-	answerGap     = 5 * time.Millisecond   // for each node of the room, between a beacon and one that somebody asks for
+	beaconsPerSec = 25                   // of all nodes of a room together: the more nodes, the rarer each
+	answerGap     = 5 * time.Millisecond // for each node of the room, between a beacon and one that somebody asks for
+	answerMost    = 1 * time.Second
 	retryGap      = 200 * time.Millisecond // after an error of the socket
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
 )
@@ -83,7 +84,8 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 	for {
 		d.send(n)
 		sent := time.Now()
-		wait := max(beaconEvery, time.Duration(n.size())*time.Second/beaconsPerSec)
+		connected, heardOf := n.size()
+		wait := max(beaconEvery, time.Duration(connected)*time.Second/beaconsPerSec)
 		wait = wait*3/4 + rand.N(wait/2)
 		if len(next) > 0 {
 			wait, next = next[0], next[1:]
@@ -92,7 +94,7 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 		case <-time.After(wait):
 		case <-d.soon:
 			select {
-			case <-time.After(time.Duration(n.size())*answerGap - time.Since(sent)):
+			case <-time.After(min(time.Duration(heardOf)*answerGap, answerMost) - time.Since(sent)):
 			case <-ctx.Done():
 			}
 		case <-ctx.Done():

@@ -525,25 +525,24 @@ func (h *history) vector(each func(nodeID, span)) {
 	}
 }
 
-// posts appends to buf the events of author's feed from the given number on,
-// up to maxRun bytes of them, but at least one if there is one. It returns
-// the number of the first.
-func (h *history) posts(author nodeID, from uint64, buf []*event) ([]*event, uint64) {
+// posts returns the events of author's feed from the given number on, up to
+// maxRun bytes of them, but at least one if there is one, and the number of
+// the first.
+func (h *history) posts(author nodeID, from uint64) (events []*event, first uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feeds[author]
 	if f == nil || from > f.last || len(f.posts) == 0 {
-		return buf, from
+		return nil, from
 	}
 	from = max(from, f.span().first)
-	size := 0
-	for _, e := range f.posts[uint64(len(f.posts))-(f.last-from+1):] {
-		if size += len(e.sealed) + 4; size > maxRun && len(buf) > 0 {
-			break
-		}
-		buf = append(buf, e)
+	all := f.posts[uint64(len(f.posts))-(f.last-from+1):]
+	size, n := 0, 0
+	for n < len(all) && (n == 0 || size+len(all[n].sealed) < maxRun) {
+		size += len(all[n].sealed) + 4
+		n++
 	}
-	return buf, from
+	return slices.Clone(all[:n]), from // dropping shifts what lies behind all
 }
 
 // sightings returns the notes on author from the i-th on.

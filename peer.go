@@ -55,6 +55,7 @@ const (
 
 	relistEvery = 4 * time.Second
 
+	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	dialTimeout      = 3 * time.Second
 	handshakeTimeout = 5 * time.Second
 	retryFirst       = 1 * time.Second
@@ -812,12 +813,14 @@ func (n *node) dialContactLocked(ct *contact) {
 	}
 	ct.dialing = true
 	unknown := !ct.met
+	done := make(chan struct{})
 	n.wg.Go(func() {
+		defer close(done)
 		n.dialContact(ct, addr)
-		if unknown {
-			n.dialNext()
-		}
 	})
+	if unknown {
+		n.wg.Go(func() { n.dialNext(done) })
+	}
 }
 
 func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
@@ -843,9 +846,13 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
 	ct.dialAt, ct.fails = retry(ct.fails)
 }
 
-// dialNext gives the place of a dial to an unknown node that is over to
-// others.
-func (n *node) dialNext() {
+// dialNext waits until a dial to an unknown node is done, or has had its
+// turn, and gives its place to others.
+func (n *node) dialNext(done <-chan struct{}) {
+	select {
+	case <-done:
+	case <-time.After(dialTurn):
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.dials--
@@ -1527,57 +1534,25 @@ func (c *conn) handleDirect(body []byte) error {
 
 func (c *conn) writeLoop() {
 	var b []byte
-	var events []*event
 	for {
-		c.n.mu.Lock()
-		b = c.controlLocked(b[:0])
-		subs := make([]nodeID, 0, 8)
 		var bye byte
-		if c.bye != byeLeaving {
-			bye = c.bye
-		}
-		if bye == 0 {
-			subs = slices.AppendSeq(subs, maps.Keys(c.subs))
-		}
-		c.n.mu.Unlock()
-		more := false
-		for _, author := range subs {
-			var ok bool
-			if b, events, ok = c.appendPosts(b, events[:0], author); !ok {
-				return
-			}
-			if len(b) > maxRun {
-				more = true
-				break
-			}
-		}
-		if len(b) == 0 {
-			c.n.mu.Lock()
-			if bye == 0 && c.complete { // having said all, and knowing what all is
-				bye = c.bye
-			}
-			c.n.mu.Unlock()
-		}
-		if bye != 0 {
-			b = appendBye(b, bye)
-		}
-		if len(b) > 0 {
+		if b, bye = c.compose(b[:0]); len(b) > 0 {
 			if _, err := c.tls.Write(b); err != nil {
 				c.raw.Close() // the reader tells the node
 				return
 			}
 		}
-		if bye != 0 {
-			if bye != byeLeaving {
-				c.raw.Close()
-			}
-			return // leaving, the peer closes, so that it hears all
-		}
-		if more || len(b) > 0 {
+		switch {
+		case bye == byeLeaving:
+			return // the peer closes, so that it hears all
+		case bye != 0:
+			c.raw.Close()
+			return
+		case len(b) > 0:
 			continue
 		}
 		if cap(b) > maxLine {
-			b, events = nil, nil // an idle connection holds no large buffer
+			b = nil // an idle connection holds no large buffer
 		}
 		select {
 		case <-c.wake:
@@ -1587,6 +1562,29 @@ func (c *conn) writeLoop() {
 			return
 		}
 	}
+}
+
+// compose appends what is to be sent next: all control frames that are due,
+// and posts until there are maxRun bytes. It returns why it ended with BYE:
+// when we leave, only once all else is said and the peer has said what all is.
+func (c *conn) compose(b []byte) ([]byte, byte) {
+	c.n.mu.Lock()
+	b = c.controlLocked(b)
+	bye, ready := c.bye, c.complete
+	authors := slices.Collect(maps.Keys(c.subs))
+	c.n.mu.Unlock()
+	if bye != 0 && bye != byeLeaving {
+		return appendBye(b, bye), bye
+	}
+	for _, author := range authors {
+		if b = c.appendPosts(b, author); len(b) > maxRun {
+			break
+		}
+	}
+	if bye == byeLeaving && ready && len(b) == 0 {
+		return appendBye(b, bye), bye
+	}
+	return b, 0
 }
 
 // controlLocked appends all frames that are due but POSTS.
@@ -1673,15 +1671,15 @@ func (c *conn) appendPeersLocked(b []byte) []byte {
 }
 
 // appendPosts appends what the history has of author beyond what was sent,
-// up to maxRun bytes. It returns false when the author turns out to have sent
-// us what it did not sign: that can't be passed on.
-func (c *conn) appendPosts(b []byte, events []*event, author nodeID) ([]byte, []*event, bool) {
+// up to maxRun bytes. What its author turns out not to have signed can't be
+// passed on.
+func (c *conn) appendPosts(b []byte, author nodeID) []byte {
 	n := c.n
 	n.mu.Lock()
 	s := c.subs[author]
 	if s == nil {
 		n.mu.Unlock()
-		return b, events, true
+		return b
 	}
 	next, notes := s.next, s.notes
 	n.mu.Unlock()
@@ -1691,20 +1689,15 @@ func (c *conn) appendPosts(b []byte, events []*event, author nodeID) ([]byte, []
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
 		notes++
 	}
-	wanted := next
-	events, next = n.history.posts(author, next, events)
-	if len(events) > 0 {
-		if next > wanted && wanted > 1 { // what lies between was dropped for keep: say so, lest we seem to hide it
+	events, first := n.history.posts(author, next)
+	signed := len(events) == 0 || n.history.prove(events[len(events)-1])
+	if !signed {
+		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
+	} else if len(events) > 0 {
+		if first > next && next > 1 { // what lies between was dropped for keep: say so, lest we seem to hide it
 			start := len(b)
 			b = append(beginFrame(b, frameHave), 0)
 			b = endFrame(appendHaveEntry(b, author, n.history.span(author)), start)
-		}
-		if end := events[len(events)-1]; !n.history.prove(end) {
-			n.mu.Lock()
-			delete(c.subs, author)
-			n.mu.Unlock()
-			n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
-			return b, events, true
 		}
 		start := len(b)
 		b = append(beginFrame(b, framePosts), author[:]...)
@@ -1712,14 +1705,18 @@ func (c *conn) appendPosts(b []byte, events []*event, author nodeID) ([]byte, []
 			b = appendRunEntry(b, e.sealed)
 		}
 		b = endFrame(b, start)
-		next += uint64(len(events))
+		next = first + uint64(len(events))
 	}
 	n.mu.Lock()
-	if c.subs[author] == s { // not asked for anew meanwhile
-		s.next, s.notes = next, notes
+	defer n.mu.Unlock()
+	if c.subs[author] != s {
+		return b // asked for anew meanwhile
 	}
-	n.mu.Unlock()
-	return b, events, true
+	s.next, s.notes = next, notes
+	if !signed {
+		delete(c.subs, author)
+	}
+	return b
 }
 
 // ---- what we say
@@ -1887,11 +1884,13 @@ func (n *node) alone() bool {
 	return n.gather.from == ""
 }
 
-// size returns the number of nodes of the room, as we know it.
-func (n *node) size() int {
+// size returns how many nodes the room has, ourselves included: those that
+// we are connected with, and those that we have heard of, which strangers can
+// make up.
+func (n *node) size() (connected, heardOf int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return max(len(n.conns), len(n.contacts)) + 1
+	return len(n.conns) + 1, len(n.contacts) + 1
 }
 
 // bears says whether a node of that name was connected in this launch.
