@@ -54,6 +54,8 @@ const (
 	grace         = 4 * time.Second // for a broken connection to be replaced before its peer is lost, if its host doesn't refuse
 
 	relistEvery = 4 * time.Second
+	tellGap     = 10 * time.Millisecond // for each node of the room, between two PEERS to all
+	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
 
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	dialTimeout      = 3 * time.Second
@@ -121,9 +123,12 @@ type node struct {
 	tokens      float64                   // dials to unknown nodes that are left
 	gather      gather
 	names       map[string]bool // under which nodes were connected
-	warned      map[string]bool // what was said once and isn't said again
+	warned      map[string]bool // what the user was warned of and isn't again
+	logged      map[string]bool // offences of this minute
+	minute      time.Duration   // since start, in minutes
 	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
 	lastTick    time.Time
+	toldAt      time.Time // when peers last heard who came and went
 	relistedAt  time.Time // when we last looked for nodes that only our peers are connected with
 	bestAck     uint64    // the newest post of our own that anybody has
 	undelivered int       // direct messages
@@ -233,7 +238,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, relays: map[nodeID]map[*conn]bool{}, gossip: map[nodeID]bool{},
-		blame: map[netip.Addr]int{}, warned: map[string]bool{}, names: map[string]bool{}, changed: make(chan struct{}),
+		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, names: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}, open: map[nodeID]bool{}},
 	}
 	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
@@ -597,7 +602,7 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 	}
 	off := time.Duration(x.time-n.history.clock().UnixMicro()) * time.Microsecond
 	if off.Abs() > clockLimit {
-		n.warnOnceLocked("clock "+c.peer.String(), "the clock of %s@%v differs from ours by %v; set one of the two",
+		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s@%v differs from ours by %v; set one of the two",
 			c.name, c.addr.Addr(), off.Abs().Round(time.Second))
 	}
 	n.changedLocked()
@@ -617,13 +622,16 @@ func (n *node) warnOnceLocked(what, format string, args ...any) {
 	}
 }
 
-// logOnce logs an offence, but not twice a minute: the tick forgets what was logged.
+// logOnce logs an offence, but not twice a minute.
 func (n *node) logOnce(what, format string, args ...any) {
 	n.mu.Lock()
-	minute := fmt.Sprintf("%d %s", time.Since(n.start)/time.Minute, what)
-	first := !n.warned[minute] && len(n.warned) < maxContacts
+	if minute := time.Since(n.start) / time.Minute; minute != n.minute {
+		n.minute = minute
+		clear(n.logged)
+	}
+	first := !n.logged[what] && len(n.logged) < maxContacts
 	if first {
-		n.warned[minute] = true
+		n.logged[what] = true
 	}
 	n.mu.Unlock()
 	if first {
@@ -751,6 +759,9 @@ func (n *node) heard(x beacon, from netip.Addr) {
 		return // heard on another way, or replayed
 	}
 	if ct == nil {
+		if n.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
+			return // so many of there led nowhere that this one may wait
+		}
 		n.forgetContactLocked()
 		ct = n.contactLocked(x.node)
 	}
@@ -804,7 +815,11 @@ func (n *node) dialContactLocked(ct *contact) {
 	}
 	addr := ct.addr
 	if !ct.met {
-		if n.tokens < 1 || n.dials >= maxDials || n.blame[addr.Addr()] >= maxDialsPerAddr {
+		blame, spare := n.blame[addr.Addr()], 0
+		if blame > 0 {
+			spare = 2 // kept for addresses of which nothing bad is known
+		}
+		if n.tokens < float64(1+spare*dialRate/4) || n.dials >= maxDials-spare || blame >= maxDialsPerAddr {
 			return
 		}
 		n.tokens--
@@ -829,6 +844,8 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
 	raw, err := n.dial(ctx, addr)
 	if err == nil {
 		_, err = n.serve(raw, true, ct.id)
+	} else {
+		n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -839,9 +856,6 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
 	}
 	if err == nil || errors.Is(err, errDuplicate) {
 		n.blame[addr.Addr()]--
-	}
-	if err != nil {
-		n.logf("dial %v at %v: %v", ct.id, addr, err)
 	}
 	ct.dialAt, ct.fails = retry(ct.fails)
 }
@@ -885,6 +899,8 @@ func (n *node) dialTargetLocked(t *target) {
 		var peer nodeID
 		if err == nil {
 			peer, err = n.serve(raw, true, nodeID{})
+		} else {
+			n.logOnce("dial "+t.addr.String(), "dial %v: %v", t.addr, err)
 		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -894,8 +910,6 @@ func (n *node) dialTargetLocked(t *target) {
 		}
 		if err == nil || errors.Is(err, errDuplicate) {
 			t.fails = 0
-		} else {
-			n.logf("dial %v: %v", t.addr, err)
 		}
 		t.dialAt, t.fails = retry(min(t.fails, 1))
 	})
@@ -928,6 +942,7 @@ func (n *node) tick() {
 	for _, c := range n.conns {
 		c.tickLocked(now, awake)
 	}
+	n.tellPeersLocked(now)
 	for _, ct := range n.contacts {
 		n.dialContactLocked(ct)
 		if len(ct.outbox) > 0 {
@@ -950,6 +965,21 @@ func (n *node) tick() {
 	n.changedLocked()
 }
 
+// tellPeersLocked has everybody hear who came and went, the more rarely the
+// more there are: while a large room comes together that is most of what is
+// said.
+func (n *node) tellPeersLocked(now time.Time) {
+	if now.Sub(n.toldAt) < time.Duration(len(n.conns))*tellGap {
+		return
+	}
+	n.toldAt = now
+	for _, c := range n.conns {
+		if len(c.tellPeers) > 0 {
+			wake(c.wake)
+		}
+	}
+}
+
 // forgetLocked lets go of what nobody asks for any more.
 func (n *node) forgetLocked(now time.Time) {
 	for id, ct := range n.contacts {
@@ -960,19 +990,23 @@ func (n *node) forgetLocked(now time.Time) {
 			delete(n.contacts, id)
 		}
 	}
+	if now.Sub(n.relistedAt) < relistEvery {
+		return
+	}
+	n.relistedAt = now
 	for addr, count := range n.blame {
 		if n.blame[addr] = count - 1 - count/8; n.blame[addr] <= 0 {
 			delete(n.blame, addr)
 		}
 	}
-	if now.Sub(n.relistedAt) < relistEvery {
-		return
-	}
-	n.relistedAt = now
-	for _, c := range n.conns {
-		for id, addr := range c.peers {
-			if n.conns[id] == nil && id != n.id {
-				n.meetLocked(n.contactLocked(id), addr)
+	for id, ct := range n.contacts { // whom our peers are connected with, and we are not
+		for _, c := range n.conns {
+			if n.conns[id] != nil {
+				break
+			}
+			if addr := c.peers[id]; addr.IsValid() {
+				n.meetLocked(ct, addr)
+				break
 			}
 		}
 	}
@@ -984,16 +1018,12 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 	n := c.n
 	ct := n.contactLocked(c.peer)
 	ct.heardAt = now
-	beaconed := now.Sub(ct.beaconAt) < beaconFresh
 	pace := heartbeat
-	if beaconed {
+	if now.Sub(ct.beaconAt) < beaconFresh || len(n.conns) > largeRoom {
 		pace = slowHeartbeat
 	}
 	if c.raw.sinceWrite() >= pace-tickEvery/2 {
 		c.beat = true
-		wake(c.wake)
-	}
-	if len(c.tellPeers) > 0 {
 		wake(c.wake)
 	}
 	if !awake {
@@ -1109,29 +1139,46 @@ func (n *node) lackLocked(author nodeID) {
 func (n *node) planLocked(now time.Time) {
 	for author, since := range n.lacking {
 		mine, fork := n.history.last(author)
-		best, more := n.bestLocked(author, mine)
 		s := n.sources[author]
-		switch {
-		case !more || fork:
+		if fork || n.sendsLocked(author, mine) {
 			delete(n.lacking, author)
-		case s != nil && now.Sub(s.at) < noProgress:
-		case best == nil || now.Sub(since) < n.patienceLocked(author, mine, now):
-		default:
-			if s != nil && s.from != best {
-				s.from.wants[author] = 0
-				wake(s.from.wake)
-			}
-			n.sources[author] = &source{best, now}
-			best.wants[author] = mine + 1
-			wake(best.wake)
+			continue
 		}
+		if s != nil && now.Sub(s.at) < noProgress || now.Sub(since) < n.patienceLocked(author, now) {
+			continue
+		}
+		best := n.bestLocked(author, mine)
+		if best == nil {
+			delete(n.lacking, author)
+			continue
+		}
+		if s != nil && s.from != best {
+			s.from.wants[author] = 0
+			wake(s.from.wake)
+		}
+		n.sources[author] = &source{best, now}
+		best.wants[author] = mine + 1
+		wake(best.wake)
 	}
+}
+
+// sendsLocked says whether author itself will send us what follows on mine,
+// unasked.
+func (n *node) sendsLocked(author nodeID, mine uint64) bool {
+	c := n.conns[author]
+	if c == nil || !c.complete || c.gapped || n.sources[author] != nil {
+		return false
+	}
+	t := c.theirs[author]
+	return t.last > 0 && t.first <= mine+1
 }
 
 // patienceLocked says how long to wait before asking a third for author's
 // posts, because the author may be about to connect.
-func (n *node) patienceLocked(author nodeID, mine uint64, now time.Time) time.Duration {
-	if n.conns[author] != nil {
+func (n *node) patienceLocked(author nodeID, now time.Time) time.Duration {
+	if c := n.conns[author]; c != nil && !c.complete {
+		return askAfterBeacon
+	} else if c != nil {
 		return 0
 	}
 	if ct := n.contacts[author]; ct != nil && now.Sub(ct.beaconAt) < beaconFresh {
@@ -1145,39 +1192,36 @@ func (n *node) patienceLocked(author nodeID, mine uint64, now time.Time) time.Du
 	return 0
 }
 
-// bestLocked returns the connection to ask for author's posts after mine,
-// and whether anybody has such posts. A peer that has the very next one is
-// better than one whose posts begin later; one that stalls is the last
-// resort. With an author who will send them itself there is nobody to ask.
-func (n *node) bestLocked(author nodeID, mine uint64) (best *conn, more bool) {
-	if c := n.conns[author]; c != nil && !c.complete {
-		return nil, true
-	} else if c != nil && !c.gapped && c.theirs[author].last > 0 && c.theirs[author].first <= mine+1 && n.sources[author] == nil {
-		return nil, false
-	}
-	rank := func(c *conn) [3]uint64 {
+// bestLocked returns the connection to ask for author's posts after mine, or
+// nil if nobody has such posts. A peer that has the very next one is better
+// than one whose posts begin later; one that stalls is the last resort.
+func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
+	rank := func(c *conn) (gap, stalls, behind uint64) {
 		t := c.theirs[author]
-		r := [3]uint64{0, 0, ^t.last}
 		if t.first > mine+1 {
-			r[0] = t.first
+			gap = t.first
 		}
 		if s := n.sources[author]; s != nil && s.from == c {
-			r[1] = 1
+			stalls = 1
 		}
-		return r
+		return gap, stalls, ^t.last
 	}
 	for _, c := range n.conns {
 		if c.theirs[author].last <= mine || !c.complete {
 			continue
 		}
-		if best == nil || slices.Compare(sliceOf(rank(c)), sliceOf(rank(best))) < 0 {
+		if best == nil {
+			best = c
+			continue
+		}
+		g, s, b := rank(c)
+		bestG, bestS, bestB := rank(best)
+		if cmp.Or(cmp.Compare(g, bestG), cmp.Compare(s, bestS), cmp.Compare(b, bestB)) < 0 {
 			best = c
 		}
 	}
-	return best, best != nil
+	return best
 }
-
-func sliceOf(a [3]uint64) []uint64 { return a[:] }
 
 // coveredLocked says whether a peer other than c has author's posts from the
 // given number on.
@@ -1418,8 +1462,8 @@ func (n *node) compareLocked(c *conn, author nodeID, s span) {
 	mine := n.history.span(author)
 	if mine.last == s.last && mine.mark != s.mark {
 		name, addr, _ := n.history.about(author)
-		n.warnOnceLocked("fork "+author.String(), "%s@%v signed two different histories; we hold one, %s@%v the other",
-			name, addr.Addr(), c.name, c.addr.Addr())
+		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
+			n.label(c.name, c.addr), n.label(name, addr))
 	}
 	if last, _ := n.history.last(author); s.last > last {
 		n.lackLocked(author)

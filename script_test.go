@@ -28,8 +28,8 @@ import (
 )
 
 const (
-	patience = 30 * time.Second        // only a broken program needs this long
-	leaving  = 1500 * time.Millisecond // 1 s is promised; the rest is for a busy machine
+	patience = 30 * time.Second // only a broken program needs this long
+	leaving  = 3 * time.Second  // 1 s is promised, the rest is for a busy machine; what blocks would take 5 s and more
 )
 
 func init() {
@@ -1006,7 +1006,7 @@ func TestSenderIsToldThatReceiverIsGone(t *testing.T) {
 	freeze(stopped)
 	freeze(killed)
 	alex.say("@Stopped are you there?", "@Killed are you there?")
-	alex.sees(patience, ` -> `+at("Killed")+`: are you there\?$`) // on its way
+	alex.sees(patience, `\(me\): `+mark(alex)+`$`) // they are on their way
 	must(t, killed.cmd.Process.Kill())
 	said := time.Now()
 	for _, name := range []string{"Killed", "Stopped"} {
@@ -1436,19 +1436,18 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	tim.sees(patience, at("Alex")+` joined$`)
 	freeze(tim) // so that leaving in order takes its second
 	alex.signal(syscall.SIGTERM)
-	from := time.Now()
-	for {
+	for range 10_000 {
 		select {
 		case <-alex.exited:
-			t.Logf("ended after %v", time.Since(from))
+			if alex.code == 0 {
+				t.Error("left in order, want an end at once")
+			}
 			return
-		case <-time.After(time.Millisecond):
+		case <-time.After(time.Millisecond): // signals that wait together count as one
 			alex.cmd.Process.Signal(syscall.SIGTERM) // fails once it is gone
 		}
-		if time.Since(from) > 500*time.Millisecond {
-			t.Fatal("a second signal doesn't end it at once")
-		}
 	}
+	t.Error("a second signal doesn't end it")
 }
 
 func TestStartIsSaidOnStandardError(t *testing.T) {

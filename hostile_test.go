@@ -1,0 +1,1116 @@
+package main
+
+// These tests show that strangers do no harm, and that nobody speaks for
+// another: not a program that knows nothing of us, not one that knows the key
+// of the room, not a member that lies.
+//
+// A stranger of the first two kinds is the test binary itself, started with
+// P2PCHAT_ATTACK in a network namespace of the lab, where it attacks a room
+// until it is told to stop. A member that lies is a visitor: a connection
+// whose handshake is as it should be, and on which a test says what it likes.
+// Every attack is bounded in number and in time, and goes to loopback or into
+// a namespace of the test's own.
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// ---- a member that says what it likes
+
+// A visitor is a connection with a node, made in order by a member of its
+// room. It is used by one goroutine at a time.
+type visitor struct {
+	tls  *tls.Conn
+	raw  net.Conn
+	id   nodeID
+	peer nodeID
+}
+
+func newKey() ed25519.PrivateKey {
+	_, key, err := ed25519.GenerateKey(nil)
+	return noError(key, err)
+}
+
+func idOf(key ed25519.PrivateKey) nodeID { return nodeID(key.Public().(ed25519.PublicKey)) }
+
+// visit makes a connection with the node at the other end of raw, which it
+// closes when that fails.
+func visit(raw net.Conn, room *roomKey, key ed25519.PrivateKey, hi hello) (v *visitor, err error) {
+	defer func() {
+		if err != nil {
+			raw.Close()
+		}
+	}()
+	raw.SetDeadline(time.Now().Add(patience))
+	v = &visitor{tls: tls.Client(raw, tlsConfig(key)), raw: raw, id: idOf(key)}
+	if err := v.tls.Handshake(); err != nil {
+		return nil, err
+	}
+	state := v.tls.ConnectionState()
+	v.peer = nodeID(state.PeerCertificates[0].PublicKey.(ed25519.PublicKey))
+	exporter := noError(state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32))
+	v.says(appendProof(nil, room.proofOf("d", exporter, v.id, v.peer)))
+	if err := v.hears(frameProof); err != nil {
+		return nil, err
+	}
+	if v.peer.less(v.id) {
+		v.says(appendHello(nil, hi))
+		return v, v.hears(frameHello)
+	}
+	if err := v.hears(frameHello); err != nil {
+		return nil, err
+	}
+	v.says(appendHello(nil, hi))
+	return v, nil
+}
+
+// helloOf is the HELLO of a visitor. Nobody listens at its port.
+func helloOf(name string) hello { return hello{version, 1, time.Now().UnixMicro(), 9, name} }
+
+// says writes; that the node has hung up shows when something is read.
+func (v *visitor) says(frames ...[]byte) { v.tls.Write(slices.Concat(frames...)) }
+
+// hears reads until a frame of the type comes.
+func (v *visitor) hears(want byte) error {
+	for {
+		typ, _, _, err := readFrame(v.tls, maxFrame, nil)
+		if err != nil || typ == want {
+			return err
+		}
+		if typ == frameBye {
+			return fmt.Errorf("turned away, want a frame of type %d", want)
+		}
+	}
+}
+
+// ---- strangers
+
+// An attack is what a stranger does to the nodes at victims until ctx
+// ends, counting how often.
+type attack struct {
+	name   string
+	enough int // of what is counted
+	unit   string
+	run    func(ctx context.Context, count *atomic.Int64)
+}
+
+const (
+	attackLAN      = "10.9.0."
+	attackerHost   = 66 // the stranger's own address, and the first of several
+	attackerHosts  = 4
+	attackDeadline = 60 * time.Second // of an attack that nobody ends
+	attackProgram  = "P2PCHAT_ATTACK"
+	swallowed      = "invented nodes that swallow" // whoever dials them waits in vain
+)
+
+var victims = []string{attackLAN + "1:7700", attackLAN + "2:7700", attackLAN + "3:7700", attackLAN + "4:7700", attackLAN + "5:7700"}
+
+var attacks = []attack{
+	{"garbage streams", 10_000, "streams", garbageStreams},
+	{"half-open connections", 2000, "connections", halfOpen},
+	{"slow handshakes", 200, "handshakes", slowHandshakes},
+	{"connects at once", 5000, "connects", connectsAtOnce},
+	{"garbage beacons", 100_000, "packets, each to all", garbageBeacons},
+	{"invented nodes", 100_000, "beacons, each to all", inventedNodes},
+	{swallowed, 100_000, "beacons, each to all", inventedNodes},
+	{"replayed beacons", 1000, "replays, each to all", replayedBeacons},
+}
+
+// The test binary is the stranger when it is told so.
+func init() {
+	name := os.Getenv(attackProgram)
+	i := slices.IndexFunc(attacks, func(a attack) bool { return a.name == name })
+	if i < 0 {
+		return
+	}
+	if !strings.HasPrefix(ownAddr(netip.Addr{}).String(), attackLAN) {
+		fmt.Println("this is not the lab") // never attack a network that isn't ours
+		os.Exit(1)
+	}
+	a := attacks[i]
+	var count atomic.Int64
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		stop()
+	}()
+	go func() {
+		for int(count.Load()) < a.enough {
+			time.Sleep(10 * time.Millisecond)
+		}
+		fmt.Println("enough")
+	}()
+	time.AfterFunc(attackDeadline, func() { os.Exit(1) })
+	began := time.Now()
+	a.run(ctx, &count)
+	took := time.Since(began).Seconds()
+	fmt.Printf("%d %s in %.1f s, %.0f a second\n", count.Load(), a.unit, took, float64(count.Load())/took)
+	os.Exit(0)
+}
+
+// knock opens a TCP connection with the i-th victim, from an address of our own
+// that changes with from.
+func knock(i, from int) (net.Conn, error) {
+	d := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 9, 0, byte(attackerHost+from%attackerHosts))}}
+	c, err := d.Dial("tcp4", victims[i%len(victims)])
+	if err == nil {
+		c.(*net.TCPConn).SetLinger(0) // ports must not run out on our side
+	}
+	return c, err
+}
+
+// untilStopped runs f on n goroutines, again and again.
+func untilStopped(ctx context.Context, n int, f func(i int)) {
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			for ; ctx.Err() == nil; i += n {
+				f(i)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// pauseFor waits for d or the end of the attack.
+func pauseFor(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// heardBack waits until the node has hung up, or at most for d.
+func heardBack(c net.Conn, d time.Duration) {
+	c.SetReadDeadline(time.Now().Add(d))
+	io.Copy(io.Discard, c)
+}
+
+func garbageStreams(ctx context.Context, count *atomic.Int64) {
+	cfg := tlsConfig(newKey())
+	noise := make([]byte, 4096)
+	source := rand.NewChaCha8([32]byte{})
+	source.Read(noise)
+	inTLS := func(c net.Conn, b []byte) {
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		t := tls.Client(c, cfg)
+		if t.Handshake() == nil {
+			t.Write(b)
+			heardBack(t, 300*time.Millisecond)
+		}
+	}
+	kinds := []func(net.Conn){
+		func(c net.Conn) { c.Write(noise) },
+		func(c net.Conn) {
+			c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+			heardBack(c, 300*time.Millisecond)
+		},
+		func(c net.Conn) { c.Write(noise[:100]); heardBack(c, 300*time.Millisecond) },
+		func(c net.Conn) { c.Write([]byte{0x16, 3, 1, 0xff, 0xff, 1, 0xff, 0xff, 0xff}) }, // a giant TLS record
+		func(c net.Conn) { c.Write(framed(frameProof, noise[:32])) },
+		func(c net.Conn) { inTLS(c, framed(frameProof, noise[:32])) },
+		func(c net.Conn) { inTLS(c, []byte{0, 0, 1, 0, frameProof, 1, 2, 3}) }, // cut short by our end
+		func(c net.Conn) { inTLS(c, append([]byte{0xff, 0xff, 0xff, 0xff, frameProof}, noise...)) },
+		func(c net.Conn) { inTLS(c, noise) },
+		func(net.Conn) {},
+	}
+	untilStopped(ctx, 128, func(i int) {
+		c, err := knock(i, 0)
+		if err != nil {
+			pauseFor(ctx, 100*time.Millisecond)
+			return
+		}
+		kinds[i/len(victims)%len(kinds)](c)
+		c.Close()
+		count.Add(1)
+	})
+}
+
+func halfOpen(ctx context.Context, count *atomic.Int64) {
+	untilStopped(ctx, 2000, func(i int) {
+		c, err := knock(i, i)
+		if err == nil {
+			count.Add(1)
+			end := context.AfterFunc(ctx, func() { c.Close() })
+			io.Copy(io.Discard, c) // until the node gives up on us
+			end()
+			c.Close()
+		}
+		pauseFor(ctx, time.Second)
+	})
+}
+
+// slowHandshakes takes its time, on half of the connections with TLS, on the
+// others with the proof of the room key.
+func slowHandshakes(ctx context.Context, count *atomic.Int64) {
+	cfg := tlsConfig(newKey())
+	near, far := net.Pipe()
+	go tls.Client(near, cfg).Handshake()
+	opening := make([]byte, 64<<10)
+	opening = opening[:noError(far.Read(opening))]
+	far.Close()
+	drip := func(c io.Writer, b []byte, gap time.Duration) {
+		for i := range b {
+			if _, err := c.Write(b[i : i+1]); err != nil {
+				return
+			}
+			pauseFor(ctx, gap)
+		}
+	}
+	untilStopped(ctx, 200, func(i int) {
+		c, err := knock(i, 0)
+		if err == nil {
+			count.Add(1)
+			if i/len(victims)%2 == 0 {
+				drip(c, opening, 50*time.Millisecond)
+			} else if t := tls.Client(c, cfg); t.Handshake() == nil {
+				drip(t, framed(frameProof, make([]byte, 32)), 200*time.Millisecond)
+			}
+			c.Close()
+		}
+		pauseFor(ctx, 50*time.Millisecond)
+	})
+}
+
+func connectsAtOnce(ctx context.Context, count *atomic.Int64) {
+	for ctx.Err() == nil {
+		var all sync.WaitGroup
+		for i := range 5000 {
+			all.Go(func() {
+				if c, err := knock(i, i/len(victims)); err == nil {
+					count.Add(1)
+					heardBack(c, 500*time.Millisecond)
+					c.Close()
+				}
+			})
+		}
+		all.Wait()
+	}
+}
+
+// broadcaster returns what sends a packet to the whole LAN.
+func broadcaster(from int) func([]byte) {
+	c := noError(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 9, 0, byte(attackerHost+from))}))
+	to := netip.MustParseAddrPort(attackLAN + "255:7700")
+	return func(b []byte) { c.WriteToUDPAddrPort(b, to) }
+}
+
+func garbageBeacons(ctx context.Context, count *atomic.Int64) {
+	send := broadcaster(0)
+	source := rand.NewChaCha8([32]byte{1})
+	noise := make([]byte, 4096)
+	source.Read(noise)
+	for i := 0; ctx.Err() == nil; i++ {
+		size := beaconSize // what is of another size is cheaper to refuse
+		if i%8 == 0 {
+			size = i % 1400
+		}
+		send(noise[i%2048 : i%2048+size])
+		count.Add(1)
+	}
+}
+
+// inventedNodes announces nodes that aren't there. It knows the key of the
+// open room: everybody does.
+func inventedNodes(ctx context.Context, count *atomic.Int64) {
+	room := newRoomKey("")
+	source := rand.NewChaCha8([32]byte{2})
+	var send []func([]byte)
+	for i := range attackerHosts {
+		send = append(send, broadcaster(i))
+	}
+	for i := 0; ctx.Err() == nil; i++ {
+		x := beacon{counter: uint64(i + 1), port: uint16(1 + i%5000), name: fmt.Sprintf("No\x1b[2J%d", i)}
+		source.Read(x.node[:])
+		send[i%len(send)](room.sealBeacon(x))
+		count.Add(1)
+	}
+}
+
+// replayedBeacons says again, from an address of its own, whatever beacons it
+// hears, and waits at the port that they name, with a key of its own.
+func replayedBeacons(ctx context.Context, count *atomic.Int64) {
+	hear := noError(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(224, 0, 0, 0), Port: 7700}))
+	l := noError(net.Listen("tcp4", attackLAN+strconv.Itoa(attackerHost)+":7700"))
+	cfg := tlsConfig(newKey())
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { // ends by the deadline
+				c.SetDeadline(time.Now().Add(time.Second))
+				t := tls.Server(c, cfg)
+				t.Handshake()
+				if typ, _, _, err := readFrame(t, maxFrame, nil); err == nil {
+					fmt.Printf("fooled somebody: a frame of type %d came\n", typ)
+				}
+				c.Close()
+			}()
+		}
+	}()
+	var mu sync.Mutex
+	var heard [][]byte
+	go func() {
+		packet := make([]byte, 2048)
+		for {
+			n, from, err := hear.ReadFromUDPAddrPort(packet)
+			if err != nil {
+				return
+			}
+			if host := from.Addr().Unmap().As4()[3]; host < attackerHost || host >= attackerHost+attackerHosts {
+				mu.Lock()
+				heard = append(heard, bytes.Clone(packet[:n]))
+				heard = heard[max(0, len(heard)-64):]
+				mu.Unlock()
+			}
+		}
+	}()
+	send := broadcaster(0)
+	for ctx.Err() == nil {
+		mu.Lock()
+		again := slices.Clone(heard)
+		mu.Unlock()
+		for _, b := range again {
+			send(b)
+			count.Add(1)
+		}
+		pauseFor(ctx, 2*time.Millisecond)
+	}
+}
+
+// ---- strangers, and a room of five
+
+func TestStrangersLeaveAChattingRoomWhole(t *testing.T) {
+	needLab(t)
+	if testing.Short() {
+		t.Skip("attacks for a while")
+	}
+	l := newLAN(t)
+	var hosts []*host
+	for i := range victims {
+		hosts = append(hosts, l.host(fmt.Sprintf("%s%d/24", attackLAN, i+1)))
+	}
+	guests := l.host(attackLAN + "50/24")
+	evil := l.host(fmt.Sprintf("%s%d/24", attackLAN, attackerHost))
+	for i := 1; i < attackerHosts; i++ {
+		evil.ip(fmt.Sprintf("addr add %s%d/24 dev eth0", attackLAN, attackerHost+i))
+	}
+	s := &siege{t: t, guests: guests, evil: evil, nodes: room(hosts, "Ann", "Bob", "Cid", "Dora", "Emil")}
+	calm := s.chat(20)
+	t.Logf("in calm: median latency %v of %d lines", median(calm), len(calm))
+	s.memory = s.largest()
+	for i := range attacks {
+		s.withstand(&attacks[i])
+	}
+	for _, p := range s.nodes {
+		for _, line := range p.out.lines() {
+			if presenceRE.MatchString(line) && !strings.Contains(line, "* Guest") || strings.HasSuffix(line, " lost") {
+				t.Errorf("%s shows %q", p.name, line)
+			}
+			if strings.Contains(line, fmt.Sprint(attackLAN, attackerHost)) {
+				t.Errorf("%s shows the stranger: %q", p.name, line)
+			}
+		}
+	}
+	connected(slack(3*time.Second), 5*4, hosts...)
+	sameHistory(slack(3*time.Second), s.nodes...)
+}
+
+// A siege is a room of five that chats, and is attacked.
+type siege struct {
+	t            testing.TB
+	guests, evil *host
+	nodes        []*proc
+	said         int   // lines, by all
+	memory       []int // MB, of each node in calm
+}
+
+// chat has the nodes say n lines in turn, and returns how long each took from
+// one node's standard input to the next one's standard output.
+func (s *siege) chat(n int) (took []time.Duration) {
+	s.t.Helper()
+	for range n {
+		from, to := s.nodes[s.said%5], s.nodes[(s.said+1)%5]
+		s.said++
+		text := fmt.Sprintf("line %06d.", s.said)
+		began := time.Now()
+		from.say(text)
+		to.hears(patience, 1, text)
+		took = append(took, time.Since(began))
+		time.Sleep(20 * time.Millisecond)
+	}
+	return took
+}
+
+func (s *siege) largest() (mb []int) {
+	for _, p := range s.nodes {
+		mb = append(mb, p.megabytes())
+	}
+	return mb
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2].Round(100 * time.Microsecond)
+}
+
+// withstand has the room chat, and a newcomer join, while a stranger attacks.
+func (s *siege) withstand(a *attack) {
+	t := s.t
+	const (
+		latency = 50 * time.Millisecond // at the median
+		noise   = 5                     // how much slower a busy machine may be
+		growth  = 50                    // MB
+		atLeast = 2 * time.Second
+		handful = 5 // lines
+	)
+	var stderr []int
+	for _, p := range s.nodes {
+		stderr = append(stderr, len(p.err.lines()))
+	}
+	if a.name == swallowed {
+		s.evil.drops("ip protocol tcp")
+		defer s.evil.drops("")
+	}
+	stranger := start(t, a.name, s.evil.inside(self(t)), withEnv("P2PCHAT_RUN=", attackProgram+"="+a.name))
+	began := time.Now()
+	time.Sleep(200 * time.Millisecond) // it has begun
+	name := "Guest " + strings.ReplaceAll(a.name, " ", "")
+	entered := time.Now()
+	guest := s.guests.node(name)
+	joined := make(chan time.Duration, 1)
+	go func() { // ends by patience
+		met := regexp.MustCompile(` \* ` + name + `@\S+ joined\n`)
+		for _, p := range s.nodes {
+			p.out.waitFor(patience-time.Since(entered), met.Match)
+		}
+		five := regexp.MustCompile(` \* \w+@` + regexp.QuoteMeta(attackLAN) + `[1-5] joined\n`)
+		guest.out.waitFor(patience-time.Since(entered), func(text []byte) bool { return len(five.FindAllIndex(text, 5)) == 5 })
+		joined <- time.Since(entered)
+	}()
+	var took []time.Duration
+	most, join := slices.Clone(s.memory), time.Duration(0)
+	enough := func() bool { return slices.Contains(stranger.out.lines(), "enough") }
+	for join == 0 || time.Since(began) < atLeast || !enough() && time.Since(began) < lasting(attackDeadline, 3*atLeast/2) {
+		took = append(took, s.chat(5)...)
+		for i, mb := range s.largest() {
+			most[i] = max(most[i], mb)
+		}
+		select {
+		case join = <-joined:
+		default:
+		}
+	}
+	stranger.closeInput()
+	stranger.ends(patience, 0)
+	done := stranger.out.lines()
+	for i, line := range done {
+		if line != "enough" && i < len(done)-1 {
+			t.Errorf("%s: %s", a.name, line)
+		}
+	}
+	guest.say("/exit")
+	guest.ends(slack(3*time.Second), 0)
+	for _, p := range s.nodes {
+		p.seesCount(slack(3*time.Second), 1, ` \* `+name+`@\S+ left$`)
+	}
+
+	more, lines := 0, 0
+	for i, p := range s.nodes {
+		more = max(more, most[i]-s.memory[i])
+		lines = max(lines, len(p.err.lines())-stderr[i])
+	}
+	t.Logf("%s: %s; median latency %v of %d lines; newcomer in after %v; %d MB more, %d lines on standard error at the most",
+		a.name, done[len(done)-1], median(took), len(took), join.Round(time.Millisecond), more, lines)
+	if m := median(took); m > noise*latency {
+		t.Errorf("%s: the median latency is %v", a.name, m)
+	}
+	if join > max(noise*time.Second, slack(2*time.Second)) {
+		t.Errorf("%s: the newcomer is in after %v", a.name, join)
+	}
+	if limit := growth * int(slack(1)); more > limit {
+		t.Errorf("%s: a node holds %d MB more than in calm, limit %d", a.name, more, limit)
+	}
+	if lines > handful {
+		t.Errorf("%s: a node writes %d lines to standard error, limit %d", a.name, lines, handful)
+	}
+}
+
+// Invented nodes may take neither the dials nor the memory that a newcomer
+// needs, whichever side it is that has to dial, and whether the host that they
+// are said to be on refuses connections or swallows them.
+func TestNewcomerIsFoundAmongInventedNodes(t *testing.T) {
+	for name, swallows := range map[string]bool{"of hosts that refuse": false, "of hosts that swallow": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				var holes []*guest // what is said to these is lost
+				for i := range attackerHosts {
+					h := l.enter(fmt.Sprint("Hole", i), deaf())
+					h.crash()
+					holes = append(holes, h)
+				}
+				reach := apartFrom()
+				if swallows {
+					reach = apartFrom(holes...)
+				}
+				var nodes []*guest
+				for i := range 4 {
+					nodes = append(nodes, l.enter(fmt.Sprint("N", i), reach))
+				}
+				after(3 * time.Second)
+				ctx, stop := context.WithCancel(t.Context())
+				var flood sync.WaitGroup
+				flood.Go(func() { l.invent(ctx, holes) })
+				for i := range 3 {
+					time.Sleep(500 * time.Millisecond)
+					g := l.enter(fmt.Sprint("Guest", i), reach)
+					time.Sleep(2 * time.Second)
+					if n := g.peersNow(); n != 4 {
+						t.Errorf("2 s after its start, newcomer %d is connected with %d nodes, want 4", i, n)
+					}
+					g.leaves()
+				}
+				stop()
+				flood.Wait()
+				for _, g := range nodes {
+					g.node.mu.Lock()
+					if n := len(g.contacts); n > maxContacts+len(l.nodes) {
+						t.Errorf("%s knows %d nodes, limit %d", g.name, n, maxContacts)
+					}
+					g.node.mu.Unlock()
+					g.wantCount(0, ` lost$|Nobody`)
+				}
+			})
+		})
+	}
+}
+
+// invent has all hear of as many nodes as they keep in mind, and then of 1000 a
+// second, said to be where the holes are.
+func (l *lab) invent(ctx context.Context, holes []*guest) {
+	source := rand.NewChaCha8([32]byte{3})
+	for i := uint64(1); ctx.Err() == nil; i++ {
+		x := beacon{counter: i, port: 7700, name: "Nobody"}
+		source.Read(x.node[:])
+		l.mu.Lock()
+		nodes := slices.Clone(l.nodes)
+		l.mu.Unlock()
+		for _, g := range nodes {
+			if !g.silent() {
+				g.heard(x, holes[i%uint64(len(holes))].addr.Addr())
+			}
+		}
+		if i > maxContacts && i%20 == 0 {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// ---- another secret
+
+func TestOtherSecretIsWorthOneLogLineAMinute(t *testing.T) {
+	t.Parallel()
+	const secrets = "swordfish of the west\nswordfish of the east"
+	west, east, _ := strings.Cut(secrets, "\n")
+	// All beacons reach all; and the two rooms have been told of each other.
+	port, other := freePort(t), freePort(t)
+	ann := startNode(t, port, []string{"-v", "-secret", file(t, "secret", west), "Ann"})
+	tcp := foreignTCPPort(ann)
+	bob := startNode(t, port, []string{"-v", "-peer", fmt.Sprint("127.0.0.1:", tcp), "Bob"}, withEnv("P2PCHAT_SECRET="+east))
+	eve := startNode(t, port, []string{"-v", "-peer", fmt.Sprint("127.0.0.1:", tcp), "Eve"})
+	cid := startNode(t, other, []string{"-v", "-secret", file(t, "secret", west), "-peer", fmt.Sprint("127.0.0.1:", tcp), "Cid"})
+	cid.sees(patience, `Ann@127.0.0.1:\d+ joined$`)
+	ann.say("of the west only")
+	cid.sees(patience, `: of the west only$`)
+	time.Sleep(7 * time.Second) // three beacons, and as many dials
+	for _, p := range []*proc{ann, bob, eve, cid} {
+		if p != ann && p != cid && p.out.String() != "" {
+			t.Errorf("%s shows %q", p.name, p.out)
+		}
+		if n := p.count(` joined$`); n > 1 {
+			t.Errorf("%s sees %d nodes join", p.name, n)
+		}
+		// Ann is knocked at by two that lack her secret, and hears two, all at
+		// one address. A connection that fails is one offence for both sides,
+		// a beacon another.
+		for _, offence := range []string{`beacon from`, `(?:handshake with|dial)`} {
+			if n := count(p.err.lines(), `^p2pchat: `+offence+` .*127\.0\.0\.1`); n > 1 {
+				t.Errorf("%s: %d lines within seconds are %q, want one a minute:\n%s", p.name, n, offence, p.err)
+			}
+		}
+		for secret := range strings.Lines(secrets) {
+			secret = strings.TrimSuffix(secret, "\n")
+			if strings.Contains(p.out.String()+p.err.String(), secret) {
+				t.Errorf("%s shows its secret", p.name)
+			}
+			if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.cmd.Process.Pid)); err == nil && bytes.Contains(line, []byte(secret)) {
+				t.Errorf("the command line of %s holds the secret: %q", p.name, line)
+			}
+		}
+	}
+}
+
+// ---- keys and identities
+
+func TestNoTwoConnectionsShareATrafficKey(t *testing.T) {
+	t.Parallel()
+	ann := startNode(t, freePort(t), []string{"Ann"})
+	addr := fmt.Sprint("127.0.0.1:", foreignTCPPort(ann))
+	cfg := tlsConfig(newKey()) // the same on all connections, with all that could be resumed
+	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	cfg.ServerName = "ann"
+	var keys bytes.Buffer
+	cfg.KeyLogWriter = &keys
+	seen := map[string]int{}
+	const connections = 3
+	for i := range connections {
+		raw, err := net.Dial("tcp4", addr)
+		must(t, err)
+		c := tls.Client(raw, cfg)
+		must(t, c.Handshake())
+		state := c.ConnectionState()
+		if state.DidResume || state.Version != tls.VersionTLS13 {
+			t.Errorf("connection %d: resumed %v, version %x", i, state.DidResume, state.Version)
+		}
+		seen[string(noError(state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32)))]++
+		heardBack(c, 200*time.Millisecond) // a session ticket would come
+		raw.Close()
+	}
+	for line := range strings.Lines(keys.String()) {
+		if f := strings.Fields(line); strings.Contains(f[0], "TRAFFIC_SECRET") {
+			seen[f[0]+f[2]]++
+		}
+	}
+	if want := connections * (1 + 4); len(seen) != want { // handshake and traffic, each way
+		t.Errorf("%d connections have %d different keys, want %d", connections, len(seen), want)
+	}
+}
+
+// TestNobodyPassesForAnother: Mallory is a member of the room, but has only the
+// public part of what makes Vic Vic.
+func TestNobodyPassesForAnother(t *testing.T) {
+	vic := newKey()
+	stolen := tlsConfig(vic).Certificates[0].Certificate
+	for name, presents := range map[string]func(mallory *tls.Certificate){
+		"its own certificate": func(*tls.Certificate) {},
+		"Vic's certificate":   func(mallory *tls.Certificate) { mallory.Certificate = stolen },
+	} {
+		t.Run(name+", at the place of Vic's replayed beacon", func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				ann := l.enter("Ann", deaf())
+				mallory := l.enter("Mallory", deaf())
+				presents(&mallory.node.tls.Certificates[0]) // before anybody dials
+				ann.heard(beacon{idOf(vic), 1, 7700, "Vic"}, mallory.addr.Addr())
+				after(10 * time.Second)
+				if n := ann.peersNow(); n != 0 {
+					t.Errorf("Ann is connected with %d nodes", n)
+				}
+				ann.wantCount(0, ``)
+			})
+		})
+	}
+	t.Run("Vic's certificate, dialing", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf())
+			near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:7700")}, ann)
+			ann.offer <- far
+			cfg := tlsConfig(vic)
+			cfg.Certificates[0].PrivateKey = newKey()
+			c := tls.Client(near, cfg)
+			if c.Handshake() == nil { // it returns before the server has judged it
+				state := c.ConnectionState()
+				exporter := noError(state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32))
+				c.Write(appendProof(nil, l.key.proofOf("d", exporter, idOf(vic), ann.id)))
+				if typ, _, _, err := readFrame(c, maxFrame, nil); err == nil {
+					t.Errorf("Ann answers with a frame of type %d", typ)
+				}
+			}
+			near.Close()
+			after(time.Second)
+			ann.wantCount(0, ``)
+		})
+	})
+}
+
+// ---- members that come and go
+
+func TestVisitsLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("looks into /proc")
+	}
+	port := freePort(t)
+	ann, bob := startNode(t, port, []string{"Ann"}), startNode(t, port, []string{"Bob"})
+	haveMet(ann, bob)
+	addr := fmt.Sprint("127.0.0.1:", foreignTCPPort(ann))
+	room := newRoomKey("")
+	visits := func(n int) {
+		var all sync.WaitGroup
+		for i := range 4 {
+			all.Go(func() {
+				for range n / 4 {
+					raw, err := net.Dial("tcp4", addr)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					v, err := visit(raw, room, newKey(), helloOf("Visitor"))
+					if err != nil {
+						t.Errorf("visit: %v", err)
+						return
+					}
+					v.says(framed(frameHave, []byte{haveComplete}))
+					if err := v.hears(framePosts); err != nil { // what Ann has said
+						t.Errorf("visit: %v", err)
+					}
+					if i%2 == 0 {
+						v.says(appendBye(nil, byeLeaving))
+						heardBack(v.tls, patience)
+					}
+					raw.Close()
+				}
+			})
+		}
+		all.Wait()
+	}
+	most := 1000
+	if raced() {
+		most = 300 // handshakes take their time
+	}
+	visits(most / 5) // the runtime's own growth
+	settled := func() int { time.Sleep(2 * time.Second); return ann.descriptors() }
+	files, memory := settled(), ann.megabytes()
+	visits(most)
+	n := 0
+	eventually(t, slack(8*time.Second), func() string {
+		n = ann.descriptors()
+		return fmt.Sprintf("%d descriptors, %d before", n, files)
+	}, func() bool { return n <= files })
+	more := ann.megabytes() - memory
+	ann.say("still here")
+	for _, p := range []*proc{ann, bob} {
+		p.sees(patience, `: still here$`)
+		if lines := p.out.lines(); len(lines) != 2 {
+			t.Errorf("%s shows %q, want one join and one line, as visitors said nothing", p.name, lines)
+		}
+	}
+	ann.signal(syscall.SIGQUIT) // makes the Go runtime list its goroutines
+	ann.exits(patience)
+	goroutines := strings.Count("\n"+ann.err.String(), "\ngoroutine ")
+	t.Logf("after %d visits: %d descriptors, %d before; %d MB more; %d goroutines", most, n, files, more, goroutines)
+	if goroutines == 0 || goroutines > 40 {
+		t.Errorf("%d goroutines with one peer, after %d visits", goroutines, most)
+	}
+	if limit := 15 * int(slack(1)); more > limit {
+		t.Errorf("%d MB more after %d visits, limit %d", more, most, limit)
+	}
+}
+
+// ---- names and texts that would be more than that
+
+// hostileStrings returns what could break, forge or hide a line of a terminal.
+func hostileStrings() (all []string) {
+	for r := rune(0); r < ' '; r++ {
+		all = append(all, string(r), fmt.Sprintf("x%cy%cz", r, r))
+	}
+	for r := rune(0x7f); r < 0xa0; r++ {
+		all = append(all, string(r))
+	}
+	for _, r := range "\u00ad\u034f\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e" +
+		"\u2060\u2061\u2066\u2067\u2068\u2069\u206a\u3164\ufeff\ufff9\U000e0001\U000e0041\U0001d173" {
+		all = append(all, fmt.Sprintf("x%cy", r))
+	}
+	const forged = "2026-11-22 15:04:05 * Ann@127.0.0.1 left"
+	return append(all,
+		"\x1b[2J\x1b[H", "\x1b[31m", "\x1b[8m", "\x1b[10A", "\x1b[?1049h", "\u009b2J", "\x9b2J", // CSI
+		"\x1b]52;c;aGVsbG8=\x07", "\x1b]52;c;aGVsbG8=\x1b\\", "\u009d52;c;aGVsbG8=\u009c", "\x1b]0;owned\x07", // OSC
+		"\x1bP+q544e\x1b\\", "\u0090q\u009c", "\x1b_x\x1b\\", "\x1bc", "\x1b(0", "\x0e", // DCS, APC, resets and sets
+		"\n"+forged, "\r"+forged, "\u2028"+forged, "\u0085"+forged, "\v"+forged, strings.Repeat("\b", 50)+forged,
+		"\xff", "\xfe\xff", "\xc0\x9b", "\xc0\x8a", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x80", "\xf0\x9f\x98",
+		"e"+strings.Repeat("\u0301", 60), strings.Repeat("e\u0301\u0302\u0303", 17), "\u0301", strings.Repeat("\u20dd", 40),
+		"@:/*()>", " -> me: ", ": forged", " joined", "  ", "\t", "\u00a0", "\u3000", "%s%d%n", strings.Repeat("x", 120),
+	)
+}
+
+// hostileLine is any line of a member whose name begins with three digits.
+var hostileLine = regexp.MustCompile(`^` + stampRE + ` (?:\* )?(\d{3})[^@:/*()>]*@127\.0\.0\.1(?::\d+)?` +
+	`(?:( joined| left)|( is now )[^@:/*()>]+|(: <| -> me: <).+>)$`)
+
+func TestWhateverAMemberSaysIsOneCleanLine(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	ann, bob := startNode(t, port, []string{"Ann"}), startNode(t, port, []string{"Bob"})
+	haveMet(ann, bob)
+	addr := fmt.Sprint("127.0.0.1:", foreignTCPPort(ann))
+	room := newRoomKey("")
+	cases := hostileStrings()
+	for i, hostile := range cases {
+		mallory := &scribe{key: newKey(), name: fmt.Sprintf("%03d", i) + hostile, addr: netip.MustParseAddrPort("127.0.0.1:9")}
+		mallory.id = idOf(mallory.key)
+		now := time.Now().UnixMicro()
+		run := []post{
+			mallory.writes(kindJoin, now, ""),
+			mallory.writes(kindLines, now+1, "<"+strings.ReplaceAll(hostile, "\n", "\r")+">"), // LF parts lines
+			mallory.writes(kindRename, now+2, mallory.name+"b"),
+			mallory.writes(99, now+3, hostile), // of a later version
+			mallory.writes(kindLeave, now+4, hostile),
+		}
+		raw, err := net.Dial("tcp4", addr)
+		must(t, err)
+		hi := helloOf(mallory.name)
+		hi.time += int64(time.Hour / time.Microsecond) // so that Ann has to name it on standard error
+		v, err := visit(raw, room, mallory.key, hi)
+		must(t, err)
+		v.says(framed(frameHave, []byte{haveComplete}), framed(framePosts, runOf(mallory.id, run[:4])),
+			appendDirect(nil, direct{1, now, []byte("<" + hostile + ">")}))
+		must(t, v.hears(frameTaken))
+		v.says(framed(framePosts, runOf(mallory.id, run[4:])), appendBye(nil, byeLeaving))
+		heardBack(v.tls, patience)
+		raw.Close()
+	}
+	ann.say("and that was all")
+	for _, p := range []*proc{ann, bob} {
+		each := []string{" joined", ": <", " is now ", " left"}
+		if p == ann {
+			each = append(each, " -> me: <")
+		}
+		const frame = 2 // that the other joined, and the last line
+		p.sees(patience, `: and that was all$`)
+		p.seesCount(patience, len(cases), ` \* \d{3}[^@\n]*@[\d.:]+ left$`)
+		lines := p.out.lines()
+		if want := len(cases)*len(each) + frame; len(lines) != want {
+			t.Errorf("%s shows %d lines, want %d", p.name, len(lines), want)
+		}
+		got := map[string]int{}
+		for _, line := range lines {
+			if m := hostileLine.FindStringSubmatch(line); m != nil {
+				got[m[1]+m[2]+m[3]+m[4]]++
+			}
+		}
+		for i, hostile := range cases {
+			for _, what := range each {
+				if n := got[fmt.Sprintf("%03d%s", i, what)]; n != 1 {
+					t.Errorf("%s shows %d lines with %q of %q, want 1", p.name, n, what, hostile)
+				}
+			}
+		}
+		for _, line := range slices.Concat(lines, p.err.lines()) {
+			if why := cmp.Or(unclean(line), tooMuch(line)); why != "" {
+				t.Errorf("%s prints %s: %q", p.name, why, line)
+			}
+		}
+	}
+	if n := len(ann.err.lines()); n != 1+len(cases) {
+		t.Errorf("Ann has %d lines on standard error, want one of her own, and one for each clock that is an hour off, %d", n, len(cases))
+	}
+}
+
+// tooMuch says whether more marks stand on one letter than languages need.
+func tooMuch(line string) string {
+	if regexp.MustCompile(`\pM{9}`).MatchString(line) {
+		return "a flood of combining marks"
+	}
+	return ""
+}
+
+// ---- members that lie about others
+
+// TestLiarIsCutOffAndTheTruthComesFromOthers: Vic said what he said and left.
+// Bob and Cid ask Mallory for it, who claims to have most of it, before they
+// meet Ann, who has the truth. Dan knows only Bob.
+func TestLiarIsCutOffAndTheTruthComesFromOthers(t *testing.T) {
+	const lines = 6
+	lied := []byte("lied")
+	// reseal makes a post that Vic did not sign.
+	reseal := func(p post, vic nodeID, alter func(*post)) post {
+		alter(&p)
+		return noError(parsePost(vic, sealPost(newKey(), vic, p).sealed))
+	}
+	changed := func(run []post, vic nodeID, i int, alter func(*post)) []post {
+		run = slices.Clone(run)
+		run[i] = reseal(run[i], vic, alter)
+		return run
+	}
+	text := func(p *post) { p.text = lied }
+	back := func(p *post) { p.time -= int64(time.Second / time.Microsecond / 2) }
+	for _, c := range []struct {
+		name   string
+		honest bool          // it may be one that doesn't know better, and need not be cut off
+		wait   time.Duration // before it answers; Ann comes after half a second
+		runs   func(run []post, vic nodeID) [][]post
+	}{
+		{"alters the middle", false, 0, func(run []post, vic nodeID) [][]post { return [][]post{changed(run, vic, 3, text)} }},
+		{"alters the end", false, 0, func(run []post, vic nodeID) [][]post { return [][]post{changed(run, vic, len(run)-1, text)} }},
+		{"alters the middle, and chains the rest to it", false, 0, func(run []post, vic nodeID) [][]post {
+			run = changed(run, vic, 3, text)
+			for i := 4; i < len(run); i++ {
+				run[i] = reseal(run[i], vic, func(p *post) { p.prev = run[i-1].link })
+			}
+			return [][]post{run}
+		}},
+		{"forges all", false, 0, func(run []post, vic nodeID) [][]post {
+			run = slices.Clone(run)
+			for i := range run {
+				run[i] = reseal(run[i], vic, func(p *post) {
+					if text(p); i > 0 {
+						p.prev = run[i-1].link
+					}
+				})
+			}
+			return [][]post{run}
+		}},
+		{"forges one more", false, 0, func(run []post, vic nodeID) [][]post {
+			end := run[len(run)-1]
+			return [][]post{run, {reseal(end, vic, func(p *post) {
+				p.number, p.time, p.prev, p.kind, p.text = end.number+1, end.time+1e6, end.link, kindLines, lied
+			})}}
+		}},
+		{"reorders", false, 0, func(run []post, _ nodeID) [][]post {
+			return [][]post{slices.Concat(run[:2], []post{run[3], run[2]}, run[4:])}
+		}},
+		{"drops from the middle", false, 0, func(run []post, _ nodeID) [][]post {
+			return [][]post{slices.Concat(run[:2], run[3:])}
+		}},
+		{"drops from between two frames", false, time.Second, func(run []post, _ nodeID) [][]post { return [][]post{run[:2], run[4:]} }},
+		{"drops from between two frames, while nobody knows better", false, 0, func(run []post, _ nodeID) [][]post {
+			return [][]post{run[:2], run[4:]}
+		}},
+		{"drops the end", true, 0, func(run []post, _ nodeID) [][]post { return [][]post{run[:4]} }},
+		{"tells nothing", true, 0, func([]post, nodeID) [][]post { return nil }},
+		{"back-dates the middle", false, 0, func(run []post, vic nodeID) [][]post { return [][]post{changed(run, vic, 3, back)} }},
+		{"back-dates the end", false, 0, func(run []post, vic nodeID) [][]post { return [][]post{changed(run, vic, len(run)-1, back)} }},
+		{"back-dates the beginning, alone", false, 0, func(run []post, vic nodeID) [][]post { return [][]post{changed(run, vic, 0, back)[:1]} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				vic := l.enter("Vic")
+				ann := l.enter("Ann")
+				after(time.Second)
+				for i := range lines {
+					vic.says("true %d", i)
+					after(time.Second)
+				}
+				vic.leaves()
+				after(time.Second)
+				run := l.postsOf(ann, vic.id)
+				if len(run) != lines+2 {
+					t.Fatalf("Ann has %d posts of Vic, want %d", len(run), lines+2)
+				}
+				bob := l.enter("Bob", deaf())
+				cid := l.enter("Cid", deaf(), apartFrom(bob))
+				dan := l.enter("Dan", deaf(), apartFrom(ann, cid), told(bob))
+				mallory := newKey()
+				runs := c.runs(run, vic.id)
+				liars := []*liar{l.lie(bob, mallory, vic.id, c.wait, runs), l.lie(cid, mallory, vic.id, c.wait, runs)}
+				after(time.Second / 2)
+				for _, g := range []*guest{bob, cid} { // whoever is to dial
+					g.heard(beacon{ann.id, 1, 7700, "Ann"}, ann.addr.Addr())
+					ann.heard(beacon{g.id, 1, 7700, g.myName()}, g.addr.Addr())
+				}
+				after(15 * time.Second)
+				for i, x := range liars {
+					if asked, over := x.asked.Load(), x.isCutOff(); !asked || !over && !c.honest {
+						t.Errorf("liar %d: was asked %v, is cut off %v", i, asked, over)
+					}
+				}
+				for _, g := range []*guest{bob, cid, dan} {
+					g.wantCount(0, `lied`)
+					g.wantCount(lines, `^Vic@10.0.0.1: true \d$`)
+					g.wantCount(1, `^\* Vic@10.0.0.1 left$`)
+				}
+				l.wantSame(lines, ann, bob, cid, dan)
+			})
+		})
+	}
+}
+
+// postsOf returns the posts of an author that g holds.
+func (l *lab) postsOf(g *guest, author nodeID) (run []post) {
+	for _, e := range g.h().chronology() {
+		if e.feed.id == author && !e.isNote() {
+			run = append(run, noError(parsePost(author, e.sealed)))
+		}
+	}
+	return run
+}
+
+// A liar is a member that claims to hold more of vic than there is, and
+// answers once when it is asked for it.
+type liar struct {
+	ended chan struct{} // closed when the other side has hung up
+	asked atomic.Bool
+}
+
+func (x *liar) isCutOff() bool {
+	select {
+	case <-x.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// lie connects a liar with g. It answers after wait.
+func (l *lab) lie(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Duration, runs [][]post) *liar {
+	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:9")}, g)
+	g.offer <- far
+	v, err := visit(near, l.key, key, helloOf("Mallory"))
+	must(l.t, err)
+	const claimed = 100
+	v.says(framed(frameHave, appendHaveEntry([]byte{haveComplete}, vic, span{1, claimed, 1})))
+	x := &liar{ended: make(chan struct{})}
+	go func() { // ends with the connection, which a crash of g ends at the latest
+		defer near.Close()
+		defer close(x.ended)
+		for {
+			typ, body, _, err := readFrame(v.tls, maxFrame, nil)
+			if err != nil || typ == frameBye {
+				return
+			}
+			if typ != frameWant {
+				continue
+			}
+			parseWant(body, func(author nodeID, from uint64) {
+				if author != vic || from == 0 || x.asked.Swap(true) {
+					return
+				}
+				time.Sleep(wait)
+				for _, run := range runs {
+					v.says(framed(framePosts, runOf(vic, run)))
+				}
+			})
+		}
+	}()
+	go func() { // heartbeats; ends with the other
+		for !x.isCutOff() {
+			v.says(framed(frameHave, []byte{0}))
+			select {
+			case <-time.After(heartbeat):
+			case <-x.ended:
+			}
+		}
+	}()
+	return x
+}
