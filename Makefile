@@ -15,10 +15,10 @@ test: ## everything that must hold: gofmt, vet, tests with the race detector, cr
 	GOOS=freebsd GOARCH=amd64 $(GO) build -o /dev/null .
 
 fuzz: ## run each fuzzer for FUZZTIME (1m)
-	@for f in $$($(GO) test -list '^Fuzz' . | grep ^Fuzz); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) . || exit 1; done
+	@for f in $$($(GO) test -list '^Fuzz' . | grep ^Fuzz); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x . || exit 1; done
 
 bench: ## print the benchmark figures
-	$(GO) test -run '^$$' -bench . -benchmem .
+	P2PCHAT_FIGURES=1 $(GO) test -run TestFigures -bench . -benchmem -timeout 30m .
 
 cover: ## print the share of statements that tests reach
 	$(GO) test -coverprofile=cover.out ./... && $(GO) tool cover -func=cover.out | tail -1

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,8 +41,9 @@ type discovery struct {
 	key     *roomKey
 	hear    *net.UDPConn
 	speak   *net.UDPConn
-	soon    chan struct{} // receives when a beacon is wanted soon
-	counter uint64        // of the last beacon; used by the announcer alone
+	soon    chan struct{}                  // receives when a beacon is wanted soon
+	counter uint64                         // of the last beacon; used by the announcer alone
+	nets    atomic.Pointer[[]netip.Prefix] // of the interfaces, as of the last beacon
 }
 
 // openDiscovery opens the sockets of the room at the given port.
@@ -62,6 +64,7 @@ func openDiscovery(bind netip.Addr, port uint16, key *roomKey) (*discovery, erro
 		}
 	}
 	d.counter = uint64(time.Now().UnixNano())
+	d.look()
 	return d, nil
 }
 
@@ -108,15 +111,14 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 // send sends a beacon to everywhere. Each destination gets one of its own,
 // so that a node which hears us on two ways knows both.
 func (d *discovery) send(n *node) {
-	nets := broadcastNets()
-	if !d.bind.IsValid() {
+	if nets := d.look(); !d.bind.IsValid() {
 		var own []netip.Addr
 		for _, p := range nets {
 			own = append(own, p.Addr())
 		}
 		n.moved(own)
 	}
-	for _, to := range d.destinations(nets) {
+	for _, to := range d.destinations() {
 		d.counter++
 		packet := d.key.sealBeacon(beacon{n.id, d.counter, n.port, n.myName()})
 		if _, err := d.speak.WriteToUDPAddrPort(packet, to); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -125,10 +127,20 @@ func (d *discovery) send(n *node) {
 	}
 }
 
-// destinations returns the broadcast addresses of nets that we announce to.
-func (d *discovery) destinations(nets []netip.Prefix) []netip.AddrPort {
+// look asks the interfaces for their addresses, unless none of them matters.
+func (d *discovery) look() []netip.Prefix {
+	var nets []netip.Prefix
+	if !d.bind.IsLoopback() {
+		nets = broadcastNets()
+	}
+	d.nets.Store(&nets)
+	return nets
+}
+
+// destinations returns the broadcast addresses that we announce to.
+func (d *discovery) destinations() []netip.AddrPort {
 	var to []netip.AddrPort
-	for _, p := range nets {
+	for _, p := range *d.nets.Load() {
 		if !d.bind.IsValid() || p.Addr() == d.bind {
 			to = append(to, netip.AddrPortFrom(broadcastOf(p), d.port))
 		}
@@ -143,7 +155,7 @@ func (d *discovery) destinations(nets []netip.Prefix) []netip.AddrPort {
 // destinationText names the destinations for the user.
 func (d *discovery) destinationText() string {
 	var s []string
-	for _, to := range d.destinations(broadcastNets()) {
+	for _, to := range d.destinations() {
 		s = append(s, to.String())
 	}
 	return strings.Join(s, ", ")
@@ -179,11 +191,11 @@ func broadcastOf(p netip.Prefix) netip.Addr {
 }
 
 // ownAddr returns the address that others most likely reach us at.
-func ownAddr(bind netip.Addr) netip.Addr {
-	if bind.IsValid() {
-		return bind
+func (d *discovery) ownAddr() netip.Addr {
+	if d.bind.IsValid() {
+		return d.bind
 	}
-	for _, p := range broadcastNets() {
+	for _, p := range *d.nets.Load() {
 		return p.Addr()
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -222,7 +234,7 @@ func (d *discovery) near(addr netip.Addr) bool {
 	if d.bind.IsLoopback() {
 		return localNet.Contains(addr)
 	}
-	return slices.ContainsFunc(broadcastNets(), func(p netip.Prefix) bool {
+	return slices.ContainsFunc(*d.nets.Load(), func(p netip.Prefix) bool {
 		return p.Addr() == d.bind && p.Contains(addr)
 	})
 }

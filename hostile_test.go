@@ -143,7 +143,9 @@ func init() {
 	if i < 0 {
 		return
 	}
-	if !strings.HasPrefix(ownAddr(netip.Addr{}).String(), attackLAN) {
+	var d discovery
+	d.look()
+	if !strings.HasPrefix(d.ownAddr().String(), attackLAN) {
 		fmt.Println("this is not the lab") // never attack a network that isn't ours
 		os.Exit(1)
 	}

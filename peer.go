@@ -37,6 +37,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,7 @@ const (
 	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
 
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
+	dialAgain        = 10 * time.Millisecond  // after a broken connection could not be made again
 	dialTimeout      = 3 * time.Second
 	handshakeTimeout = 5 * time.Second
 	retryFirst       = 1 * time.Second
@@ -698,24 +700,39 @@ func (n *node) recover(c *conn) {
 	ct := n.contactLocked(c.peer)
 	ct.dialing = true
 	n.mu.Unlock()
-	raw, err := n.dial(ctx, c.addr)
-	refused := err != nil && ctx.Err() == nil // nobody listens there: no need to wait
-	if err == nil {
-		n.wg.Go(func() { n.serve(raw, true, c.peer) })
-	}
+	refused := make(chan struct{})
+	n.wg.Go(func() {
+		for wait := dialAgain; ctx.Err() == nil; wait *= 2 {
+			raw, err := n.dial(ctx, c.addr)
+			if err != nil && ctx.Err() == nil {
+				close(refused) // nobody listens there
+				return
+			}
+			if err == nil {
+				_, err = n.serve(raw, true, c.peer)
+			}
+			if err == nil || errors.Is(err, errDuplicate) {
+				return
+			}
+			n.pause(wait) // a dying process still accepts for a moment
+		}
+	})
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ct.dialing = false
-	ct.dialAt = time.Now().Add(retryFirst)
-	for n.conns[c.peer] == nil && !refused && ctx.Err() == nil {
+	for waiting := true; waiting && n.conns[c.peer] == nil; {
 		changed := n.changed
 		n.mu.Unlock()
 		select {
 		case <-changed:
+		case <-refused:
+			waiting = false
 		case <-ctx.Done():
+			waiting = false
 		}
 		n.mu.Lock()
 	}
+	ct.dialing = false
+	ct.dialAt = time.Now().Add(retryFirst)
 	if n.conns[c.peer] == nil && n.ctx.Err() == nil {
 		n.loseLocked(c.peer)
 	}
@@ -1373,6 +1390,7 @@ func (c *conn) handlePosts(body []byte) error {
 	}
 	n.history.waitRoom(n.ctx)
 	count, err := n.history.add(author, run, !own, overGap)
+	runtime.Gosched() // the printer goes first, then the acknowledgement
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
@@ -1592,11 +1610,11 @@ func (c *conn) writeLoop() {
 		case bye != 0:
 			c.raw.Close()
 			return
+		case len(b) == len(heartbeatFrame) && cap(b) > maxLine:
+			b = nil // an idle connection holds no large buffer
+			continue
 		case len(b) > 0:
 			continue
-		}
-		if cap(b) > maxLine {
-			b = nil // an idle connection holds no large buffer
 		}
 		select {
 		case <-c.wake:
@@ -1630,6 +1648,9 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	}
 	return b, 0
 }
+
+// heartbeatFrame is an empty HAVE.
+var heartbeatFrame = endFrame(append(beginFrame(nil, frameHave), 0), 0)
 
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
@@ -1672,7 +1693,7 @@ func (c *conn) controlLocked(b []byte) []byte {
 		}
 	}
 	if c.beat && len(b) == 0 {
-		b = endFrame(append(beginFrame(b, frameHave), 0), 0)
+		b = append(b, heartbeatFrame...)
 	}
 	c.beat = false
 	return b
