@@ -317,10 +317,7 @@ func program(args []string) int {
 	defer v.close()
 	cfg, err := parseArgs(args, os.Stdout)
 	if err == nil {
-		var a *app
-		if a, err = newApp(cfg, v); err == nil {
-			return a.run()
-		}
+		return newApp(cfg, v).run()
 	}
 	if errors.Is(err, errShown) {
 		return 0
@@ -332,10 +329,10 @@ func program(args []string) int {
 	return 1
 }
 
-func newApp(cfg *config, v *voice) (*app, error) {
+func newApp(cfg *config, v *voice) *app {
 	a := &app{cfg: cfg, v: v, input: kindOf(os.Stdin), ended: make(chan struct{}), broken: make(chan error, 1)}
 	a.onlyTTY = a.input == fromTerminal && kindOf(os.Stdout) == fromTerminal
-	return a, nil
+	return a
 }
 
 // run brings the node up, serves until there is a reason to leave, and
@@ -375,7 +372,7 @@ func (a *app) run() int {
 	ctx, leave := context.WithCancel(context.Background())
 	defer leave()
 	printed, gone, heard := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	go func() { defer close(printed); a.print(ctx, gone) }()
+	go func() { defer close(printed); a.print(gone) }()
 	go func() { defer close(gone); a.n.run(ctx, listener) }()
 	go func() { defer close(heard); d.run(ctx, a.n) }()
 	go a.read(interrupted) // not waited for: nothing wakes a blocked read of a terminal
@@ -518,7 +515,7 @@ func linesOnly(events []*event) []*event {
 
 // print prints the log as it grows. Once gone is closed nothing more comes,
 // and it returns when all is printed.
-func (a *app) print(ctx context.Context, gone <-chan struct{}) {
+func (a *app) print(gone <-chan struct{}) {
 	l := &liner{self: a.h.self, port: a.cfg.port}
 	var b batch
 	var out []byte

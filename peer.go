@@ -497,7 +497,7 @@ func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID) (*conn, error) {
 	}
 	var c *conn
 	if err == nil {
-		c, err = n.register(t, raw, peer, theirs, mine.epoch)
+		c, err = n.register(t, raw, peer, theirs)
 	}
 	if err != nil {
 		n.mu.Lock()
@@ -518,7 +518,7 @@ func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID) (*conn, error) {
 
 // register makes the connection the one with this peer. The lower ID refuses
 // with errDuplicate when another one stands.
-func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello, myEpoch uint32) (*conn, error) {
+func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello) (*conn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.conns[peer]
