@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -163,9 +164,11 @@ func startNode(t testing.TB, port int, args []string, setups ...setup) *proc {
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		must(t, err)
-		port := l.Addr().(*net.TCPAddr).Port
+		port := 10000 + rand.IntN(20000) // below those that systems hand out by themselves
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
 		u, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", port)) // not shared: nobody else may be there
 		l.Close()
 		if err == nil {

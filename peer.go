@@ -1605,11 +1605,8 @@ func (c *conn) writeLoop() {
 			}
 		}
 		switch {
-		case bye == byeLeaving:
-			return // the peer closes, so that it hears all
 		case bye != 0:
-			c.raw.Close()
-			return
+			return // the peer closes, so that it hears all; endLocked sees to it that somebody does
 		case len(b) == len(heartbeatFrame) && cap(b) > maxLine:
 			b = nil // an idle connection holds no large buffer
 			continue
