@@ -7,8 +7,8 @@ package main
 // shorter than its fields ends the connection. Lengths are checked before
 // memory is taken.
 //
-// A node's ID is its Ed25519 public key; IDs compare as bytes. Lost and back
-// again is one who said nothing for 7 s, neither on TCP nor by a beacon; so a
+// A node's ID is its Ed25519 public key; IDs compare as bytes. A node is lost
+// when it said nothing for 7 s, neither on TCP nor by a beacon; so a
 // connection that carried nothing for 1 s carries a heartbeat, or for 3 s where
 // the peer's beacons are heard.
 //
