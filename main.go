@@ -159,7 +159,8 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		}
 	}
 	if *showVersion {
-		fmt.Fprintln(stdout, "p2pchat", programVersion())
+		info, _ := debug.ReadBuildInfo()
+		fmt.Fprintln(stdout, "p2pchat", info.Main.Version)
 		return nil, errShown
 	}
 	switch {
@@ -185,13 +186,6 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		cfg.targets = append(cfg.targets, &target{addr: a})
 	}
 	return cfg, errors.Join(cfg.readPeers(*peers), cfg.readSecret(*secret))
-}
-
-func programVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
 
 // parseSize reads 64KiB, 256MiB, 1GiB, or plain bytes.
@@ -226,42 +220,37 @@ func (cfg *config) readPeers(file string) error {
 	if file == "" {
 		return nil
 	}
-	f, err := os.Open(file)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("cannot read -peers: %w; check the path", err)
 	}
-	defer f.Close()
-	table, err := parsePeersFile(f, cfg.port)
+	table, err := parsePeersFile(string(b), cfg.port)
 	if err != nil {
-		return usagef("%s: %w", file, err)
+		return usagef("%s: %w; write NAME IP[:PORT]", file, err)
 	}
 	cfg.targets = append(cfg.targets, table...)
 	return nil
 }
 
-func parsePeersFile(r io.Reader, port uint16) (table []*target, err error) {
-	lines := bufio.NewScanner(r)
-	for i := 1; lines.Scan(); i++ {
-		line := strings.TrimSpace(lines.Text())
+func parsePeersFile(content string, port uint16) (table []*target, err error) {
+	for i, line := range strings.Split(content, "\n") {
+		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
 			continue
 		}
 		at := strings.LastIndexAny(line, " \t")
 		if at < 0 {
-			return nil, fmt.Errorf("line %d: %q has no address; write NAME IP[:PORT]", i, line)
+			return nil, fmt.Errorf("line %d: %q has no address", i+1, line)
 		}
 		name := strings.TrimSpace(line[:at])
 		if err := validName(name); err != nil {
-			return nil, fmt.Errorf("line %d: %q: %w; write NAME IP[:PORT]", i, name, err)
+			return nil, fmt.Errorf("line %d: %q: %w", i+1, name, err)
 		}
 		a, err := parseAddr(line[at+1:], port)
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", i, err)
+			return nil, fmt.Errorf("line %d: %w", i+1, err)
 		}
 		table = append(table, &target{name: name, addr: a})
-	}
-	if lines.Err() != nil {
-		return nil, fmt.Errorf("%w; write NAME IP[:PORT] on lines of its own", lines.Err())
 	}
 	return table, nil
 }
@@ -382,7 +371,7 @@ func (a *app) run() int {
 	leave()
 	<-gone
 	<-heard
-	late := time.After(time.Hour * 24 * 365)
+	var late <-chan time.Time // a pipe that is read slowly may take for ever
 	if interrupted.Err() != nil {
 		late = time.After(farewell)
 	}
@@ -460,33 +449,22 @@ func (a *app) openHistory() (saved func(), err error) {
 
 // serve waits for a reason to leave, and returns the exit status.
 func (a *app) serve(interrupted context.Context) int {
+	ended := a.ended
+	if a.input == fromNull {
+		ended = nil // a listener stays
+	}
 	select {
 	case <-interrupted.Done():
-		return 0
 	case err := <-a.broken:
-		return a.outputStatus(err)
-	case <-a.ended:
-	}
-	if a.input == fromNull {
-		select {
-		case <-interrupted.Done():
-			return 0
-		case err := <-a.broken:
-			return a.outputStatus(err)
+		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) { // else the reader has seen enough: | head -1
+			return a.fail("cannot write to standard output: %v; what comes would be lost", err)
+		}
+	case <-ended:
+		if a.input == fromPipe {
+			return a.heardStatus(interrupted)
 		}
 	}
-	if a.input == fromTerminal {
-		return 0
-	}
-	return a.heardStatus(interrupted)
-}
-
-// outputStatus judges why standard output can't be written.
-func (a *app) outputStatus(err error) int {
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
-		return 0 // the reader has seen enough: | head -1
-	}
-	return a.fail("cannot write to standard output: %v; what comes would be lost", err)
+	return 0
 }
 
 // heardStatus waits until what was piped in has been heard, and says what was not.
@@ -780,9 +758,10 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 func (a *app) refuse(format string, args ...any) {
 	a.refused++
 	if a.input == fromPipe {
-		a.v.insist() // a script that has a thousand lines refused is told of each
+		a.v.insist(format, args...) // a script that has a thousand lines refused is told of each
+	} else {
+		a.v.say(format, args...)
 	}
-	a.v.say(format, args...)
 }
 
 func (a *app) show(k block) {
@@ -921,60 +900,53 @@ func (a *app) who(s string) (to []member, who, text string, known bool) {
 // A voice speaks on standard error, a line at a time, and never holds up
 // who has something to say: when nobody reads, lines are dropped.
 type voice struct {
-	lines   chan string
-	moved   chan struct{} // receives when a line was written
-	stop    chan struct{} // closed by close
-	done    chan struct{} // closed when all is written
-	written atomic.Int64  // lines
-	unread  atomic.Bool   // nobody seems to read them
+	lines    chan string
+	stop     chan struct{} // closed by close
+	done     chan struct{} // closed when all is written
+	patience time.Duration // of insist, whose only caller uses it; none while nobody reads
 }
 
 func newVoice(w io.Writer) *voice {
-	v := &voice{lines: make(chan string, 256), moved: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	v := &voice{lines: make(chan string, 256), stop: make(chan struct{}), done: make(chan struct{}), patience: time.Second}
 	go v.write(w) // waited for by close, but not for ever: w may block
 	return v
 }
 
 func (v *voice) write(w io.Writer) {
 	defer close(v.done)
-	put := func(s string) {
-		io.WriteString(w, s) // there is nowhere to complain to
-		v.written.Add(1)
-		v.unread.Store(false)
-		wake(v.moved)
-	}
 	for {
 		select {
 		case s := <-v.lines:
-			put(s)
+			io.WriteString(w, s) // there is nowhere to complain to
 		case <-v.stop:
 			for len(v.lines) > 0 {
-				put(<-v.lines)
+				io.WriteString(w, <-v.lines)
 			}
 			return
 		}
 	}
 }
 
-// insist waits until there is room for a line, unless nobody reads them.
-func (v *voice) insist() {
-	for len(v.lines) == cap(v.lines) && !v.unread.Load() {
-		before := v.written.Load()
-		select {
-		case <-v.moved:
-		case <-time.After(time.Second):
-			v.unread.Store(v.written.Load() == before)
-		}
+// say queues one line. Whatever came from elsewhere is cleaned here.
+func (v *voice) say(format string, args ...any) {
+	select {
+	case v.lines <- voiced(format, args):
+	default:
 	}
 }
 
-// say queues one line. Whatever came from elsewhere is cleaned here.
-func (v *voice) say(format string, args ...any) {
-	s := fmt.Sprintf(format, args...)
+// insist says a line that is waited for, unless nobody reads.
+func (v *voice) insist(format string, args ...any) {
 	select {
-	case v.lines <- string(appendClean([]byte("p2pchat: "), []byte(s))) + "\n":
-	default:
+	case v.lines <- voiced(format, args):
+		v.patience = time.Second
+	case <-time.After(v.patience):
+		v.patience = 0
 	}
+}
+
+func voiced(format string, args []any) string {
+	return string(appendClean([]byte("p2pchat: "), fmt.Appendf(nil, format, args...))) + "\n"
 }
 
 // close waits a moment for what was said to be written.

@@ -1375,7 +1375,7 @@ func FuzzParsePeersFile(f *testing.F) {
 	f.Add("a\xffb 1.2.3.4")
 	f.Add("# " + strings.Repeat("x", 70_000))
 	f.Fuzz(func(t *testing.T, content string) {
-		table, err := parsePeersFile(strings.NewReader(content), 7700)
+		table, err := parsePeersFile(content, 7700)
 		if err != nil {
 			if len(table) > 0 {
 				t.Errorf("%q: %v, but a table of %d", content, err, len(table))
@@ -1392,7 +1392,7 @@ func FuzzParsePeersFile(f *testing.F) {
 		if len(table) > strings.Count(content, "\n")+1 {
 			t.Errorf("%q has %d nodes", content, len(table))
 		}
-		again, err := parsePeersFile(strings.NewReader(b.String()), 1)
+		again, err := parsePeersFile(b.String(), 1)
 		if err != nil || !reflect.DeepEqual(again, table) {
 			t.Errorf("%q is written as %q, and read as %v, %v", content, b.String(), again, err)
 		}
