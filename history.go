@@ -32,7 +32,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -704,7 +703,8 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 // to everybody. It returns how many bytes were damaged. What is not a history
 // file at all is refused.
 func (h *history) load(r io.Reader) (damaged int64, err error) {
-	h.hold()
+	h.dropCursor(h.printer)
+	defer func() { h.printer = h.newCursor() }()
 	b := bufio.NewReaderSize(r, recordHead+maxFrame)
 	head, err := b.Peek(len(fileHeader))
 	if err != nil && err != io.EOF {
@@ -714,7 +714,7 @@ func (h *history) load(r io.Reader) (damaged int64, err error) {
 	if ours {
 		b.Discard(len(head))
 	}
-	missing := map[postKey]bool{}
+	found, size := map[nodeID][]post{}, int64(0)
 	for {
 		next, err := b.Peek(recordHead)
 		if len(next) == recordHead {
@@ -726,44 +726,37 @@ func (h *history) load(r io.Reader) (damaged int64, err error) {
 		if len(next) == 0 {
 			break
 		}
-		x, size, err := parseRecord(next)
+		x, n, err := parseRecord(next)
 		if err == nil {
-			err = h.loadRecord(x, missing)
+			err = h.loadRecord(x, found)
 		}
-		if err == nil {
-			ours = true
-			b.Discard(size)
-			continue
+		if err != nil { // go on at the next marker, or where one may have begun
+			rest, _ := b.Peek(b.Buffered())
+			if n = bytes.Index(rest[1:], recordMarker) + 1; n == 0 {
+				n = max(1, len(rest)-len(recordMarker)+1)
+			}
+			damaged += int64(n)
 		}
-		rest, _ := b.Peek(b.Buffered())
-		skip := bytes.Index(rest[1:], recordMarker) + 1
-		if skip == 0 {
-			skip = max(1, len(rest)-len(recordMarker)+1) // a marker may have begun at the end
+		ours = ours || err == nil
+		b.Discard(n)
+		if size += int64(n); size > h.keep/2 {
+			h.addFound(found)
+			size = 0
 		}
-		b.Discard(skip)
-		damaged += int64(skip)
 	}
 	if !ours {
 		return damaged, errors.New("not a p2pchat history")
 	}
-	h.loaded()
+	h.addFound(found)
 	return damaged, nil
 }
 
-// A postKey names a post.
-type postKey struct {
-	author nodeID
-	number uint64
-}
-
-// loadRecord takes one record. missing holds the posts that were passed over
-// because they were damaged: where two processes wrote one file, another copy
-// may follow.
-func (h *history) loadRecord(x record, missing map[postKey]bool) error {
-	body := bytes.Clone(x.body)
+// loadRecord takes a note, and puts a post beside what else was found of its
+// author.
+func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 	switch x.typ {
 	case recordNote:
-		p, err := parseContent(body)
+		p, err := parseContent(x.body)
 		if err == nil && !isNote(p.kind) {
 			err = fmt.Errorf("note of kind %d", p.kind)
 		}
@@ -772,69 +765,34 @@ func (h *history) loadRecord(x record, missing map[postKey]bool) error {
 		}
 		return err
 	case recordPost:
-		p, err := parsePost(x.author, body)
-		if err != nil {
-			return err
+		p, err := parsePost(x.author, bytes.Clone(x.body))
+		if err == nil {
+			found[x.author] = append(found[x.author], p)
 		}
-		key := postKey{x.author, p.number}
-		if missing[key] && p.verify(x.author) {
-			delete(missing, key)
-			h.addStray(x.author, &p)
-		} else if _, err = h.add(x.author, []post{p}, false, false); err == errGap {
-			last, _ := h.last(x.author)
-			for k := last + 1; k < p.number && len(missing) < maxTheirs; k++ {
-				missing[postKey{x.author, k}] = true
-			}
-			h.proveFeed(x.author)
-			h.add(x.author, []post{p}, false, true)
-		}
+		return err
 	}
 	return nil
 }
 
-// addStray takes a post that stands alone: it can be looked at, but is not
-// passed on.
-func (h *history) addStray(author nodeID, p *post) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.logLocked(&event{feed: h.feedLocked(author), sealed: p.sealed, time: p.time, kind: p.kind, proved: true})
-	h.grownLocked()
-}
-
-// proveFeed checks the last signature of author's feed, and with it the
-// whole; where it is bad, which no mere damage can bring about, the feed goes.
-func (h *history) proveFeed(author nodeID) {
-	h.mu.Lock()
-	f := h.feedLocked(author)
-	n := len(f.posts)
-	h.mu.Unlock()
-	if n == 0 || h.prove(f.posts[n-1]) {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.feeds, author)
-	h.log = slices.DeleteFunc(h.log, func(e *event) bool {
-		gone := e.feed == f && !e.isNote()
-		if gone {
-			h.size -= e.cost()
+// addFound takes the posts that were found in a file, where some may be
+// missing and, if two processes wrote it, others stand twice and out of turn.
+// Each piece without a gap is proven by its last signature.
+func (h *history) addFound(found map[nodeID][]post) {
+	for author, posts := range found {
+		slices.SortStableFunc(posts, func(a, b post) int { return cmp.Compare(a.number, b.number) })
+		posts = slices.CompactFunc(posts, func(a, b post) bool { return a.link == b.link })
+		for len(posts) > 0 {
+			n := 1
+			for n < len(posts) && follows(&posts[n-1], &posts[n]) {
+				n++
+			}
+			if posts[n-1].verify(author) {
+				h.add(author, posts[:n], true, true)
+			}
+			posts = posts[n:]
 		}
-		return gone
-	})
-}
-
-// loaded proves what was loaded and lets the printer go on behind it.
-func (h *history) loaded() {
-	h.mu.Lock()
-	authors := slices.Collect(maps.Keys(h.feeds))
-	h.mu.Unlock()
-	for _, id := range authors {
-		h.proveFeed(id)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.held = false
-	h.printer.next = h.seq + 1
+	clear(found)
 }
 
 // save appends to w all that c passes, until ctx ends and c is at the end of
