@@ -47,6 +47,7 @@ const (
 	spareKeep  = 16              // when keep is full, 1/16 of it is freed at once
 	maxMarks   = 8               // combining marks, or tags of an emoji, in a row that a line may carry
 	maxBlocks  = 64              // answers waiting for the printer
+	maxNames   = 4096            // that are remembered as such
 )
 
 var (
@@ -94,19 +95,24 @@ const (
 	left
 )
 
-// A feed is what is held of one author. Guarded by history.mu.
-type feed struct {
-	id    nodeID         // immutable
-	posts []*event       // consecutive numbers up to last
-	last  uint64         // number of the newest post ever taken
+// An author is what is known of one.
+type author struct {
+	last  uint64         // number of its newest post ever taken
 	link  link           // of that post
 	time  int64          // of that post
-	name  string         // the author's latest, as it may be shown
+	name  string         // its latest, as it may be shown
 	addr  netip.AddrPort // where we reached it; invalid if we never did
-	here  bool           // we are connected with it, or were until it was lost
+	here  bool           // we are connected with it, or were until it was lost; or it is ourselves
 	state presence
+	fork  bool // it signed two histories: nothing more is taken
+}
+
+// A feed is what is held of one author. Guarded by history.mu.
+type feed struct {
+	id nodeID // immutable
+	author
+	posts []*event // consecutive numbers up to last
 	notes []*event // lost and is back, in the order in which they were noted
-	fork  bool     // the author signed two histories: nothing more is taken
 }
 
 func (f *feed) span() span {
@@ -144,9 +150,10 @@ type history struct {
 	log     []*event   // in order of arrival
 	size    int64      // sum of their costs
 	feeds   map[nodeID]*feed
-	seq     uint64 // of the newest event
-	latest  int64  // hybrid logical clock, µs since 1970
-	horizon int64  // time of the newest event dropped for keep
+	names   map[string]bool // that anybody bore in this launch
+	seq     uint64          // of the newest event
+	latest  int64           // hybrid logical clock, µs since 1970
+	horizon int64           // time of the newest event dropped for keep
 	cursors []*cursor
 	printer *cursor       // the one that blocks are for
 	blocks  []block       // what the printer prints before it goes on
@@ -156,8 +163,9 @@ type history struct {
 }
 
 func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
-	h := &history{key: key, keep: keep, clock: clock, addr: addr, feeds: map[nodeID]*feed{}}
+	h := &history{key: key, keep: keep, clock: clock, addr: addr, feeds: map[nodeID]*feed{}, names: map[string]bool{}}
 	copy(h.self[:], key.Public().(ed25519.PublicKey))
+	h.feedLocked(h.self).here = true
 	h.printer = h.newCursor()
 	return h
 }
@@ -181,20 +189,22 @@ func (h *history) dropCursor(c *cursor) {
 
 // ---- adding
 
-// say adds a post of our own and returns its number.
-func (h *history) say(kind byte, name string, text []byte) uint64 {
+// say adds a post of our own. The text of a join is our name.
+func (h *history) say(kind byte, text []byte) {
 	h.saying.Lock()
 	defer h.saying.Unlock()
 	h.mu.Lock()
 	f := h.feedLocked(h.self)
-	p := post{number: f.last + 1, time: h.nowLocked(), prev: f.link, kind: kind, name: []byte(name), text: text}
+	p := post{number: f.last + 1, time: h.nowLocked(), prev: f.link, kind: kind, name: []byte(f.name), text: text}
+	if kind == kindJoin {
+		p.name, p.text = text, nil
+	}
 	h.mu.Unlock()
 	p.addr = h.addr()
 	p = sealPost(h.key, h.self, p) // 20 to 60 µs, so not under the lock
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.appendLocked(f, []post{p}, true)
-	return p.number
 }
 
 // nowLocked ticks the hybrid logical clock and returns it.
@@ -250,7 +260,7 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 		p, e := &run[i], &events[i]
 		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, proved: proved && i == len(run)-1}
 		f.posts = append(f.posts, e)
-		f.takeLocked(p)
+		h.takeLocked(f, p)
 		h.logLocked(e)
 	}
 	if f.last > 0 && f.time <= h.clock().Add(clockLimit).UnixMicro() {
@@ -260,20 +270,28 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 }
 
 // takeLocked notes what p tells of its author.
-func (f *feed) takeLocked(p *post) {
+func (h *history) takeLocked(f *feed, p *post) {
 	f.last, f.link, f.time = p.number, p.link, p.time
 	name := p.name
 	if p.kind == kindRename {
 		name = p.text
 	}
-	if f.name != string(name) {
-		f.name = cleanName(name)
-	}
+	h.nameLocked(f, name)
 	switch {
 	case p.kind == kindLeave:
 		f.state = left
 	case f.state == unknown:
 		f.state = present
+	}
+}
+
+// nameLocked notes what an author calls itself.
+func (h *history) nameLocked(f *feed, name []byte) {
+	if f.name != string(name) {
+		f.name = cleanName(name)
+		if len(h.names) < maxNames {
+			h.names[f.name] = true
+		}
 	}
 }
 
@@ -339,6 +357,17 @@ func (h *history) feedLocked(id nodeID) *feed {
 	return f
 }
 
+// reached notes where author was reached, and what it calls itself.
+func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feedLocked(author)
+	f.addr, f.here = addr, true
+	if f.name == "" {
+		h.nameLocked(f, []byte(name))
+	}
+}
+
 // gone notes that author will not come back.
 func (h *history) gone(author nodeID) {
 	h.mu.Lock()
@@ -346,24 +375,21 @@ func (h *history) gone(author nodeID) {
 	h.feedLocked(author).here = false
 }
 
-// reached notes where author was reached, and what it calls itself.
-func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
+// about returns what is known of an author at this moment.
+func (h *history) about(id nodeID) author {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.feedLocked(author)
-	f.addr, f.here = addr, true
-	f.name = cmp.Or(f.name, cleanName([]byte(name)))
+	if f := h.feeds[id]; f != nil {
+		return f.author
+	}
+	return author{}
 }
 
-// about returns what is known of author.
-func (h *history) about(author nodeID) (name string, addr netip.AddrPort, state presence) {
+// bore says whether anybody bore this name since we started.
+func (h *history) bore(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.feeds[author]
-	if f == nil {
-		return "", addr, unknown
-	}
-	return f.name, f.addr, f.state
+	return h.names[name]
 }
 
 // ---- bounds
@@ -396,7 +422,7 @@ func (h *history) dropOldestLocked() {
 			f.notes = f.notes[1:]
 		}
 		e.seq = 0 // dropped
-		if len(f.posts) == 0 && !f.here && f.id != h.self {
+		if len(f.posts) == 0 && !f.here {
 			delete(h.feeds, f.id)
 		}
 	}
@@ -487,17 +513,6 @@ func (h *history) setHeard(number uint64) {
 }
 
 // ---- reading
-
-// last returns the number of the newest post of author that was taken, and
-// whether the author was caught signing two histories.
-func (h *history) last(author nodeID) (uint64, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if f := h.feeds[author]; f != nil {
-		return f.last, f.fork
-	}
-	return 0, false
-}
 
 // span says which posts of author are held.
 func (h *history) span(author nodeID) span {
@@ -704,7 +719,7 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 // file at all is refused.
 func (h *history) load(r io.Reader) (damaged int64, err error) {
 	h.dropCursor(h.printer)
-	defer func() { h.printer = h.newCursor() }()
+	defer func() { h.printer, h.names = h.newCursor(), map[string]bool{} }()
 	b := bufio.NewReaderSize(r, recordHead+maxFrame)
 	head, err := b.Peek(len(fileHeader))
 	if err != nil && err != io.EOF {

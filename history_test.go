@@ -45,7 +45,9 @@ var someone = newScribe(200, "Me")
 // these tests.
 func emptyHistory(keep int64, clock func() time.Time) *history {
 	s := someone
-	return newHistory(s.key, keep, clock, func() netip.AddrPort { return s.addr })
+	h := newHistory(s.key, keep, clock, func() netip.AddrPort { return s.addr })
+	h.reached(s.id, s.addr, s.name)
+	return h
 }
 
 const ample = 1 << 30 // keep, where it is not what is tested
@@ -165,7 +167,7 @@ func TestAnyInterleavingOfPostsEndsInOneHistory(t *testing.T) {
 func (h *history) learn(o *history) *history {
 	o.vector(func(id nodeID, s span) {
 		for {
-			last, _ := h.last(id)
+			last := h.about(id).last
 			events, from := o.posts(id, last+1)
 			if len(events) == 0 {
 				return
@@ -210,7 +212,7 @@ func TestMergingIsAUnion(t *testing.T) {
 		same("neutral towards nothing", some(0).learn(emptyHistory(ample, time.Now)), some(0))
 		all := some(0).learn(some(1)).learn(some(2))
 		for j, id := range ids {
-			last, _ := all.last(id)
+			last := all.about(id).last
 			if want := max(upto[0][j], upto[1][j], upto[2][j]); int(last) != want {
 				t.Errorf("holds %d posts of author %d, want %d", last, j, want)
 			}
@@ -295,8 +297,8 @@ func TestForkedAuthorIsTakenNoFurther(t *testing.T) {
 		if n, err := h.add(vic.id, []post{vic.writes(kindLines, scribeTime+60e6, "what would follow")}, true, true); n != 0 || err != nil {
 			t.Errorf("%s: took %d afterwards, %v", name, n, err)
 		}
-		if last, forked := h.last(vic.id); last != 3 || !forked {
-			t.Errorf("%s: holds up to %d, forked: %v", name, last, forked)
+		if got := h.about(vic.id); got.last != 3 || !got.fork {
+			t.Errorf("%s: holds up to %d, forked: %v", name, got.last, got.fork)
 		}
 	}
 }
@@ -318,7 +320,7 @@ func TestOwnClockNeverGoesBack(t *testing.T) {
 					latest = max(latest, at)
 				}
 			}
-			h.say(kindLines, "Me", []byte("an answer"))
+			h.say(kindLines, []byte("an answer"))
 			own := h.ownAbove(0)
 			got := own[len(own)-1].time
 			if got <= latest || got > max(latest+1, int64(clock)) {
@@ -341,7 +343,7 @@ func TestClockFollowsOthersFiveMinutesAheadAndNoFurther(t *testing.T) {
 		vic := newScribe(1, "Vic")
 		p := vic.writes(kindJoin, scribeTime+c.ahead.Microseconds(), "")
 		h.add(vic.id, []post{p}, true, false)
-		h.say(kindLines, "Me", []byte("an answer"))
+		h.say(kindLines, []byte("an answer"))
 		got, want := h.ownAbove(0)[0].time, int64(scribeTime)
 		if c.follow {
 			want = p.time + 1
@@ -463,7 +465,7 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	say := func(n int) {
 		for range n {
 			clock += 1e6
-			h.say(kindLines, "Me", bytes.Repeat([]byte{'x'}, 1000))
+			h.say(kindLines, bytes.Repeat([]byte{'x'}, 1000))
 			h.take(h.printer, &drain, ample)
 		}
 	}
@@ -504,11 +506,11 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 		h.add(s.id, []post{s.writes(kindLines, scribeTime+int64(i)*1e6, strings.Repeat("x", 2000))}, true, false)
 		h.take(h.printer, &drain, ample)
 	}
-	if n := len(vectorOf(h)); n > keep/2000 || len(h.feeds) != n {
-		t.Errorf("the vector names %d authors, %d are remembered", n, len(h.feeds))
+	if n := len(vectorOf(h)); n > keep/2000 || len(h.feeds) != n+1 {
+		t.Errorf("the vector names %d authors, %d are remembered, ourselves included", n, len(h.feeds))
 	}
 	first := all[0]
-	if last, _ := h.last(first.id); last != 0 {
+	if last := h.about(first.id).last; last != 0 {
 		t.Errorf("the oldest author is known up to post %d", last)
 	}
 	if n, err := h.add(first.id, []post{first.last}, true, false); err != errOld || n != 0 {
@@ -647,7 +649,7 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 			h.add(bob.id, slices.Clone(b), true, false)
 			h.add(ann.id, slices.Clone(a), true, false)
 			h.note(ann.id, post{kind: kindLost, time: scribeTime + 5e6, addr: ann.addr})
-			h.say(kindLines, "Me", []byte("early bird"))
+			h.say(kindLines, []byte("early bird"))
 			h.note(ann.id, post{kind: kindDirectFrom, name: []byte("Ann"), addr: ann.addr, text: []byte("hello, newcomer")})
 		}, map[nodeID]uint64{ann.id: 2, bob.id: 2}, everybody, []string{
 			"* history: 6 events from Ann@192.168.0.7",
@@ -657,7 +659,7 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 			"Ann@192.168.0.7: live", "Me (me): early bird", "Ann@192.168.0.7 -> me: hello, newcomer"}},
 	} {
 		h := emptyHistory(ample, time.Now)
-		h.say(kindJoin, "Me", nil)
+		h.say(kindJoin, []byte("Me"))
 		h.hold()
 		c.fill(h)
 		if got := printedLines(h); len(got) > 0 {
@@ -1201,7 +1203,7 @@ func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 				t.Errorf("launch %d: post %d is not as it was written", launch, n)
 			}
 		}
-		last, _ := a.h.last(vic.id)
+		last := a.h.about(vic.id).last
 		if want := uint64(launch * 7); last != want {
 			t.Errorf("launch %d: loads up to post %d, want %d", launch, last, want)
 		}
@@ -1318,7 +1320,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 	go func() { done <- h.save(ctx, c, &b) }()
 	var want []string
 	for i := range 100 {
-		h.say(kindLines, "Me", fmt.Append(nil, "line ", i))
+		h.say(kindLines, fmt.Append(nil, "line ", i))
 	}
 	end()
 	must(t, <-done)

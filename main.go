@@ -716,7 +716,7 @@ func (a *app) message(line []byte, length int) ([]byte, bool) {
 
 // isName says whether NAME/text goes to somebody of that name.
 func (a *app) isName(name string) bool {
-	return slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return t.name == name }) || a.n.bears(name)
+	return slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return t.name == name }) || a.h.bore(name)
 }
 
 // command carries out a line that is no message. It returns false when that

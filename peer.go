@@ -110,7 +110,6 @@ type node struct {
 	wg       sync.WaitGroup // every goroutine of the node
 
 	mu          sync.Mutex // guards all below
-	name        string
 	leaving     bool
 	conns       map[nodeID]*conn
 	contacts    map[nodeID]*contact
@@ -124,7 +123,6 @@ type node struct {
 	dials       int                       // to unknown nodes, under way
 	tokens      float64                   // dials to unknown nodes that are left
 	gather      gather
-	names       map[string]bool // under which nodes were connected
 	warned      map[string]bool // what the user was warned of and isn't again
 	logged      map[string]bool // offences of this minute
 	minute      time.Duration   // since start, in minutes
@@ -140,13 +138,12 @@ type node struct {
 type contact struct {
 	id       nodeID
 	addr     netip.AddrPort // where it may be dialed
-	name     string
-	met      bool      // was connected once
-	counter  uint64    // of its newest beacon
-	beaconAt time.Time // when that came
-	heardAt  time.Time // when anybody last told of it
-	epoch    uint32    // see HELLO
-	dialAt   time.Time // not before
+	met      bool           // was connected once
+	counter  uint64         // of its newest beacon
+	beaconAt time.Time      // when that came
+	heardAt  time.Time      // when anybody last told of it
+	epoch    uint32         // see HELLO
+	dialAt   time.Time      // not before
 	dialing  bool
 	fails    int
 	asleep   time.Time // since when our connection rests for lack of chat; zero: it doesn't
@@ -200,7 +197,6 @@ type conn struct {
 	raw   *meter
 	tls   *tls.Conn
 	addr  netip.AddrPort // where the peer listens, as we see it
-	name  string         // at the time of HELLO
 	since time.Time
 	epoch uint32
 	wake  chan struct{} // the writer has something to do
@@ -235,12 +231,12 @@ type sub struct {
 // newNode returns a node that has posted its join into h and waits to be run.
 func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, roomPort uint16) *node {
 	n := &node{
-		id: h.self, room: r, port: port, roomPort: roomPort, keep: h.keep, history: h, name: name,
+		id: h.self, room: r, port: port, roomPort: roomPort, keep: h.keep, history: h,
 		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), tokens: dialRate,
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, relays: map[nodeID]map[*conn]bool{}, gossip: map[nodeID]bool{},
-		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, names: map[string]bool{}, changed: make(chan struct{}),
+		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}, open: map[nodeID]bool{}},
 	}
 	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
@@ -248,7 +244,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		return d.DialContext(ctx, "tcp", a.String())
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	h.say(kindJoin, name, nil) // before anybody can ask what we have
+	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
 	return n
 }
 
@@ -474,7 +470,7 @@ func (n *node) prove(t *tls.Conn, dialed bool, peer nodeID, exporter []byte) err
 func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID) (*conn, error) {
 	n.mu.Lock()
 	ct := n.contactLocked(peer)
-	mine := hello{version, ct.epoch, n.history.clock().UnixMicro(), n.port, n.name}
+	mine := hello{version, ct.epoch, n.history.clock().UnixMicro(), n.port, n.myName()}
 	n.mu.Unlock()
 	if peer.less(n.id) { // we are the higher: ask
 		if _, err := t.Write(appendHello(nil, mine)); err != nil {
@@ -543,14 +539,14 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello) (*conn, e
 			t.id = peer
 		}
 	}
-	ct.addr, ct.name, ct.met, ct.fails, ct.heardAt = netip.AddrPortFrom(remote.Addr(), x.port), x.name, true, 0, now
+	ct.addr, ct.met, ct.fails, ct.heardAt = netip.AddrPortFrom(remote.Addr(), x.port), true, 0, now
 	c := &conn{
-		n: n, peer: peer, raw: raw, tls: t, addr: ct.addr, name: cleanName([]byte(x.name)), since: now, epoch: x.epoch,
+		n: n, peer: peer, raw: raw, tls: t, addr: ct.addr, since: now, epoch: x.epoch,
 		wake:   make(chan struct{}, 1),
 		theirs: map[nodeID]span{}, peers: map[nodeID]netip.AddrPort{}, greet: true, ackedAt: now, chatAt: now,
 		tell: map[nodeID]bool{}, tellPeers: map[nodeID]bool{}, wants: map[nodeID]uint64{}, subs: map[nodeID]*sub{},
 	}
-	c.base, _ = n.history.last(n.id)
+	c.base = n.history.about(n.id).last
 	if n.leaving {
 		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
 	}
@@ -593,22 +589,19 @@ func (n *node) admitsLocked(addr netip.Addr) bool {
 // welcomeLocked tells the history and the user that the peer is here.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, c.addr, x.name)
-	if len(n.names) < maxContacts {
-		n.names[c.name] = true
-	}
 	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
-		n.gather.from = n.label(c.name, c.addr)
+		n.gather.from = n.label(c.peer)
 		n.gather.at = time.Now()
 		n.history.hold()
 	}
 	off := time.Duration(x.time-n.history.clock().UnixMicro()) * time.Microsecond
 	if off.Abs() > clockLimit {
-		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s@%v differs from ours by %v; set one of the two",
-			c.name, c.addr.Addr(), off.Abs().Round(time.Second))
+		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two",
+			n.label(c.peer), off.Abs().Round(time.Second))
 	}
 	n.changedLocked()
-	n.logf("connected with %v (%s) at %v", c.peer, c.name, c.addr)
+	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
 }
 
 func (n *node) changedLocked() {
@@ -665,7 +658,7 @@ func (n *node) unregister(c *conn, err error) {
 		return
 	}
 	delete(n.conns, c.peer)
-	n.logf("connection with %v (%s) at %v ended: %v", c.peer, c.name, c.addr, err)
+	n.logf("connection with %v (%s) ended: %v", c.peer, n.label(c.peer), err)
 	for _, o := range n.conns {
 		o.tellPeers[c.peer] = true
 	}
@@ -675,7 +668,7 @@ func (n *node) unregister(c *conn, err error) {
 	if c.bye == byeIdle || c.said == byeIdle {
 		ct := n.contactLocked(c.peer)
 		ct.asleep = time.Now()
-		if c.acked < n.nextLocked(n.id)-1 || len(ct.outbox) > 0 {
+		if c.acked < n.history.about(n.id).last || len(ct.outbox) > 0 {
 			n.rouseLocked(ct) // it crossed what we had to say
 		}
 		return
@@ -683,7 +676,7 @@ func (n *node) unregister(c *conn, err error) {
 	if c.replaced || n.leaving || n.ctx.Err() != nil {
 		return
 	}
-	if _, _, state := n.history.about(c.peer); state == left {
+	if n.history.about(c.peer).state == left {
 		n.contactLocked(c.peer).addr = netip.AddrPort{} // nothing is there to be dialed
 		n.history.gone(c.peer)
 		return
@@ -741,7 +734,7 @@ func (n *node) recover(c *conn) {
 // loseLocked notes that a node went without a word, if it was ever seen to
 // have come.
 func (n *node) loseLocked(peer nodeID) {
-	if _, _, state := n.history.about(peer); state == unknown {
+	if n.history.about(peer).state == unknown {
 		return
 	}
 	n.history.note(peer, post{kind: kindLost})
@@ -1003,7 +996,7 @@ func (n *node) forgetLocked(now time.Time) {
 		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || n.conns[id] != nil || len(ct.outbox) > 0 || !ct.asleep.IsZero() {
 			continue
 		}
-		if _, _, state := n.history.about(id); !ct.met || state == left || state == unknown {
+		if state := n.history.about(id).state; !ct.met || state == left || state == unknown {
 			delete(n.contacts, id)
 		}
 	}
@@ -1047,10 +1040,10 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 		c.raw.excuse()
 		return
 	}
-	if own, _ := n.history.last(n.id); c.acked >= own {
+	if c.acked >= n.history.about(n.id).last {
 		c.ackedAt = now
 	}
-	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && c.acked >= n.nextLocked(n.id)-1 && n.isListedLocked(c.peer) {
+	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && c.acked >= n.history.about(n.id).last && n.isListedLocked(c.peer) {
 		c.endLocked(byeIdle)
 		return
 	}
@@ -1155,9 +1148,9 @@ func (n *node) lackLocked(author nodeID) {
 // peer that has them.
 func (n *node) planLocked(now time.Time) {
 	for author, since := range n.lacking {
-		mine, fork := n.history.last(author)
-		s := n.sources[author]
-		if fork || n.sendsLocked(author, mine) {
+		known := n.history.about(author)
+		mine, s := known.last, n.sources[author]
+		if known.fork || n.sendsLocked(author, mine) {
 			delete(n.lacking, author)
 			continue
 		}
@@ -1267,7 +1260,7 @@ func (n *node) tellLocked(c *conn, author nodeID) {
 	if c.peer == author || c.peers[author].IsValid() {
 		return
 	}
-	if mine, _ := n.history.last(author); mine > c.theirs[author].last {
+	if n.history.about(author).last > c.theirs[author].last {
 		c.tell[author] = true
 		wake(c.wake)
 	}
@@ -1281,7 +1274,7 @@ func (n *node) gatherLocked(now time.Time) {
 		return
 	}
 	for author := range g.open {
-		if last, fork := n.history.last(author); last >= g.before[author] || fork {
+		if known := n.history.about(author); known.last >= g.before[author] || known.fork {
 			delete(g.open, author)
 			g.at = now
 		}
@@ -1323,7 +1316,7 @@ func (c *conn) readLoop() error {
 		}
 		if err := c.handle(typ, body); err != nil {
 			c.n.mu.Lock()
-			c.n.logf("%v (%s) at %v: %v", c.peer, c.name, c.addr, err)
+			c.n.logf("%v (%s): %v", c.peer, c.n.label(c.peer), err)
 			if c.said == 0 {
 				c.endLocked(byeProtocol)
 				c.replaced = false
@@ -1375,7 +1368,7 @@ func (c *conn) handlePosts(body []byte) error {
 	n.mu.Lock()
 	s := n.sources[author]
 	asked := own || s != nil && s.from == c
-	next := n.nextLocked(author)
+	next := n.history.about(author).last + 1
 	overGap := !n.coveredLocked(c, author, next)
 	has := c.theirs[author]
 	n.mu.Unlock()
@@ -1398,8 +1391,7 @@ func (c *conn) handlePosts(body []byte) error {
 		c.gapped = c.gapped || own
 		n.lackLocked(author)
 	case err == errFork:
-		name, addr, _ := n.history.about(author)
-		n.warnOnceLocked("fork "+author.String(), "%s@%v signed two different histories; nothing more is taken from it", name, addr.Addr())
+		n.warnOnceLocked("fork "+author.String(), "%s signed two different histories; nothing more is taken from it", n.label(author))
 		if own {
 			return err
 		}
@@ -1417,11 +1409,6 @@ func (c *conn) handlePosts(body []byte) error {
 		n.tookLocked(c, author, last)
 	}
 	return nil
-}
-
-func (n *node) nextLocked(author nodeID) uint64 {
-	last, _ := n.history.last(author)
-	return last + 1
 }
 
 // tookLocked passes on the news that posts of author came on c.
@@ -1477,13 +1464,12 @@ func (n *node) compareLocked(c *conn, author nodeID, s span) {
 		}
 		return
 	}
-	mine := n.history.span(author)
-	if mine.last == s.last && mine.mark != s.mark {
-		name, addr, _ := n.history.about(author)
+	mine := n.history.about(author)
+	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
-			n.label(c.name, c.addr), n.label(name, addr))
+			n.label(c.peer), n.label(author))
 	}
-	if last, _ := n.history.last(author); s.last > last {
+	if s.last > mine.last {
 		n.lackLocked(author)
 	}
 }
@@ -1495,8 +1481,7 @@ func (c *conn) completeLocked() {
 	c.complete = true
 	c.subs[n.id] = &sub{next: c.theirs[n.id].last + 1}
 	wake(c.wake)
-	mine, _ := n.history.last(c.peer)
-	if s := n.sources[c.peer]; s != nil && c.theirs[c.peer].first <= mine+1 {
+	if s := n.sources[c.peer]; s != nil && c.theirs[c.peer].first <= n.history.about(c.peer).last+1 {
 		s.from.wants[c.peer] = 0 // from here on the author itself sends
 		wake(s.from.wake)
 		delete(n.sources, c.peer)
@@ -1785,16 +1770,12 @@ func (c *conn) appendPosts(b []byte, author nodeID) []byte {
 
 // say posts something of our own, for everybody who is there or will come.
 func (n *node) say(kind byte, text []byte) {
-	n.mu.Lock()
-	name := n.name
-	n.mu.Unlock()
-	n.history.say(kind, name, text)
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.history.say(kind, text)
 	if kind == kindRename {
-		n.name = string(text)
 		n.announce()
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, c := range n.conns {
 		c.chatAt = time.Now()
 		wake(c.wake)
@@ -1804,11 +1785,7 @@ func (n *node) say(kind byte, text []byte) {
 	}
 }
 
-func (n *node) myName() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.name
-}
+func (n *node) myName() string { return n.history.about(n.id).name }
 
 // sendDirect sends text to one connected node, and shows it as sent.
 func (n *node) sendDirect(to member, text []byte) error {
@@ -1828,7 +1805,7 @@ func (n *node) sendDirect(to member, text []byte) error {
 		direct:   direct{ct.directOut, n.history.clock().UnixMicro(), text},
 		deadline: time.Now().Add(directPatience),
 	})
-	n.history.note(to.id, post{kind: kindDirectTo, name: []byte(n.name), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
+	n.history.note(to.id, post{kind: kindDirectTo, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
 	if c := n.conns[to.id]; c != nil {
 		c.chatAt = time.Now()
 		wake(c.wake)
@@ -1849,22 +1826,22 @@ func (n *node) taken(peer nodeID, number uint64) {
 // expireLocked gives up direct messages whose receiver left, or doesn't
 // acknowledge them in time.
 func (n *node) expireLocked(ct *contact, now time.Time) {
-	name, addr, state := n.history.about(ct.id)
+	state := n.history.about(ct.id).state
 	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool {
 		if now.Before(o.deadline) && state != left {
 			return false
 		}
 		n.undelivered++
 		n.warn("a direct message to %s could not be delivered: %q; send it again when it is back",
-			n.label(cmp.Or(name, ct.name), cmp.Or(addr, ct.addr)), clipped(o.text))
+			n.label(ct.id), clipped(o.text))
 		return true
 	})
 }
 
-// label returns a name and an address as lines show them.
-func (n *node) label(name string, addr netip.AddrPort) string {
-	l := liner{port: n.roomPort}
-	return string(l.appendAddr([]byte(name), addr))
+// label returns the name and the address of a node as lines show them.
+func (n *node) label(id nodeID) string {
+	l, known := liner{port: n.roomPort}, n.history.about(id)
+	return string(l.appendAddr([]byte(known.name), known.addr))
 }
 
 // clipped shortens a text for a message about it.
@@ -1894,13 +1871,11 @@ func (n *node) members() []member {
 	defer n.mu.Unlock()
 	var all []member
 	for id, c := range n.conns {
-		name, _, _ := n.history.about(id)
-		all = append(all, member{id, cmp.Or(name, c.name), c.addr, c.since, false})
+		all = append(all, member{id, n.history.about(id).name, c.addr, c.since, false})
 	}
 	for id, ct := range n.contacts {
 		if !ct.asleep.IsZero() && n.conns[id] == nil {
-			name, _, _ := n.history.about(id)
-			all = append(all, member{id, cmp.Or(name, ct.name), ct.addr, ct.asleep, true})
+			all = append(all, member{id, n.history.about(id).name, ct.addr, ct.asleep, true})
 		}
 	}
 	slices.SortFunc(all, func(a, b member) int {
@@ -1955,23 +1930,13 @@ func (n *node) size() (connected, heardOf int) {
 	return len(n.conns) + 1, len(n.contacts) + 1
 }
 
-// bears says whether a node of that name was connected in this launch.
-func (n *node) bears(name string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.names[name] || slices.ContainsFunc(slices.Collect(maps.Values(n.conns)), func(c *conn) bool {
-		now, _, _ := n.history.about(c.peer)
-		return now == name
-	})
-}
-
 // ---- waiting to be heard
 
 // heardByAllLocked returns the number of our newest post that every peer
 // has, not counting what was said before a peer came, nor peers that
 // acknowledge nothing.
 func (n *node) heardByAllLocked(now time.Time) uint64 {
-	heard, _ := n.history.last(n.id)
+	heard := n.history.about(n.id).last
 	for _, c := range n.conns {
 		if now.Sub(c.ackedAt) < unresponsive {
 			heard = min(heard, max(c.acked, c.base))
@@ -2015,7 +1980,7 @@ func (n *node) throttle(ctx context.Context, alone *time.Duration) {
 func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint64, behind []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	goal, _ := n.history.last(n.id)
+	goal := n.history.about(n.id).last
 	progress := time.Now() // of the last one
 	var since time.Time    // when all connected nodes had all
 	for score := 0; ; {
@@ -2025,13 +1990,13 @@ func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint
 		for _, c := range n.conns {
 			acked += int(c.acked)
 			if c.acked < goal {
-				behind = append(behind, n.label(c.name, c.addr))
+				behind = append(behind, n.label(c.peer))
 			}
 		}
 		for _, ct := range n.contacts {
 			waiting += len(ct.outbox)
 			if ct.waking {
-				behind = append(behind, n.label(ct.name, ct.addr))
+				behind = append(behind, n.label(ct.id))
 			}
 		}
 		if s := acked + int(n.bestAck) - waiting; s != score {

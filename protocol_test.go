@@ -1211,8 +1211,8 @@ func atDesk(verbatim bool) *app {
 		{"Tim", "192.168.0.7:7700"}, {"Tim B", "192.168.0.8:7700"}, {"Ann", "192.168.0.9:7700"}, {"Ann", "192.168.0.9:40123"},
 	} {
 		id, addr := newScribe(byte(i+1), "").id, netip.MustParseAddrPort(m.addr)
-		n.conns[id] = &conn{n: n, peer: id, name: m.name, addr: addr}
-		n.contacts[id] = &contact{id: id, name: m.name, met: true}
+		n.conns[id] = &conn{n: n, peer: id, addr: addr}
+		n.contacts[id] = &contact{id: id, met: true}
 		h.reached(id, addr, m.name)
 	}
 	n.targets = []*target{{name: "Tim B C", addr: netip.MustParseAddrPort("192.168.0.10:7700")}}

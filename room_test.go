@@ -39,6 +39,7 @@ type lab struct {
 // A guest is a node of a lab, and what it printed.
 type guest struct {
 	*node
+	name  string
 	l     *lab
 	addr  netip.AddrPort
 	offer chan net.Conn // its listener
@@ -116,7 +117,7 @@ func (l *lab) enter(name string, opts ...option) *guest {
 	must(l.t, err)
 	clock := func() time.Time { return time.Now().Add(o.clock) }
 	h := newHistory(key, o.keep, clock, func() netip.AddrPort { return g.addr })
-	g.node = newNode(key, h, o.key, name, 7700, 7700)
+	g.name, g.node = name, newNode(key, h, o.key, name, 7700, 7700)
 	g.node.dial, g.node.targets, g.node.idle = g.dialOut, o.told, o.idle
 	g.node.announce = func() { go g.beacon() }
 	g.node.warn = func(format string, args ...any) {
