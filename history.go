@@ -431,13 +431,18 @@ func (h *history) dropOldestLocked() {
 
 // waitRoom returns once so little waits for the cursors that more may be
 // added, or ctx ends.
-func (h *history) waitRoom(ctx context.Context) {
-	for {
-		h.mu.Lock()
-		if h.roomLocked() {
-			h.mu.Unlock()
-			return
-		}
+func (h *history) waitRoom(ctx context.Context) { h.await(ctx, h.passedLocked) }
+
+// waitHeard does so too, and waits until so much of what we said is heard
+// that we may say more.
+func (h *history) waitHeard(ctx context.Context) {
+	h.await(ctx, func() bool { return h.passedLocked() && h.heardLocked() })
+}
+
+func (h *history) await(ctx context.Context, ready func() bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.size > h.keep/2 && !ready() && ctx.Err() == nil {
 		if h.room == nil {
 			h.room = make(chan struct{})
 		}
@@ -446,29 +451,34 @@ func (h *history) waitRoom(ctx context.Context) {
 		select {
 		case <-room:
 		case <-ctx.Done():
-			return
 		}
+		h.mu.Lock()
 	}
 }
 
-// roomLocked says whether at most half of keep waits for the slowest cursor.
-func (h *history) roomLocked() bool {
-	if h.size <= h.keep/2 {
-		return true
-	}
-	waiting := int64(0)
+// passedLocked says whether at most half of keep waits for the slowest
+// cursor.
+func (h *history) passedLocked() bool {
 	for _, c := range h.cursors {
 		if h.held && c == h.printer {
 			continue
 		}
-		i := h.findLocked(c.next)
-		sum := int64(0)
-		for j := len(h.log) - 1; j >= i && sum <= h.keep/2; j-- {
-			sum += h.log[j].cost()
+		if !fits(h.log[h.findLocked(c.next):], h.keep/2) {
+			return false
 		}
-		waiting = max(waiting, sum)
 	}
-	return waiting <= h.keep/2
+	return true
+}
+
+// heardLocked says whether at most half of keep are posts of ours that
+// setHeard has not named.
+func (h *history) heardLocked() bool { return fits(h.ownAboveLocked(h.heard), h.keep/2) }
+
+func fits(events []*event, size int64) bool {
+	for i := len(events) - 1; i >= 0 && size >= 0; i-- {
+		size -= events[i].cost()
+	}
+	return size >= 0
 }
 
 func (h *history) openRoomLocked() {
@@ -484,22 +494,18 @@ func (h *history) findLocked(seq uint64) int {
 	return i
 }
 
-// unheard returns how many bytes our own posts above the given number take.
-func (h *history) unheard(above uint64) (size int64) {
-	for _, e := range h.ownAbove(above) {
-		size += e.cost()
-	}
-	return size
-}
-
 // ownAbove returns our own posts above the given number, as far as they are
 // held.
 func (h *history) ownAbove(number uint64) []*event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return slices.Clone(h.ownAboveLocked(number))
+}
+
+func (h *history) ownAboveLocked(number uint64) []*event {
 	f := h.feedLocked(h.self)
 	n := min(f.last-min(number, f.last), uint64(len(f.posts)))
-	return slices.Clone(f.posts[uint64(len(f.posts))-n:])
+	return f.posts[uint64(len(f.posts))-n:]
 }
 
 // setHeard allows own posts up to this number to be dropped.
@@ -510,6 +516,7 @@ func (h *history) setHeard(number uint64) {
 	if h.size > h.keep {
 		h.dropOldestLocked()
 	}
+	h.openRoomLocked()
 }
 
 // ---- reading

@@ -346,7 +346,7 @@ func (a *app) run() int {
 		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
 	}
 	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort, a.cfg.port)
-	a.n.targets, a.n.idle = a.cfg.targets, a.cfg.idle
+	a.n.targets, a.n.idle, a.n.patience = a.cfg.targets, a.cfg.idle, a.cfg.wait
 	a.n.announce, a.n.warn = d.announceSoon, a.v.say
 	if a.cfg.verbose {
 		a.n.logf = a.v.say
@@ -471,7 +471,7 @@ func (a *app) serve(interrupted context.Context) int {
 func (a *app) heardStatus(interrupted context.Context) int {
 	status := 0
 	if waiting, _ := a.n.directs(); a.said > 0 || waiting > 0 {
-		best, behind := a.n.waitHeard(interrupted, a.cfg.wait)
+		best, behind := a.n.waitHeard(interrupted)
 		if lines := countLines(linesOnly(a.h.ownAbove(best))); lines > 0 {
 			status = a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
 		} else if len(behind) > 0 {
@@ -586,12 +586,11 @@ func kindOf(f *os.File) inputKind {
 func (a *app) read(ctx context.Context) {
 	defer close(a.ended)
 	r := bufio.NewReaderSize(os.Stdin, 2*maxLine)
-	alone := a.cfg.wait
 	var text []byte // lines that are still to be posted
 	post := func() {
 		if len(text) > 0 {
 			if a.input == fromPipe {
-				a.n.throttle(ctx, &alone)
+				a.h.waitHeard(ctx)
 			}
 			a.said += bytes.Count(text, []byte{'\n'})
 			a.n.say(kindLines, text[:len(text)-1])

@@ -95,9 +95,9 @@ type node struct {
 	id       nodeID // immutable, like all up to mu
 	tls      *tls.Config
 	room     *roomKey
-	port     uint16 // TCP port that we listen on
-	roomPort uint16 // UDP port of the room; as a TCP port it is not shown
-	keep     int64
+	port     uint16        // TCP port that we listen on
+	roomPort uint16        // UDP port of the room; as a TCP port it is not shown
+	patience time.Duration // with nobody connected, before what we say counts as heard
 	idle     time.Duration // after which a connection with a node of the table rests; 0: never
 	history  *history
 	dial     func(context.Context, netip.AddrPort) (net.Conn, error)
@@ -128,6 +128,7 @@ type node struct {
 	minute      time.Duration   // since start, in minutes
 	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
 	lastTick    time.Time
+	metAt       time.Time // when anybody was last connected
 	toldAt      time.Time // when peers last heard who came and went
 	relistedAt  time.Time // when we last looked for nodes that only our peers are connected with
 	bestAck     uint64    // the newest post of our own that anybody has
@@ -231,8 +232,8 @@ type sub struct {
 // newNode returns a node that has posted its join into h and waits to be run.
 func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, roomPort uint16) *node {
 	n := &node{
-		id: h.self, room: r, port: port, roomPort: roomPort, keep: h.keep, history: h,
-		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), tokens: dialRate,
+		id: h.self, room: r, port: port, roomPort: roomPort, history: h,
+		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), metAt: time.Now(), tokens: dialRate,
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, relays: map[nodeID]map[*conn]bool{}, gossip: map[nodeID]bool{},
@@ -284,34 +285,33 @@ func (n *node) run(ctx context.Context, l net.Listener) {
 // leave tells everybody that we go, and waits a moment for them to hear it.
 func (n *node) leave() {
 	n.say(kindLeave, nil)
-	timeout := time.After(leaveTimeout)
+	ctx, cancel := context.WithTimeout(n.ctx, leaveTimeout)
+	defer cancel()
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.leaving = true
-	for slices.ContainsFunc(slices.Collect(maps.Values(n.contacts)), func(ct *contact) bool { return ct.waking }) {
-		changed := n.changed
-		n.mu.Unlock()
-		select {
-		case <-changed:
-		case <-timeout:
-			return
-		}
-		n.mu.Lock()
+	for n.wakingLocked() && ctx.Err() == nil {
+		n.waitLocked(ctx)
 	}
 	for _, c := range n.conns {
 		c.bye = byeLeaving
 		wake(c.wake)
 	}
-	for len(n.conns) > 0 || len(n.hands) > 0 {
-		changed := n.changed
-		n.mu.Unlock()
-		select {
-		case <-changed:
-		case <-timeout:
-			return
-		}
-		n.mu.Lock()
+	for len(n.conns)+len(n.hands) > 0 && ctx.Err() == nil {
+		n.waitLocked(ctx)
 	}
+}
+
+// waitLocked returns when something changed, or ctx ended. It does not hold
+// the lock meanwhile.
+func (n *node) waitLocked(ctx context.Context) {
+	changed := n.changed
 	n.mu.Unlock()
+	defer n.mu.Lock()
+	select {
+	case <-changed:
+	case <-ctx.Done():
+	}
 }
 
 func (n *node) accept(l net.Listener) {
@@ -693,12 +693,11 @@ func (n *node) recover(c *conn) {
 	ct := n.contactLocked(c.peer)
 	ct.dialing = true
 	n.mu.Unlock()
-	refused := make(chan struct{})
 	n.wg.Go(func() {
 		for wait := dialAgain; ctx.Err() == nil; wait *= 2 {
 			raw, err := n.dial(ctx, c.addr)
 			if err != nil && ctx.Err() == nil {
-				close(refused) // nobody listens there
+				cancel() // nobody listens there
 				return
 			}
 			if err == nil {
@@ -712,17 +711,8 @@ func (n *node) recover(c *conn) {
 	})
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for waiting := true; waiting && n.conns[c.peer] == nil; {
-		changed := n.changed
-		n.mu.Unlock()
-		select {
-		case <-changed:
-		case <-refused:
-			waiting = false
-		case <-ctx.Done():
-			waiting = false
-		}
-		n.mu.Lock()
+	for n.conns[c.peer] == nil && ctx.Err() == nil {
+		n.waitLocked(ctx)
 	}
 	ct.dialing = false
 	ct.dialAt = time.Now().Add(retryFirst)
@@ -971,7 +961,10 @@ func (n *node) tick() {
 	}
 	n.planLocked(now)
 	n.gatherLocked(now)
-	n.history.setHeard(n.heardByAllLocked(now))
+	if len(n.conns) > 0 {
+		n.metAt = now
+	}
+	n.history.setHeard(n.heardLocked(now))
 	n.changedLocked()
 }
 
@@ -1108,6 +1101,16 @@ func (n *node) rouseLocked(ct *contact) {
 		ct.heardAt, ct.dialAt = time.Now(), time.Time{}
 		n.dialContactLocked(ct)
 	}
+}
+
+// wakingLocked says whether a connection is being opened again.
+func (n *node) wakingLocked() bool {
+	for _, ct := range n.contacts {
+		if ct.waking {
+			return true
+		}
+	}
+	return false
 }
 
 // probeLocked finds out whether a resting node is still there: by its
@@ -1460,6 +1463,7 @@ func (n *node) compareLocked(c *conn, author nodeID, s span) {
 		if s.last > c.acked {
 			c.acked, c.ackedAt = s.last, time.Now()
 			n.bestAck = max(n.bestAck, s.last)
+			n.history.setHeard(n.heardLocked(c.ackedAt))
 			n.changedLocked()
 		}
 		return
@@ -1932,10 +1936,13 @@ func (n *node) size() (connected, heardOf int) {
 
 // ---- waiting to be heard
 
-// heardByAllLocked returns the number of our newest post that every peer
-// has, not counting what was said before a peer came, nor peers that
-// acknowledge nothing.
-func (n *node) heardByAllLocked(now time.Time) uint64 {
+// heardLocked returns the number of our newest post that every peer has, not
+// counting what was said before a peer came, nor peers that acknowledge
+// nothing. With nobody connected for patience, nobody is waited for.
+func (n *node) heardLocked(now time.Time) uint64 {
+	if len(n.conns) == 0 && now.Sub(n.metAt) < n.patience {
+		return n.bestAck
+	}
 	heard := n.history.about(n.id).last
 	for _, c := range n.conns {
 		if now.Sub(c.ackedAt) < unresponsive {
@@ -1945,39 +1952,11 @@ func (n *node) heardByAllLocked(now time.Time) uint64 {
 	return heard
 }
 
-// throttle returns when the room has taken so much of what we said that more
-// may be read from a pipe. While nobody is connected it waits for somebody,
-// but no longer than alone, in all.
-func (n *node) throttle(ctx context.Context, alone *time.Duration) {
-	n.history.waitRoom(ctx)
-	for ctx.Err() == nil {
-		n.mu.Lock()
-		changed, nobody := n.changed, len(n.conns) == 0
-		heard := n.heardByAllLocked(time.Now())
-		if nobody {
-			heard = n.bestAck
-		}
-		n.mu.Unlock()
-		n.history.setHeard(heard)
-		if n.history.unheard(heard) <= n.keep/2 || nobody && *alone <= 0 {
-			return
-		}
-		before := time.Now()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		if nobody {
-			*alone -= time.Since(before)
-		}
-	}
-}
-
 // waitHeard returns when every connected node, and as far as half a second
 // allows every node that is about to connect, has all that we said; or when
 // nobody has acknowledged anything for patience. It returns the number of
 // our newest post that anybody has, and the names of those who lag behind.
-func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint64, behind []string) {
+func (n *node) waitHeard(ctx context.Context) (best uint64, behind []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal := n.history.about(n.id).last
@@ -2008,18 +1987,12 @@ func (n *node) waitHeard(ctx context.Context, patience time.Duration) (best uint
 		} else if since.IsZero() {
 			since = now
 		}
-		if all && (!n.expectingLocked(now) || now.Sub(since) >= askAfter) || now.Sub(progress) >= patience || ctx.Err() != nil {
+		if all && (!n.expectingLocked(now) || now.Sub(since) >= askAfter) || now.Sub(progress) >= n.patience || ctx.Err() != nil {
 			n.undelivered += waiting
 			slices.Sort(behind)
 			return n.bestAck, behind
 		}
-		changed := n.changed
-		n.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		n.mu.Lock()
+		n.waitLocked(ctx)
 	}
 }
 

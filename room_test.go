@@ -726,8 +726,7 @@ func TestBlockedPrinterLosesNothing(t *testing.T) {
 		go func() {
 			defer close(done)
 			for i := range 3000 {
-				alone := time.Second
-				a.throttle(ctx, &alone)
+				a.h().waitHeard(ctx)
 				a.says("%d %s", i, line)
 			}
 		}()
