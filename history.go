@@ -463,7 +463,7 @@ func (h *history) passedLocked() bool {
 		if h.held && c == h.printer {
 			continue
 		}
-		if !fits(h.log[h.findLocked(c.next):], h.keep/2) {
+		if !atMost(h.log[h.findLocked(c.next):], h.keep/2) {
 			return false
 		}
 	}
@@ -472,9 +472,9 @@ func (h *history) passedLocked() bool {
 
 // heardLocked says whether at most half of keep are posts of ours that
 // setHeard has not named.
-func (h *history) heardLocked() bool { return fits(h.ownAboveLocked(h.heard), h.keep/2) }
+func (h *history) heardLocked() bool { return atMost(h.ownAboveLocked(h.heard), h.keep/2) }
 
-func fits(events []*event, size int64) bool {
+func atMost(events []*event, size int64) bool {
 	for i := len(events) - 1; i >= 0 && size >= 0; i-- {
 		size -= events[i].cost()
 	}

@@ -776,6 +776,9 @@ func (a *app) members() {
 		if m.idle {
 			idle = "idle "
 		}
+		if m.id == (nodeID{}) {
+			break // the rest isn't here
+		}
 		lines = append(lines, fmt.Sprintf("member %s@%v %ssince %s", m.name, m.addr, idle, m.since.Format(stampLayout)))
 	}
 	a.show(block{head: lines})
@@ -804,18 +807,13 @@ func (a *app) history(arg string) {
 
 // direct sends a line that begins with @WHO or WHO/.
 func (a *app) direct(ctx context.Context, s string) {
-	find := func() (to []member, who, text string, known bool) { return a.who(s) }
-	to, who, text, known := find()
+	to, who, text, known := a.who(s)
 	if len(to) == 0 && a.input == fromPipe { // it may be about to come
-		timeout := time.After(a.cfg.wait)
-		for waiting := true; waiting && len(to) == 0; to, who, text, known = find() {
-			select {
-			case <-a.n.news():
-			case <-timeout:
-				waiting = false
-			case <-ctx.Done():
-				waiting = false
-			}
+		ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
+		defer cancel()
+		for len(to) == 0 && ctx.Err() == nil {
+			a.n.wait(ctx)
+			to, who, text, known = a.who(s)
 		}
 	}
 	switch {
@@ -856,36 +854,24 @@ func (a *app) who(s string) (to []member, who, text string, known bool) {
 		who = s
 	}
 	best := 0
-	offer := func(form string, m *member) {
-		if len(form) < best || form == "" || !fits(form) {
-			return
-		}
-		if len(form) > best {
-			best, to = len(form), nil
-		}
-		known = true
-		if m != nil && !slices.Contains(to, *m) {
-			to = append(to, *m)
-		}
-	}
-	members := a.n.members()
-	for i := range members {
-		m := &members[i]
-		ip := m.addr.Addr().String()
-		forms := []string{m.name}
-		if at {
-			forms = []string{m.name, m.name + "@" + ip, m.name + "@" + m.addr.String(), ip, m.addr.String()}
+	for _, m := range a.n.members() {
+		forms := m.aliases
+		if m.id != (nodeID{}) {
+			forms = append(forms, m.name)
+			if ip, addr := m.addr.Addr().String(), m.addr.String(); at {
+				forms = append(forms, m.name+"@"+ip, m.name+"@"+addr, ip, addr)
+			}
 		}
 		for _, form := range forms {
-			offer(form, m)
-		}
-	}
-	for _, t := range a.n.table() {
-		i := slices.IndexFunc(members, func(m member) bool { return m.id == t.id })
-		if i >= 0 {
-			offer(t.name, &members[i])
-		} else {
-			offer(t.name, nil)
+			if len(form) < best || !fits(form) {
+				continue
+			}
+			if known = true; len(form) > best {
+				best, to = len(form), nil
+			}
+			if m.id != (nodeID{}) && !slices.ContainsFunc(to, func(o member) bool { return o.id == m.id }) {
+				to = append(to, m)
+			}
 		}
 	}
 	if best > 0 && at {

@@ -302,6 +302,12 @@ func (n *node) leave() {
 	}
 }
 
+func (n *node) wait(ctx context.Context) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.waitLocked(ctx)
+}
+
 // waitLocked returns when something changed, or ctx ended. It does not hold
 // the lock meanwhile.
 func (n *node) waitLocked(ctx context.Context) {
@@ -1860,51 +1866,41 @@ func clipped(text []byte) string {
 	return s
 }
 
-// A member is a node that we are connected with, as main shows it.
+// A member is a node as the user may name it: connected, resting since some
+// time, or only named in the table.
 type member struct {
-	id    nodeID
-	name  string
-	addr  netip.AddrPort
-	since time.Time
-	idle  bool // the connection rests, since then
+	id      nodeID // zero: not here
+	name    string
+	aliases []string // in the table
+	addr    netip.AddrPort
+	since   time.Time
+	idle    bool
 }
 
-// members returns who is connected, by name.
-func (n *node) members() []member {
+// members returns who is here, by name, and then whom the table names besides.
+func (n *node) members() (all []member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var all []member
-	for id, c := range n.conns {
-		all = append(all, member{id, n.history.about(id).name, c.addr, c.since, false})
-	}
 	for id, ct := range n.contacts {
-		if !ct.asleep.IsZero() && n.conns[id] == nil {
-			all = append(all, member{id, n.history.about(id).name, ct.addr, ct.asleep, true})
+		if c := n.conns[id]; c != nil {
+			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since})
+		} else if !ct.asleep.IsZero() {
+			all = append(all, member{id: id, name: n.history.about(id).name, addr: ct.addr, since: ct.asleep, idle: true})
 		}
 	}
 	slices.SortFunc(all, func(a, b member) int {
 		return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
 	})
-	return all
-}
-
-// table returns what the user named.
-func (n *node) table() []target {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var all []target
 	for _, t := range n.targets {
-		all = append(all, *t)
+		i := slices.IndexFunc(all, func(m member) bool { return m.id == t.id })
+		if i < 0 || t.id == (nodeID{}) {
+			i, all = len(all), append(all, member{})
+		}
+		if t.name != "" {
+			all[i].aliases = append(all[i].aliases, t.name)
+		}
 	}
 	return all
-}
-
-// news returns a channel that is closed when somebody came, went or
-// acknowledged something.
-func (n *node) news() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.changed
 }
 
 // directs returns how many direct messages wait for their receivers, and how

@@ -1291,7 +1291,7 @@ func FuzzWho(f *testing.F) {
 	}
 	a := atDesk(false)
 	bearers := map[string][]string{"Tim B C": nil}
-	for _, m := range a.n.members() {
+	for _, m := range a.n.members()[:4] { // the fifth is not here
 		ip, all := m.addr.Addr().String(), m.addr.String()
 		for _, form := range []string{m.name, m.name + "@" + ip, m.name + "@" + all, ip, all} {
 			bearers[form] = append(bearers[form], all)
