@@ -110,7 +110,7 @@ type config struct {
 	name     string
 	bind     netip.Addr
 	port     uint16
-	targets  []*target
+	targets  []*contact
 	idle     time.Duration
 	secret   string
 	warning  string // about the secret
@@ -183,7 +183,7 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		if err != nil {
 			return nil, usagef("-peer: %v", err)
 		}
-		cfg.targets = append(cfg.targets, &target{addr: a})
+		cfg.targets = append(cfg.targets, &contact{named: true, addr: a})
 	}
 	return cfg, errors.Join(cfg.readPeers(*peers), cfg.readSecret(*secret))
 }
@@ -232,7 +232,7 @@ func (cfg *config) readPeers(file string) error {
 	return nil
 }
 
-func parsePeersFile(content string, port uint16) (table []*target, err error) {
+func parsePeersFile(content string, port uint16) (table []*contact, err error) {
 	for i, line := range strings.Split(content, "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
@@ -250,7 +250,7 @@ func parsePeersFile(content string, port uint16) (table []*target, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", i+1, err)
 		}
-		table = append(table, &target{name: name, addr: a})
+		table = append(table, &contact{named: true, alias: name, addr: a})
 	}
 	return table, nil
 }
@@ -715,7 +715,7 @@ func (a *app) message(line []byte, length int) ([]byte, bool) {
 
 // isName says whether NAME/text goes to somebody of that name.
 func (a *app) isName(name string) bool {
-	return slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return t.name == name }) || a.h.bore(name)
+	return slices.ContainsFunc(a.cfg.targets, func(ct *contact) bool { return ct.alias == name }) || a.h.bore(name)
 }
 
 // command carries out a line that is no message. It returns false when that

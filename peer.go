@@ -52,7 +52,6 @@ const (
 	silence       = 7 * time.Second  // nothing came, on TCP or UDP: lost. Outlives a 3 s stall, noticed within 8 s
 	deafness      = 30 * time.Second // beacons alone, which anyone can replay, keep nobody alive for longer
 	beaconFresh   = 5 * time.Second
-	grace         = 4 * time.Second // for a broken connection to be replaced before its peer is lost, if its host doesn't refuse
 
 	relistEvery = 4 * time.Second
 	tellGap     = 10 * time.Millisecond // for each node of the room, between two PEERS to all
@@ -60,10 +59,11 @@ const (
 
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	dialAgain        = 10 * time.Millisecond  // after a broken connection could not be made again
-	dialTimeout      = 3 * time.Second
+	dialTimeout      = 4 * time.Second        // a broken connection that is not replaced in it is lost, unless its host refuses at once
 	handshakeTimeout = 5 * time.Second
 	retryFirst       = 1 * time.Second
 	retryMost        = 8 * time.Second
+	retryNamed       = 2 * time.Second        // an address that the user named
 	askAfter         = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
@@ -113,7 +113,7 @@ type node struct {
 	leaving     bool
 	conns       map[nodeID]*conn
 	contacts    map[nodeID]*contact
-	targets     []*target
+	targets     []*contact                // the addresses that the user named
 	hands       []*hand                   // handshakes under way, the oldest first
 	lacking     map[nodeID]time.Time      // authors of whom somebody has more than we, and since when
 	sources     map[nodeID]*source        // whom we asked for a feed
@@ -135,9 +135,12 @@ type node struct {
 	undelivered int       // direct messages
 }
 
-// A contact is what we know of another node, connected or not.
+// A contact is what we know of another node, connected or not; or an address
+// that the user named, and whoever is there.
 type contact struct {
-	id       nodeID
+	id       nodeID         // zero: nobody was found at the address yet
+	named    bool           // the user named the address
+	alias    string         // and the node in the table
 	addr     netip.AddrPort // where it may be dialed
 	met      bool           // was connected once
 	counter  uint64         // of its newest beacon
@@ -148,8 +151,7 @@ type contact struct {
 	dialing  bool
 	fails    int
 	asleep   time.Time // since when our connection rests for lack of chat; zero: it doesn't
-	waking   bool      // it is being opened again, for something that we said
-	probedAt time.Time
+	owed     bool      // its connection broke, or is wanted again: if it can't be had, the node is lost
 
 	outbox    []*outgoing // direct messages that it has not acknowledged
 	directOut uint64      // number of the last direct message to it
@@ -160,16 +162,6 @@ type outgoing struct {
 	direct
 	deadline time.Time
 	on       *conn // where it was sent last
-}
-
-// A target is an address that the user named.
-type target struct {
-	name    string // in the table; may be empty
-	addr    netip.AddrPort
-	id      nodeID // of the node found there, or zero
-	dialAt  time.Time
-	dialing bool
-	fails   int
 }
 
 type source struct {
@@ -290,7 +282,7 @@ func (n *node) leave() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.leaving = true
-	for n.wakingLocked() && ctx.Err() == nil {
+	for n.owedLocked() != nil && ctx.Err() == nil {
 		n.waitLocked(ctx)
 	}
 	for _, c := range n.conns {
@@ -306,6 +298,16 @@ func (n *node) wait(ctx context.Context) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.waitLocked(ctx)
+}
+
+// owedLocked returns whose connections are being opened anew.
+func (n *node) owedLocked() (owed []nodeID) {
+	for id, ct := range n.contacts {
+		if ct.owed {
+			owed = append(owed, id)
+		}
+	}
+	return owed
 }
 
 // waitLocked returns when something changed, or ctx ended. It does not hold
@@ -539,7 +541,7 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello) (*conn, e
 	}
 	now := time.Now()
 	ct := n.contactLocked(peer)
-	ct.asleep, ct.waking = time.Time{}, false
+	ct.asleep, ct.owed = time.Time{}, false
 	for _, t := range n.targets {
 		if t.addr == netip.AddrPortFrom(remote.Addr(), x.port) {
 			t.id = peer
@@ -674,6 +676,7 @@ func (n *node) unregister(c *conn, err error) {
 	if c.bye == byeIdle || c.said == byeIdle {
 		ct := n.contactLocked(c.peer)
 		ct.asleep = time.Now()
+		ct.retryLocked()
 		if c.acked < n.history.about(n.id).last || len(ct.outbox) > 0 {
 			n.rouseLocked(ct) // it crossed what we had to say
 		}
@@ -687,44 +690,14 @@ func (n *node) unregister(c *conn, err error) {
 		n.history.gone(c.peer)
 		return
 	}
-	n.wg.Go(func() { n.recover(c) })
+	n.oweLocked(n.contactLocked(c.peer))
 }
 
-// recover dials the peer of a broken connection. If it can't be reached, and
-// doesn't reach us, it is lost.
-func (n *node) recover(c *conn) {
-	ctx, cancel := context.WithTimeout(n.ctx, grace)
-	defer cancel()
-	n.mu.Lock()
-	ct := n.contactLocked(c.peer)
-	ct.dialing = true
-	n.mu.Unlock()
-	n.wg.Go(func() {
-		for wait := dialAgain; ctx.Err() == nil; wait *= 2 {
-			raw, err := n.dial(ctx, c.addr)
-			if err != nil && ctx.Err() == nil {
-				cancel() // nobody listens there
-				return
-			}
-			if err == nil {
-				_, err = n.serve(raw, true, c.peer)
-			}
-			if err == nil || errors.Is(err, errDuplicate) {
-				return
-			}
-			n.pause(wait) // a dying process still accepts for a moment
-		}
-	})
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for n.conns[c.peer] == nil && ctx.Err() == nil {
-		n.waitLocked(ctx)
-	}
-	ct.dialing = false
-	ct.dialAt = time.Now().Add(retryFirst)
-	if n.conns[c.peer] == nil && n.ctx.Err() == nil {
-		n.loseLocked(c.peer)
-	}
+// oweLocked opens the connection of ct anew. If that can't be done, and the
+// peer doesn't do it, it is lost.
+func (n *node) oweLocked(ct *contact) {
+	ct.asleep, ct.owed, ct.dialAt = time.Time{}, true, time.Time{}
+	n.dialLocked(ct)
 }
 
 // loseLocked notes that a node went without a word, if it was ever seen to
@@ -734,6 +707,8 @@ func (n *node) loseLocked(peer nodeID) {
 		return
 	}
 	n.history.note(peer, post{kind: kindLost})
+	ct := n.contactLocked(peer)
+	ct.asleep, ct.owed = time.Time{}, false
 	for _, c := range n.conns {
 		if c.subs[peer] != nil {
 			wake(c.wake)
@@ -791,7 +766,7 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort) {
 			n.announce()
 		}
 	}
-	n.dialContactLocked(ct)
+	n.dialLocked(ct)
 }
 
 // forgetContactLocked makes room for one more contact, at the cost of any
@@ -808,20 +783,31 @@ func (n *node) forgetContactLocked() {
 	}
 }
 
-// dialContactLocked dials the node of ct, unless that would be too early or
-// too much.
-func (n *node) dialContactLocked(ct *contact) {
+// dialLocked dials the node of ct, unless that would be too early or too much.
+func (n *node) dialLocked(ct *contact) {
 	now := time.Now()
-	stale := now.Sub(ct.heardAt) > silence
-	if ct.dialing || n.leaving && !ct.waking || !ct.addr.IsValid() || stale || now.Before(ct.dialAt) || !ct.asleep.IsZero() {
+	if ct.dialing || now.Before(ct.dialAt) || !ct.addr.IsValid() || n.leaving && !ct.owed {
 		return
 	}
 	if c := n.conns[ct.id]; c != nil && !c.suspect {
 		return
 	}
-	addr := ct.addr
-	if !ct.met {
-		blame, spare := n.blame[addr.Addr()], 0
+	switch known := n.contacts[ct.id]; {
+	case ct.owed:
+	case ct.named:
+		if ct.id == n.id || known != nil && !known.asleep.IsZero() {
+			return
+		}
+	case !ct.asleep.IsZero(): // is it still there?
+		if now.Sub(ct.beaconAt) < silence {
+			return
+		}
+	case now.Sub(ct.heardAt) > silence:
+		return
+	}
+	unknown := !ct.met && !ct.named
+	if unknown {
+		blame, spare := n.blame[ct.addr.Addr()], 0
 		if blame > 0 {
 			spare = 2 // kept for addresses of which nothing bad is known
 		}
@@ -830,40 +816,79 @@ func (n *node) dialContactLocked(ct *contact) {
 		}
 		n.tokens--
 		n.dials++
-		n.blame[addr.Addr()]++
+		n.blame[ct.addr.Addr()]++
 	}
 	ct.dialing = true
-	unknown := !ct.met
+	id, addr, resting := ct.id, ct.addr, !ct.asleep.IsZero()
+	if ct.named {
+		id = nodeID{} // another may have taken its place
+	}
 	done := make(chan struct{})
 	n.wg.Go(func() {
 		defer close(done)
-		n.dialContact(ct, addr)
+		n.dialOut(ct, id, addr, resting)
 	})
 	if unknown {
 		n.wg.Go(func() { n.dialNext(done) })
 	}
 }
 
-func (n *node) dialContact(ct *contact, addr netip.AddrPort) {
+// dialOut dials the node of ct, again and again if its connection is owed: a
+// dying process still accepts for a moment. Of one that rests it only finds
+// out whether it is there.
+func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting bool) {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	raw, err := n.dial(ctx, addr)
-	if err == nil {
-		_, err = n.serve(raw, true, ct.id)
-	} else {
-		n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
+	var peer nodeID
+	var err error
+	for again, wait := true, dialAgain; again; wait *= 2 {
+		var raw net.Conn
+		raw, err = n.dial(ctx, addr)
+		switch {
+		case err != nil:
+			n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
+			cancel() // nobody listens there
+		case resting:
+			raw.Close()
+		default:
+			peer, err = n.serve(raw, true, expect)
+		}
+		n.mu.Lock()
+		again = err != nil && ct.owed && ctx.Err() == nil
+		n.mu.Unlock()
+		if again {
+			n.pause(wait)
+		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ct.dialing = false
-	if ct.waking && n.conns[ct.id] == nil && n.ctx.Err() == nil {
-		ct.waking = false
-		n.loseLocked(ct.id)
+	ct.retryLocked()
+	if ct.named && peer != (nodeID{}) {
+		ct.id = peer
 	}
 	if err == nil || errors.Is(err, errDuplicate) {
-		n.blame[addr.Addr()]--
+		n.blame[addr.Addr()] = max(0, n.blame[addr.Addr()]-1)
 	}
-	ct.dialAt, ct.fails = retry(ct.fails)
+	switch {
+	case n.conns[ct.id] != nil || n.ctx.Err() != nil:
+	case err != nil && (ct.owed || !ct.asleep.IsZero()):
+		n.loseLocked(ct.id)
+	case ct.owed: // it broke again meanwhile
+		n.oweLocked(ct)
+	}
+}
+
+// retryLocked says when to dial ct again.
+func (ct *contact) retryLocked() {
+	wait := min(retryFirst<<min(ct.fails, 8), retryMost)
+	if ct.named {
+		wait = retryNamed
+	} else if !ct.asleep.IsZero() {
+		wait = slowHeartbeat
+	}
+	ct.dialAt = time.Now().Add(wait)
+	ct.fails++
 }
 
 // dialNext waits until a dial to an unknown node is done, or has had its
@@ -880,45 +905,8 @@ func (n *node) dialNext(done <-chan struct{}) {
 		if n.dials >= maxDials {
 			return
 		}
-		n.dialContactLocked(ct)
+		n.dialLocked(ct)
 	}
-}
-
-// retry returns when to dial again after so many failures.
-func retry(fails int) (time.Time, int) {
-	return time.Now().Add(min(retryFirst<<min(fails, 8), retryMost)), fails + 1
-}
-
-// dialTargetLocked dials an address that the user named.
-func (n *node) dialTargetLocked(t *target) {
-	if t.dialing || t.id == n.id || n.conns[t.id] != nil || time.Now().Before(t.dialAt) {
-		return
-	}
-	if ct := n.contacts[t.id]; ct != nil && !ct.asleep.IsZero() {
-		return
-	}
-	t.dialing = true
-	n.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
-		defer cancel()
-		raw, err := n.dial(ctx, t.addr)
-		var peer nodeID
-		if err == nil {
-			peer, err = n.serve(raw, true, nodeID{})
-		} else {
-			n.logOnce("dial "+t.addr.String(), "dial %v: %v", t.addr, err)
-		}
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		t.dialing = false
-		if peer != (nodeID{}) {
-			t.id = peer
-		}
-		if err == nil || errors.Is(err, errDuplicate) {
-			t.fails = 0
-		}
-		t.dialAt, t.fails = retry(min(t.fails, 1))
-	})
 }
 
 // ---- the tick
@@ -950,16 +938,13 @@ func (n *node) tick() {
 	}
 	n.tellPeersLocked(now)
 	for _, ct := range n.contacts {
-		n.dialContactLocked(ct)
+		n.dialLocked(ct)
 		if len(ct.outbox) > 0 {
 			n.expireLocked(ct, now)
 		}
-		if !ct.asleep.IsZero() {
-			n.probeLocked(ct, now)
-		}
 	}
-	for _, t := range n.targets {
-		n.dialTargetLocked(t)
+	for _, ct := range n.targets {
+		n.dialLocked(ct)
 	}
 	if second {
 		n.gossipLocked()
@@ -992,7 +977,7 @@ func (n *node) tellPeersLocked(now time.Time) {
 // forgetLocked lets go of what nobody asks for any more.
 func (n *node) forgetLocked(now time.Time) {
 	for id, ct := range n.contacts {
-		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || n.conns[id] != nil || len(ct.outbox) > 0 || !ct.asleep.IsZero() {
+		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || n.conns[id] != nil || len(ct.outbox) > 0 || !ct.asleep.IsZero() {
 			continue
 		}
 		if state := n.history.about(id).state; !ct.met || state == left || state == unknown {
@@ -1097,51 +1082,14 @@ func (c *conn) endLocked(why byte) {
 
 // isListedLocked says whether the table of the user has the node.
 func (n *node) isListedLocked(id nodeID) bool {
-	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.name != "" && t.id == id })
+	return slices.ContainsFunc(n.targets, func(ct *contact) bool { return ct.alias != "" && ct.id == id })
 }
 
 // rouseLocked opens the connection with a resting node again.
 func (n *node) rouseLocked(ct *contact) {
 	if !ct.asleep.IsZero() {
-		ct.asleep, ct.waking = time.Time{}, true
-		ct.heardAt, ct.dialAt = time.Now(), time.Time{}
-		n.dialContactLocked(ct)
+		n.oweLocked(ct)
 	}
-}
-
-// wakingLocked says whether a connection is being opened again.
-func (n *node) wakingLocked() bool {
-	for _, ct := range n.contacts {
-		if ct.waking {
-			return true
-		}
-	}
-	return false
-}
-
-// probeLocked finds out whether a resting node is still there: by its
-// beacons, or else by whether its port can be reached.
-func (n *node) probeLocked(ct *contact, now time.Time) {
-	if now.Sub(ct.beaconAt) < silence || now.Sub(ct.probedAt) < slowHeartbeat {
-		return
-	}
-	ct.probedAt = now
-	addr := ct.addr
-	n.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
-		defer cancel()
-		raw, err := n.dial(ctx, addr)
-		if err == nil {
-			raw.Close()
-			return
-		}
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if !ct.asleep.IsZero() && n.ctx.Err() == nil {
-			ct.asleep = time.Time{}
-			n.loseLocked(ct.id)
-		}
-	})
 }
 
 // ---- what we lack, and whom to ask
@@ -1896,8 +1844,8 @@ func (n *node) members() (all []member) {
 		if i < 0 || t.id == (nodeID{}) {
 			i, all = len(all), append(all, member{})
 		}
-		if t.name != "" {
-			all[i].aliases = append(all[i].aliases, t.name)
+		if t.alias != "" {
+			all[i].aliases = append(all[i].aliases, t.alias)
 		}
 	}
 	return all
@@ -1970,9 +1918,9 @@ func (n *node) waitHeard(ctx context.Context) (best uint64, behind []string) {
 		}
 		for _, ct := range n.contacts {
 			waiting += len(ct.outbox)
-			if ct.waking {
-				behind = append(behind, n.label(ct.id))
-			}
+		}
+		for _, id := range n.owedLocked() {
+			behind = append(behind, n.label(id))
 		}
 		if s := acked + int(n.bestAck) - waiting; s != score {
 			score, progress = s, now

@@ -1215,7 +1215,7 @@ func atDesk(verbatim bool) *app {
 		n.contacts[id] = &contact{id: id, met: true}
 		h.reached(id, addr, m.name)
 	}
-	n.targets = []*target{{name: "Tim B C", addr: netip.MustParseAddrPort("192.168.0.10:7700")}}
+	n.targets = []*contact{{named: true, alias: "Tim B C", addr: netip.MustParseAddrPort("192.168.0.10:7700")}}
 	return &app{cfg: &config{verbatim: verbatim, targets: n.targets}, n: n, h: h, input: fromTerminal}
 }
 
@@ -1384,10 +1384,10 @@ func FuzzParsePeersFile(f *testing.F) {
 		}
 		var b strings.Builder
 		for _, x := range table {
-			if validName(x.name) != nil || !x.addr.IsValid() || x.addr.Port() == 0 {
-				t.Errorf("%q names %q at %v", content, x.name, x.addr)
+			if validName(x.alias) != nil || !x.addr.IsValid() || x.addr.Port() == 0 {
+				t.Errorf("%q names %q at %v", content, x.alias, x.addr)
 			}
-			fmt.Fprintf(&b, "%s %v\n", x.name, x.addr)
+			fmt.Fprintf(&b, "%s %v\n", x.alias, x.addr)
 		}
 		if len(table) > strings.Count(content, "\n")+1 {
 			t.Errorf("%q has %d nodes", content, len(table))

@@ -76,7 +76,7 @@ type options struct {
 	keep  int64
 	clock time.Duration
 	key   *roomKey
-	told  []*target
+	told  []*contact
 	idle  time.Duration
 }
 
@@ -84,11 +84,11 @@ func withKeep(n int64) option          { return func(_ *guest, o *options) { o.k
 func withClock(d time.Duration) option { return func(_ *guest, o *options) { o.clock = d } }
 func withSecret(s string) option       { return func(_ *guest, o *options) { o.key = newRoomKey(s) } }
 func told(o *guest) option { // as -peer does
-	return func(_ *guest, opts *options) { opts.told = append(opts.told, &target{addr: o.addr}) }
+	return func(_ *guest, opts *options) { opts.told = append(opts.told, &contact{named: true, addr: o.addr}) }
 }
 func listed(name string, o *guest, idle time.Duration) option { // as -peers and -idle do
 	return func(g *guest, opts *options) {
-		opts.told = append(opts.told, &target{name: name, addr: o.addr})
+		opts.told = append(opts.told, &contact{named: true, alias: name, addr: o.addr})
 		opts.idle = idle
 	}
 }
