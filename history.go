@@ -46,7 +46,7 @@ const (
 	eventCost  = 120             // bytes of memory that an event takes beside its post, for keep
 	spareKeep  = 16              // when keep is full, 1/16 of it is freed at once
 	maxMarks   = 8               // combining marks, or tags of an emoji, in a row that a line may carry
-	maxBlocks  = 64              // answers waiting for the printer
+	maxQueue   = 64              // answers waiting for the printer
 	maxNames   = 4096            // that are remembered as such
 )
 
@@ -155,8 +155,8 @@ type history struct {
 	latest  int64           // hybrid logical clock, µs since 1970
 	horizon int64           // time of the newest event dropped for keep
 	cursors []*cursor
-	printer *cursor       // the one that blocks are for
-	blocks  []block       // what the printer prints before it goes on
+	printer *cursor       // the one that the queue is for
+	queue   []batch       // what the printer prints before it goes on
 	held    bool          // the printer waits for release
 	heard   uint64        // posts of our own up to this number are where they must be
 	room    chan struct{} // closed when a cursor moves or a bound changes; nil when nobody waits
@@ -494,14 +494,20 @@ func (h *history) findLocked(seq uint64) int {
 	return i
 }
 
-// ownAbove returns our own posts above the given number, as far as they are
-// held.
-func (h *history) ownAbove(number uint64) []*event {
+// linesAbove returns how many lines our own posts above the given number hold.
+func (h *history) linesAbove(number uint64) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.ownAboveLocked(number))
+	for _, e := range h.ownAboveLocked(number) {
+		if e.kind == kindLines {
+			n += e.lines()
+		}
+	}
+	return n
 }
 
+// ownAboveLocked returns our own posts above the given number, as far as they
+// are held.
 func (h *history) ownAboveLocked(number uint64) []*event {
 	f := h.feedLocked(h.self)
 	n := min(f.last-min(number, f.last), uint64(len(f.posts)))
@@ -600,39 +606,50 @@ type shown struct {
 	addr netip.AddrPort
 }
 
-// A block is something to print in one piece: a replay, an answer to a command.
-type block struct {
+func (e shown) compare(o shown) int { return e.event.compare(o.event) }
+
+// A batch is what a reader of the log gets at once, or what the printer is to
+// print in one piece: a replay, an answer to a command.
+type batch struct {
 	head   []string // lines to print before
-	events []*event
+	events []shown
 	tail   string // line to print after, if any
 	skip   int    // lines of the first event to leave out
-	live   bool   // what is printed once in any case, not because it was asked for
-	begun  bool
+	live   bool   // printed once in any case, not because it was asked for
 }
 
-// A batch is what a reader of the log gets at once. Head and tail are for the
-// printer, who prints them before and after.
-type batch struct {
-	events []shown
-	head   []string
-	tail   string
-	skip   int
-	live   bool // see block
+// cut takes events of about the given size off the front of b.
+func (b *batch) cut(size int) batch {
+	n := 0
+	for ; n < len(b.events) && size > 0; n++ {
+		size -= len(b.events[n].sealed)
+	}
+	part := *b
+	part.events, b.events, b.head, b.skip = b.events[:n], b.events[n:], nil, 0
+	if len(b.events) > 0 {
+		part.tail = ""
+	}
+	return part
 }
 
 // take puts events of about the given size into b, whose memory it uses
 // again, and moves c past them. It returns false when there are none. What
-// is queued by show comes first.
+// is queued for the printer comes first.
 func (h *history) take(c *cursor, b *batch, size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	*b = batch{events: b.events[:0]}
-	if c == h.printer && (h.held || len(h.blocks) > 0) {
-		return !h.held && h.takeBlockLocked(b, size)
+	if c == h.printer && h.held {
+		return false
 	}
-	b.live = true
-	i := h.findLocked(c.next)
-	for ; i < len(h.log) && size > 0; i++ {
+	if c == h.printer && len(h.queue) > 0 {
+		*b = h.queue[0].cut(size)
+		if len(h.queue[0].events) == 0 {
+			h.queue = h.queue[1:]
+		}
+		return true
+	}
+	*b = batch{events: b.events[:0], live: true}
+	for i := h.findLocked(c.next); i < len(h.log) && size > 0; i++ {
 		size -= len(h.log[i].sealed)
 		b.events = append(b.events, shown{h.log[i], h.log[i].feed.addr})
 		c.next = h.log[i].seq + 1
@@ -641,45 +658,34 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 	return len(b.events) > 0
 }
 
-func (h *history) takeBlockLocked(b *batch, size int) bool {
-	k := &h.blocks[0]
-	b.live = k.live
-	if !k.begun {
-		b.head, b.skip, k.begun = k.head, k.skip, true
-	}
-	n := 0
-	for ; n < len(k.events) && size > 0; n++ {
-		size -= len(k.events[n].sealed)
-		b.events = append(b.events, shown{k.events[n], k.events[n].feed.addr})
-	}
-	k.events = k.events[n:]
-	if len(k.events) == 0 {
-		b.tail = k.tail
-		h.blocks = h.blocks[1:]
-	}
-	return true
-}
-
 // show queues something for the printer. It returns false when so much is
 // queued already that nobody can be reading.
-func (h *history) show(k block) bool {
+func (h *history) show(b batch) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.blocks) >= maxBlocks {
+	if len(h.queue) >= maxQueue {
 		return false
 	}
-	h.blocks = append(h.blocks, k)
+	h.queue = append(h.queue, b)
 	wake(h.printer.wake)
 	return true
 }
 
 // chronology returns all events in chronological order.
-func (h *history) chronology() []*event {
+func (h *history) chronology() []shown {
 	h.mu.Lock()
-	events := slices.Clone(h.log)
+	all := shownLocked(h.log)
 	h.mu.Unlock()
-	slices.SortFunc(events, (*event).compare)
-	return events
+	slices.SortFunc(all, shown.compare)
+	return all
+}
+
+func shownLocked(events []*event) []shown {
+	all := make([]shown, len(events))
+	for i, e := range events {
+		all[i] = shown{e, e.feed.addr}
+	}
+	return all
 }
 
 // hold keeps the printer waiting until release.
@@ -697,23 +703,22 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.held = false
-	var old, rest []*event
+	replay, rest := batch{live: true}, batch{live: true}
 	framed := false
-	for _, e := range h.log[h.findLocked(h.printer.next):] {
+	for _, e := range shownLocked(h.log[h.findLocked(h.printer.next):]) {
 		if e.feed.id == h.self || e.kind >= kindDirectFrom || !e.isNote() && e.content().number > before[e.feed.id] {
-			rest = append(rest, e)
+			rest.events = append(rest.events, e)
 			continue
 		}
-		old = append(old, e)
+		replay.events = append(replay.events, e)
 		framed = framed || e.kind != kindJoin || !here(e.feed.id)
 	}
-	slices.SortFunc(old, (*event).compare)
-	k := block{events: old, live: true}
+	slices.SortFunc(replay.events, shown.compare)
 	if framed {
-		k.head = []string{fmt.Sprintf("history: %d events from %s", countLines(old), from)}
-		k.tail = "end of history"
+		replay.head = []string{fmt.Sprintf("history: %d events from %s", countLines(replay.events), from)}
+		replay.tail = "end of history"
 	}
-	h.blocks = append([]block{k, {events: rest, live: true}}, h.blocks...)
+	h.queue = slices.Concat([]batch{replay, rest}, h.queue)
 	h.printer.next = h.seq + 1
 	wake(h.printer.wake)
 	h.openRoomLocked()
@@ -947,7 +952,7 @@ func (e *event) lines() int {
 
 // lastLines returns the events that hold the last n lines of events, and how
 // many lines of the first of them are too many.
-func lastLines(events []*event, n int) (last []*event, skip int) {
+func lastLines(events []shown, n int) (last []shown, skip int) {
 	for i := len(events) - 1; i >= 0; i-- {
 		if n -= events[i].lines(); n <= 0 {
 			return events[i:], -n
@@ -956,7 +961,7 @@ func lastLines(events []*event, n int) (last []*event, skip int) {
 	return events, 0
 }
 
-func countLines(events []*event) (n int) {
+func countLines(events []shown) (n int) {
 	for _, e := range events {
 		n += e.lines()
 	}

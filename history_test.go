@@ -321,7 +321,7 @@ func TestOwnClockNeverGoesBack(t *testing.T) {
 				}
 			}
 			h.say(kindLines, []byte("an answer"))
-			own := h.ownAbove(0)
+			own := h.ownAboveLocked(0)
 			got := own[len(own)-1].time
 			if got <= latest || got > max(latest+1, int64(clock)) {
 				t.Fatalf("said at %d, with the clock at %d, after what was said at %d", got, clock, latest)
@@ -344,7 +344,7 @@ func TestClockFollowsOthersFiveMinutesAheadAndNoFurther(t *testing.T) {
 		p := vic.writes(kindJoin, scribeTime+c.ahead.Microseconds(), "")
 		h.add(vic.id, []post{p}, true, false)
 		h.say(kindLines, []byte("an answer"))
-		got, want := h.ownAbove(0)[0].time, int64(scribeTime)
+		got, want := h.ownAboveLocked(0)[0].time, int64(scribeTime)
 		if c.follow {
 			want = p.time + 1
 		}
@@ -481,16 +481,16 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 		t.Errorf("holds %+v, %d bytes, though 150 posts were heard", got, h.size)
 	}
 	say(10)
-	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownAbove(0)) != 60 {
-		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownAbove(0)))
+	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownAboveLocked(0)) != 60 {
+		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownAboveLocked(0)))
 	}
 	if h.setHeard(190); !h.heardLocked() {
 		t.Error("no more may be said though all but 20 posts were heard")
 	}
-	if n := len(h.ownAbove(205)); n != 5 {
+	if n := len(h.ownAboveLocked(205)); n != 5 {
 		t.Errorf("%d posts are above 205, want 5", n)
 	}
-	if n := len(h.ownAbove(1000)); n != 0 {
+	if n := len(h.ownAboveLocked(1000)); n != 0 {
 		t.Errorf("%d posts are above all", n)
 	}
 }
@@ -665,7 +665,7 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 		if got := printedLines(h); len(got) > 0 {
 			t.Errorf("%s: prints %q while it is held", c.name, got)
 		}
-		h.show(block{head: []string{"an answer"}})
+		h.show(batch{head: []string{"an answer"}})
 		h.release(c.before, "Ann@192.168.0.7", c.here)
 		if got, want := printedLines(h), append(c.want, "* an answer"); !slices.Equal(got, want) {
 			t.Errorf("%s: prints\n%s\nwant\n%s", c.name, strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -683,7 +683,7 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
 	h := emptyHistory(ample, time.Now)
 	n := 0
-	for h.show(block{head: []string{"x"}}) {
+	for h.show(batch{head: []string{"x"}}) {
 		if n++; n > 10_000 {
 			t.Fatal("there is no bound")
 		}
@@ -691,7 +691,7 @@ func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
 	if got := printedLines(h); len(got) != n {
 		t.Errorf("%d answers are printed of %d", len(got), n)
 	}
-	if !h.show(block{}) {
+	if !h.show(batch{}) {
 		t.Error("no more answers, though all were read")
 	}
 }
@@ -715,7 +715,7 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 			events, skip := lastLines(h.chronology(), n)
 			b := batch{skip: skip}
 			for _, e := range events {
-				b.events = append(b.events, shown{event: e})
+				b.events = append(b.events, e)
 			}
 			out := string(new(app).appendBatch(nil, l, &b))
 			if got := countLines(events) - skip; got != strings.Count(out, "\n") {
@@ -744,7 +744,7 @@ func TestUnknownKindsTakeNoLine(t *testing.T) {
 		h := emptyHistory(ample, time.Now)
 		h.add(s.id, []post{s.writes(byte(kind), scribeTime, "x")}, true, false)
 		e := h.chronology()[0]
-		out := new(liner).appendEvent(nil, shown{event: e})
+		out := new(liner).appendEvent(nil, e)
 		if got, want := e.lines(), bytes.Count(out, []byte{'\n'}); got != want {
 			t.Errorf("a post of kind %d counts as %d lines, is shown as %d", kind, got, want)
 		}
@@ -1324,7 +1324,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 	}
 	end()
 	must(t, <-done)
-	for _, e := range h.ownAbove(0) {
+	for _, e := range h.ownAboveLocked(0) {
 		want = append(want, recordName(h.self, e.sealed))
 	}
 	g := newHistory(newScribe(201, "").key, ample, time.Now, nil)
@@ -1374,7 +1374,7 @@ func FuzzLoadHistory(f *testing.F) {
 		checkBooks(t, h)
 		l := &liner{port: 7700}
 		for _, e := range h.chronology() {
-			out := l.appendEvent(nil, shown{event: e})
+			out := l.appendEvent(nil, e)
 			for line := range strings.Lines(string(out)) {
 				if bad := uncleanIn(strings.TrimSuffix(line, "\n")); bad != "" {
 					t.Errorf("the line %q holds %s", line, bad)

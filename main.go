@@ -472,7 +472,7 @@ func (a *app) heardStatus(interrupted context.Context) int {
 	status := 0
 	if waiting, _ := a.n.directs(); a.said > 0 || waiting > 0 {
 		best, behind := a.n.waitHeard(interrupted)
-		if lines := countLines(linesOnly(a.h.ownAbove(best))); lines > 0 {
+		if lines := a.h.linesAbove(best); lines > 0 {
 			status = a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
 		} else if len(behind) > 0 {
 			a.v.say("heard, but not yet by %s; they get it from the others", strings.Join(behind, ", "))
@@ -482,11 +482,6 @@ func (a *app) heardStatus(interrupted context.Context) int {
 		status = 1
 	}
 	return status
-}
-
-// linesOnly leaves out what is no message.
-func linesOnly(events []*event) []*event {
-	return slices.DeleteFunc(events, func(e *event) bool { return e.kind != kindLines })
 }
 
 // ---- printing
@@ -745,7 +740,7 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 		a.said++
 		a.n.say(kindLines, []byte(greeting))
 	case s == "/help":
-		a.show(block{head: helpText})
+		a.show(batch{head: helpText})
 	case s[0] == '/':
 		a.refuse("unknown command %q; /help lists the commands, and a second / before it sends it as a line", word)
 	default:
@@ -763,8 +758,8 @@ func (a *app) refuse(format string, args ...any) {
 	}
 }
 
-func (a *app) show(k block) {
-	if !a.h.show(k) {
+func (a *app) show(b batch) {
+	if !a.h.show(b) {
 		a.refuse("nobody reads what was asked for already; read it first")
 	}
 }
@@ -781,7 +776,7 @@ func (a *app) members() {
 		}
 		lines = append(lines, fmt.Sprintf("member %s@%v %ssince %s", m.name, m.addr, idle, m.since.Format(stampLayout)))
 	}
-	a.show(block{head: lines})
+	a.show(batch{head: lines})
 }
 
 // history shows the last of the history, or all of it.
@@ -795,12 +790,8 @@ func (a *app) history(arg string) {
 		}
 		events, skip = lastLines(events, n)
 	}
-	a.show(block{
-		head:   []string{fmt.Sprintf("history: %d events", countLines(events)-skip)},
-		events: events,
-		skip:   skip,
-		tail:   "end of history",
-	})
+	head := fmt.Sprintf("history: %d events", countLines(events)-skip)
+	a.show(batch{head: []string{head}, events: events, skip: skip, tail: "end of history"})
 }
 
 // ---- direct messages

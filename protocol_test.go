@@ -1255,12 +1255,12 @@ func FuzzTypedLine(f *testing.F) {
 			t.Errorf("%q leaves: %v", typed, !staying)
 		}
 		events := len(a.h.log) - before
-		done := a.refused + len(a.h.blocks) + events
+		done := a.refused + len(a.h.queue) + events
 		if leaves {
 			done++
 		}
 		if done != 1 {
-			t.Errorf("%q: %d refusals, %d answers, %d events", typed, a.refused, len(a.h.blocks), events)
+			t.Errorf("%q: %d refusals, %d answers, %d events", typed, a.refused, len(a.h.queue), events)
 		}
 	})
 }

@@ -444,7 +444,7 @@ func (g *guest) recalls() []string {
 	var b []byte
 	for _, e := range g.h().chronology() {
 		if !e.isNote() {
-			b = l.appendEvent(b, shown{e, netip.AddrPort{}})
+			b = l.appendEvent(b, shown{e.event, netip.AddrPort{}})
 		}
 	}
 	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
