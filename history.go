@@ -279,7 +279,7 @@ func (h *history) takeLocked(f *feed, p *post) {
 	h.nameLocked(f, name)
 	switch {
 	case p.kind == kindLeave:
-		f.state = left
+		f.state, f.here = left, f.id == h.self
 	case f.state == unknown:
 		f.state = present
 	}
@@ -366,13 +366,6 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	if f.name == "" {
 		h.nameLocked(f, []byte(name))
 	}
-}
-
-// gone notes that author will not come back.
-func (h *history) gone(author nodeID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.feedLocked(author).here = false
 }
 
 // about returns what is known of an author at this moment.

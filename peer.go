@@ -113,15 +113,14 @@ type node struct {
 	leaving     bool
 	conns       map[nodeID]*conn
 	contacts    map[nodeID]*contact
-	targets     []*contact                // the addresses that the user named
-	hands       []*hand                   // handshakes under way, the oldest first
-	lacking     map[nodeID]time.Time      // authors of whom somebody has more than we, and since when
-	sources     map[nodeID]*source        // whom we asked for a feed
-	relays      map[nodeID]map[*conn]bool // who asked us for a feed
-	gossip      map[nodeID]bool           // authors of whom we took posts since the last gossip
-	blame       map[netip.Addr]int        // dials to unknown nodes there, under way or failed
-	dials       int                       // to unknown nodes, under way
-	tokens      float64                   // dials to unknown nodes that are left
+	targets     []*contact           // the addresses that the user named
+	hands       []*hand              // handshakes under way, the oldest first
+	lacking     map[nodeID]time.Time // authors of whom somebody has more than we, and since when
+	sources     map[nodeID]*source   // whom we asked for a feed
+	gossip      map[nodeID]bool      // authors of whom we took posts since the last gossip
+	blame       map[netip.Addr]int   // dials to unknown nodes there, under way or failed
+	dials       int                  // to unknown nodes, under way
+	tokens      float64              // dials to unknown nodes that are left
 	gather      gather
 	warned      map[string]bool // what the user was warned of and isn't again
 	logged      map[string]bool // offences of this minute
@@ -228,7 +227,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), metAt: time.Now(), tokens: dialRate,
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
-		sources: map[nodeID]*source{}, relays: map[nodeID]map[*conn]bool{}, gossip: map[nodeID]bool{},
+		sources: map[nodeID]*source{}, gossip: map[nodeID]bool{},
 		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}, open: map[nodeID]bool{}},
 	}
@@ -644,9 +643,6 @@ func (n *node) logOnce(what, format string, args ...any) {
 
 // detachLocked takes c out of everything that is sent or asked for.
 func (n *node) detachLocked(c *conn) {
-	for author := range c.subs {
-		delete(n.relays[author], c)
-	}
 	for author, s := range n.sources {
 		if s.from == c {
 			delete(n.sources, author)
@@ -687,7 +683,6 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	if n.history.about(c.peer).state == left {
 		n.contactLocked(c.peer).addr = netip.AddrPort{} // nothing is there to be dialed
-		n.history.gone(c.peer)
 		return
 	}
 	n.oweLocked(n.contactLocked(c.peer))
@@ -709,11 +704,7 @@ func (n *node) loseLocked(peer nodeID) {
 	n.history.note(peer, post{kind: kindLost})
 	ct := n.contactLocked(peer)
 	ct.asleep, ct.owed = time.Time{}, false
-	for _, c := range n.conns {
-		if c.subs[peer] != nil {
-			wake(c.wake)
-		}
-	}
+	n.relayLocked(peer)
 	n.changedLocked()
 }
 
@@ -1378,14 +1369,21 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post) {
 	} else if s := n.sources[author]; s != nil {
 		s.at = now
 	}
-	for o := range n.relays[author] {
-		wake(o.wake)
-	}
+	n.relayLocked(author)
 	n.gossip[author] = true
 	if g := &n.gather; !g.done {
 		g.at = now
 		if g.open[author] && last.number >= g.before[author] {
 			n.gatherLocked(now)
+		}
+	}
+}
+
+// relayLocked has those who asked for author's feed get what is new of it.
+func (n *node) relayLocked(author nodeID) {
+	for _, c := range n.conns {
+		if c.subs[author] != nil {
+			wake(c.wake)
 		}
 	}
 }
@@ -1462,17 +1460,8 @@ func (c *conn) handleWant(body []byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	err := parseWant(body, func(author nodeID, from uint64) {
-		if from == 0 || len(c.subs) > maxTheirs {
-			delete(c.subs, author)
-			delete(n.relays[author], c)
-			return
-		}
-		c.subs[author] = &sub{next: from}
-		if author != n.id {
-			if n.relays[author] == nil {
-				n.relays[author] = map[*conn]bool{}
-			}
-			n.relays[author][c] = true
+		if delete(c.subs, author); from > 0 && len(c.subs) < maxTheirs {
+			c.subs[author] = &sub{next: from}
 		}
 	})
 	wake(c.wake)
