@@ -840,23 +840,17 @@ func TestRelayThatLeavesOutAPostHidesNothing(t *testing.T) {
 
 // ---- fuzzers
 
-// again fails unless what was parsed from the fuzzer's bytes is parsed from
-// its own encoding as well.
-func again[T any](t *testing.T, x T, encoded []byte, parse func([]byte) (T, error)) {
+// again fails if what is parsed from the fuzzer's bytes is not parsed from its
+// own encoding as well.
+func again[T any](t *testing.T, b []byte, parse func([]byte) (T, error), encode func(T) []byte) {
 	t.Helper()
-	y, err := parse(encoded)
-	if err != nil || !reflect.DeepEqual(x, y) {
-		t.Errorf("%+v\nencoded as %x, is parsed as\n%+v, %v", x, encoded, y, err)
+	x, err := parse(b)
+	if err != nil {
+		return
 	}
-}
-
-// seedBodies adds the body of the golden frames of one type.
-func seedBodies(f *testing.F, typ byte) {
-	for _, c := range goldenFrames() {
-		if c.encoded[4] == typ {
-			f.Add(c.encoded[5:])
-			f.Add(c.encoded[5 : len(c.encoded)-1])
-		}
+	encoded := encode(x)
+	if y, err := parse(encoded); err != nil || !reflect.DeepEqual(x, y) {
+		t.Errorf("%+v\nencoded as %x, is parsed as\n%+v, %v", x, encoded, y, err)
 	}
 }
 
@@ -896,164 +890,124 @@ func FuzzOpenBeacon(f *testing.F) {
 		key.openBeacon(bytes.Clone(plain)) // as garbage
 		plain = append(plain, make([]byte, beaconPlain)...)[:beaconPlain]
 		packet := key.beacon.Seal(nil, nil, plain, beaconLabel) // as from a member of the room
-		x, err := key.openBeacon(packet)
-		if err != nil {
-			return
-		}
-		again(t, x, key.sealBeacon(x), key.openBeacon)
+		again(t, packet, key.openBeacon, key.sealBeacon)
 	})
 }
 
-func FuzzParseHello(f *testing.F) {
-	seedBodies(f, frameHello)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if x, err := parseHello(body); err == nil {
-			again(t, x, appendHello(nil, x)[5:], parseHello)
-		}
-	})
-}
-
-func FuzzParseHave(f *testing.F) {
-	seedBodies(f, frameHave)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		x, err := listHave(body)
-		if len(x.ids) > len(body)/56 {
-			t.Errorf("%d entries of %d bytes", len(x.ids), len(body))
-		}
-		if err == nil {
-			again(t, x, x.have(), listHave)
-		}
-	})
-}
-
-func FuzzParseWant(f *testing.F) {
-	seedBodies(f, frameWant)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if x, err := listWant(body); err == nil {
-			again(t, x, x.want(), listWant)
-		}
-	})
-}
-
-func FuzzParsePeers(f *testing.F) {
-	seedBodies(f, framePeers)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if x, err := listPeers(body); err == nil {
-			again(t, x, x.peers(), listPeers)
+// FuzzFrame gives a random body to the parser of its type.
+func FuzzFrame(f *testing.F) {
+	s := newScribe(3, "Eve")
+	run := s.chat(5)
+	for _, c := range goldenFrames() {
+		f.Add(c.encoded[4], c.encoded[5:])
+		f.Add(c.encoded[4], c.encoded[5:len(c.encoded)-1])
+	}
+	f.Add(byte(framePosts), runOf(s.id, run))
+	f.Add(byte(framePosts), runOf(s.id, run[1:2]))
+	f.Add(byte(framePosts), runOf(s.id, []post{run[0], run[2]}))
+	f.Fuzz(func(t *testing.T, typ byte, body []byte) {
+		switch typ % (frameBye + 1) {
+		case frameHello:
+			again(t, body, parseHello, bodyBy(appendHello))
+		case frameHave:
+			if x, _ := listHave(body); len(x.ids) > len(body)/56 {
+				t.Errorf("%d entries of %d bytes", len(x.ids), len(body))
+			}
+			again(t, body, listHave, frameList.have)
+		case frameWant:
+			again(t, body, listWant, frameList.want)
+		case framePosts:
+			checkRun(t, body, s.id, run)
+		case frameDirect:
+			again(t, body, parseDirect, bodyBy(appendDirect))
+		case frameTaken:
+			again(t, body, parseTaken, bodyBy(appendTaken))
+		case frameSeen:
+			again(t, body, parseSeen, bodyBy(appendSeen))
+		case framePeers:
+			again(t, body, listPeers, frameList.peers)
+		case frameBye:
+			again(t, body, parseBye, bodyBy(appendBye))
 		}
 	})
 }
 
-func FuzzParseDirect(f *testing.F) {
-	seedBodies(f, frameDirect)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if x, err := parseDirect(body); err == nil {
-			again(t, x, appendDirect(nil, x)[5:], parseDirect)
-		}
-	})
+// bodyBy makes the body of a frame by what appends all of it.
+func bodyBy[T any](appendFrame func([]byte, T) []byte) func(T) []byte {
+	return func(x T) []byte { return appendFrame(nil, x)[5:] }
 }
 
-func FuzzParseSeen(f *testing.F) {
-	seedBodies(f, frameSeen)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if x, err := parseSeen(body); err == nil {
-			again(t, x, appendSeen(nil, x)[5:], parseSeen)
+// checkRun tells of a run that is taken from body though one post does not
+// follow the other, or though it proves what its author did not write.
+func checkRun(t *testing.T, body []byte, writer nodeID, wrote []post) {
+	author, got, err := parseRun(body)
+	if err != nil {
+		return
+	}
+	if again := runOf(author, got); !bytes.Equal(again, body) {
+		t.Fatalf("%x is laid out anew as %x", body, again)
+	}
+	proven := author == writer && got[len(got)-1].verify(author)
+	for i := range got {
+		if i > 0 && !follows(&got[i-1], &got[i]) {
+			t.Fatalf("post %d of the run does not follow", i)
 		}
-	})
+		if proven && !slices.ContainsFunc(wrote, func(p post) bool { return p.link == got[i].link }) {
+			t.Fatalf("a post that its author did not write is proven: %x", got[i].sealed)
+		}
+	}
 }
 
-func FuzzParseTakenAndBye(f *testing.F) {
-	seedBodies(f, frameTaken)
-	seedBodies(f, frameBye)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if x, err := parseTaken(body); err == nil {
-			again(t, x, appendTaken(nil, x)[5:], parseTaken)
-		}
-		if x, err := parseBye(body); err == nil {
-			again(t, x, appendBye(nil, x)[5:], parseBye)
-		}
-	})
-}
-
-func FuzzParsePost(f *testing.F) {
+// FuzzPost takes random bytes for a post, for a record, and for what stands
+// in a record.
+func FuzzPost(f *testing.F) {
 	s := newScribe(1, "Tim")
 	for _, p := range s.chat(3) {
 		f.Add(p.sealed)
-	}
-	f.Fuzz(func(t *testing.T, sealed []byte) {
-		p, err := parsePost(s.id, sealed)
-		if err != nil {
-			return
-		}
-		if !bytes.Equal(p.sealed, sealed) || len(p.text) > maxText || len(p.name) > maxNameBytes {
-			t.Fatalf("parsed as %+v", p)
-		}
-		q := noError(parsePost(s.id, sealPost(s.key, s.id, p).sealed)) // as if its author had written it
-		if q.digest != p.digest && len(appendContent(nil, p)) == len(sealed)-signatureSize {
-			t.Errorf("%x is laid out anew as %x", sealed, q.sealed)
-		}
-		p.sealed, p.digest, p.link = q.sealed, q.digest, q.link
-		if !reflect.DeepEqual(p, q) || !q.verify(s.id) {
-			t.Errorf("%+v is parsed as %+v", p, q)
-		}
-	})
-}
-
-func FuzzParseRun(f *testing.F) {
-	s := newScribe(1, "Tim")
-	run := s.chat(5)
-	f.Add(runOf(s.id, run))
-	f.Add(runOf(s.id, run[1:2]))
-	f.Add(runOf(s.id, []post{run[0], run[2]}))
-	honest := map[link]bool{}
-	for i := range run {
-		honest[run[i].link] = true
-	}
-	f.Fuzz(func(t *testing.T, body []byte) {
-		author, got, err := parseRun(body)
-		if err != nil {
-			return
-		}
-		if again := runOf(author, got); !bytes.Equal(again, body) {
-			t.Fatalf("%x is laid out anew as %x", body, again)
-		}
-		for i := range got {
-			if i > 0 && !follows(&got[i-1], &got[i]) {
-				t.Fatalf("post %d of the run does not follow", i)
-			}
-			if last := &got[len(got)-1]; author == s.id && last.verify(author) && !honest[got[i].link] {
-				t.Fatalf("a post that its author did not write is proven: %x", got[i].sealed)
-			}
-		}
-	})
-}
-
-func FuzzParseRecord(f *testing.F) {
-	s := newScribe(1, "Tim")
-	for _, p := range s.chat(2) {
 		f.Add(appendRecord(nil, record{recordPost, s.id, p.sealed}))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		checkPost(t, s, b)
 		if x, size, err := parseRecord(b); err == nil {
 			if size > len(b) || len(x.body) > size {
 				t.Errorf("a record of %d bytes, with a body of %d, was read from %d", size, len(x.body), len(b))
 			}
-			if y, _, err := parseRecord(appendRecord(nil, x)); err != nil || !reflect.DeepEqual(x, y) {
-				t.Errorf("%+v is parsed as %+v, %v", x, y, err)
-			}
+			checkRecord(t, x)
 		}
 		if n := recordSize(append(slices.Clone(b), make([]byte, recordHead)...)); n < recordHead || n > recordHead+maxFrame {
 			t.Errorf("a record of %d bytes is expected", n)
 		}
-		as := record{1, s.id, b[:min(len(b), maxFrame/3)]} // the same bytes as a body
-		laid := appendRecord(nil, as)
-		if y, _, err := parseRecord(laid); err != nil || !bytes.Equal(y.body, as.body) {
-			t.Errorf("%+v is parsed as %+v, %v", as, y, err)
-		}
-		if bytes.LastIndex(laid, recordMarker) > 8 {
-			t.Errorf("a marker stands within the record %x", laid)
-		}
+		checkRecord(t, record{recordPost, s.id, b[:min(len(b), maxFrame/3)]})
 	})
+}
+
+func checkPost(t *testing.T, s *scribe, sealed []byte) {
+	p, err := parsePost(s.id, sealed)
+	if err != nil {
+		return
+	}
+	if !bytes.Equal(p.sealed, sealed) || len(p.text) > maxText || len(p.name) > maxNameBytes {
+		t.Fatalf("parsed as %+v", p)
+	}
+	q := noError(parsePost(s.id, sealPost(s.key, s.id, p).sealed)) // as if its author had written it
+	if q.digest != p.digest && len(appendContent(nil, p)) == len(sealed)-signatureSize {
+		t.Errorf("%x is laid out anew as %x", sealed, q.sealed)
+	}
+	p.sealed, p.digest, p.link = q.sealed, q.digest, q.link
+	if !reflect.DeepEqual(p, q) || !q.verify(s.id) {
+		t.Errorf("%+v is parsed as %+v", p, q)
+	}
+}
+
+func checkRecord(t *testing.T, x record) {
+	laid := appendRecord(nil, x)
+	y, _, err := parseRecord(laid)
+	if err != nil || x.typ != y.typ || x.author != y.author || !bytes.Equal(x.body, y.body) {
+		t.Errorf("%+v is parsed as %+v, %v", x, y, err)
+	}
+	if bytes.LastIndex(laid, recordMarker) > 8 {
+		t.Errorf("a marker stands within the record %x", laid)
+	}
 }
 
 // FuzzConnection says random frames on a connection that was made in order.
@@ -1131,6 +1085,8 @@ var dirtyTexts = []string{
 	"2026-11-22 15:04:05 * Tim@192.168.0.7 joined", strings.Repeat("x", 200),
 }
 
+// FuzzClean: what is shown of a text, or of a name, holds nothing that a
+// screen obeys or hides, and cleaning it again alters nothing.
 func FuzzClean(f *testing.F) {
 	for _, s := range dirtyTexts {
 		f.Add([]byte(s))
@@ -1150,29 +1106,18 @@ func FuzzClean(f *testing.F) {
 		if len(clean) > 12*len(text) {
 			t.Errorf("%d bytes are cleaned to %d", len(text), len(clean))
 		}
-	})
-}
-
-func FuzzName(f *testing.F) {
-	for _, s := range dirtyTexts {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, name []byte) {
-		clean := cleanName(name)
-		if err := validName(clean); err != nil {
-			t.Errorf("%q is shown as %q: %v", name, clean, err)
+		name := cleanName(text)
+		if err := validName(name); err != nil || len(name) > maxNameBytes {
+			t.Errorf("as a name %q is shown as %q, %d bytes: %v", text, name, len(name), err)
 		}
-		if bad := uncleanIn(clean); bad != "" {
-			t.Errorf("%q is shown as %q, which holds %s", name, clean, bad)
+		if bad := uncleanIn(name); bad != "" {
+			t.Errorf("as a name %q is shown as %q, which holds %s", text, name, bad)
 		}
-		if len(clean) > maxNameBytes {
-			t.Errorf("%q is shown in %d bytes", name, len(clean))
+		if twice := cleanName([]byte(name)); twice != name {
+			t.Errorf("as a name %q is shown as %q, and that as %q", text, name, twice)
 		}
-		if twice := cleanName([]byte(clean)); twice != clean {
-			t.Errorf("%q is shown as %q, and that as %q", name, clean, twice)
-		}
-		if validName(string(name)) == nil && clean != string(name) {
-			t.Errorf("%q is a name, but shown as %q", name, clean)
+		if validName(string(text)) == nil && name != string(text) {
+			t.Errorf("%q is a name, but shown as %q", text, name)
 		}
 	})
 }
@@ -1226,43 +1171,70 @@ var typedLines = []string{
 	"@192.168.0.9:7700 hi", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
 }
 
-// FuzzTypedLine: each line does exactly one thing, the one that the contract
-// says.
-func FuzzTypedLine(f *testing.F) {
+// FuzzLine: whatever the input holds, its lines come as they are, and each
+// does exactly one thing, the one that the contract says. A byte f8 stands for
+// 40,000 letters.
+func FuzzLine(f *testing.F) {
 	for _, s := range typedLines {
 		f.Add([]byte(s), false)
 	}
-	f.Add([]byte("/exit"), true)
+	for _, s := range []string{"/exit", "a\nb", "a\r\nb\r", "\r\n\n\r\r\n", "\xf8\n", "\xf8\xf8\n", "x\xf8\xf8\xf8\xf8\r\nnext\n", "\xf8x\xf8\r\n"} {
+		f.Add([]byte(s), true)
+	}
 	voice := newVoice(io.Discard)
-	f.Fuzz(func(t *testing.T, line []byte, verbatim bool) {
-		if len(line) > maxLine || bytes.IndexByte(line, '\n') >= 0 {
+	f.Fuzz(func(t *testing.T, input []byte, verbatim bool) {
+		if bytes.Count(input, []byte{0xf8})+bytes.Count(input, []byte{'\n'}) > 50 {
 			return
 		}
-		a := atDesk(verbatim)
-		a.v = voice
-		typed := string(line)
-		text, ok := a.message(line, len(line))
-		if want, said := saysToAll(typed, verbatim); ok != said || ok && string(text) != want {
-			t.Fatalf("%q (verbatim: %v) says %q, %v; want %q, %v", typed, verbatim, text, ok, want, said)
+		input = bytes.ReplaceAll(input, []byte{0xf8}, bytes.Repeat([]byte{'x'}, 40_000))
+		r := bufio.NewReaderSize(bytes.NewReader(input), 2*maxLine)
+		for want := range bytes.Lines(input) {
+			if s, ok := bytes.CutSuffix(want, []byte{'\n'}); ok {
+				want = bytes.TrimSuffix(s, []byte{'\r'})
+			}
+			got, length, err := readLine(r)
+			switch {
+			case err != nil && err != io.EOF:
+				t.Fatal(err)
+			case len(want) > maxLine && (got != nil || length <= maxLine):
+				t.Fatalf("a line of %d bytes comes as one of %d", len(want), length)
+			case len(want) <= maxLine && (!bytes.Equal(got, want) || length != len(want)):
+				t.Fatalf("the line %.100q comes as %.100q of %d bytes", want, got, length)
+			}
+			a := atDesk(verbatim)
+			a.v = voice
+			checkTyped(t, a, got, length)
 		}
-		if ok || len(line) == 0 {
-			return
-		}
-		before := len(a.h.log)
-		staying := a.command(context.Background(), line, len(line))
-		leaves := slices.Contains([]string{"/exit", "/quit", "exit", "quit"}, typed)
-		if staying == leaves {
-			t.Errorf("%q leaves: %v", typed, !staying)
-		}
-		events := len(a.h.log) - before
-		done := a.refused + len(a.h.queue) + events
-		if leaves {
-			done++
-		}
-		if done != 1 {
-			t.Errorf("%q: %d refusals, %d answers, %d events", typed, a.refused, len(a.h.queue), events)
+		if got, length, err := readLine(r); err != io.EOF || length != 0 {
+			t.Fatalf("after the end comes %q, %v", got, err)
 		}
 	})
+}
+
+// checkTyped tells of a line that does nothing, or more than one thing.
+func checkTyped(t *testing.T, a *app, line []byte, length int) {
+	typed := string(line)
+	text, ok := a.message(line, length)
+	if want, said := saysToAll(typed, a.cfg.verbatim); ok != said || ok && string(text) != want {
+		t.Fatalf("%.100q (verbatim: %v) says %.100q, %v; want %.100q, %v", typed, a.cfg.verbatim, text, ok, want, said)
+	}
+	if ok || length == 0 {
+		return
+	}
+	before := len(a.h.log)
+	staying := a.command(context.Background(), line, length)
+	leaves := slices.Contains([]string{"/exit", "/quit", "exit", "quit"}, typed)
+	if staying == leaves {
+		t.Errorf("%.100q leaves: %v", typed, !staying)
+	}
+	events := len(a.h.log) - before
+	done := a.refused + len(a.h.queue) + events
+	if leaves {
+		done++
+	}
+	if done != 1 {
+		t.Errorf("%.100q: %d refusals, %d answers, %d events", typed, a.refused, len(a.h.queue), events)
+	}
 }
 
 // saysToAll is what the contract calls a message to everyone.
@@ -1327,42 +1299,6 @@ func FuzzWho(f *testing.F) {
 		}
 		if want := strings.TrimPrefix(rest[len(longest):], " "); text != want {
 			t.Errorf("%q says %q, want %q", s, text, want)
-		}
-	})
-}
-
-// FuzzReadLine: whatever the input holds, its lines come as they are. A NUL
-// stands for 40,000 letters.
-func FuzzReadLine(f *testing.F) {
-	for _, s := range []string{"", "a\nb", "a\r\nb\r", "\r\n\n\r\r\n", "\x00\n", "\x00\x00\n", "x\x00\x00\x00\x00\r\nnext\n", "\x00x\x00\r\n"} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, input []byte) {
-		if bytes.Count(input, []byte{0}) > 50 {
-			return
-		}
-		input = bytes.ReplaceAll(input, []byte{0}, bytes.Repeat([]byte{'x'}, 40_000))
-		r := bufio.NewReaderSize(bytes.NewReader(input), 2*maxLine)
-		lines := bytes.SplitAfter(input, []byte{'\n'})
-		for _, want := range lines {
-			if len(want) == 0 {
-				break // SplitAfter's last, behind the last line feed
-			}
-			if s, ok := bytes.CutSuffix(want, []byte{'\n'}); ok {
-				want = bytes.TrimSuffix(s, []byte{'\r'})
-			}
-			got, length, err := readLine(r)
-			switch {
-			case err != nil && err != io.EOF:
-				t.Fatal(err)
-			case len(want) > maxLine && (got != nil || length <= maxLine):
-				t.Fatalf("a line of %d bytes comes as one of %d", len(want), length)
-			case len(want) <= maxLine && (!bytes.Equal(got, want) || length != len(want)):
-				t.Fatalf("the line %.100q comes as %.100q of %d bytes", want, got, length)
-			}
-		}
-		if got, length, err := readLine(r); err != io.EOF || length != 0 {
-			t.Fatalf("after the end comes %q, %v", got, err)
 		}
 	})
 }
