@@ -1321,17 +1321,17 @@ func TestChatGoesOnWhenHistoryFileIsFull(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "chat.history")
 	room := freePort(t)
-	// A limit of 1024 blocks on the size of files stands for a full disk.
-	alex := start(t, "Alex", []string{"sh", "-c", `ulimit -f 1024; exec "$0" "$@"`,
+	// A limit of 512 blocks on the size of files stands for a full disk.
+	alex := start(t, "Alex", []string{"sh", "-c", `ulimit -f 512; exec "$0" "$@"`,
 		self(t), "-bind", "127.0.0.1", "-port", strconv.Itoa(room), "-history", path, "Alex"})
 	tim := chat(t, room, []string{"Tim"})
 	haveMet(alex, tim)
 	first := mark(alex, tim)
-	for range 20 {
+	for range 12 {
 		alex.say(strings.Repeat("x", 60_000))
 	}
 	alex.complains(patience, `^p2pchat: .*history.*; .+`)
-	for range 20 {
+	for range 12 {
 		alex.say(strings.Repeat("y", 60_000))
 	}
 	mark(alex, tim)
