@@ -652,7 +652,6 @@ const (
 var (
 	recordMarker = []byte{0xf5, 'p', '2', 'c'}
 	markerEscape = []byte{recordMarker[0], 0}
-	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
 type record struct {
@@ -678,7 +677,7 @@ func appendRecord(b []byte, x record) []byte {
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, x.typ)
 	b = appendEscaped(appendEscaped(b, x.author[:]), x.body)
 	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-8))
-	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(b[start+8:], castagnoli))
+	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(b[start+8:], crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
 
@@ -705,7 +704,7 @@ func parseRecord(b []byte) (x record, size int, err error) {
 		return x, 0, errShort
 	}
 	f := fields{b: b[recordHead : recordHead+n]}
-	if crc32.Checksum(f.b, castagnoli) != binary.BigEndian.Uint32(b[8:]) {
+	if crc32.Checksum(f.b, crc32.MakeTable(crc32.Castagnoli)) != binary.BigEndian.Uint32(b[8:]) {
 		return x, 0, errors.New("record: damaged")
 	}
 	f.b = bytes.ReplaceAll(f.b, markerEscape, recordMarker[:1])
