@@ -533,15 +533,12 @@ func (h *history) span(author nodeID) span {
 // vector calls each for every author of whom posts are held.
 func (h *history) vector(each func(nodeID, span)) {
 	h.mu.Lock()
-	spans := make(map[nodeID]span, len(h.feeds))
-	for id, f := range h.feeds {
-		if len(f.posts) > 0 {
-			spans[id] = f.span()
-		}
-	}
+	authors := slices.Collect(maps.Keys(h.feeds))
 	h.mu.Unlock()
-	for id, s := range spans {
-		each(id, s)
+	for _, id := range authors {
+		if s := h.span(id); s.last > 0 {
+			each(id, s)
+		}
 	}
 }
 
