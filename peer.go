@@ -1392,16 +1392,14 @@ func (c *conn) handleHave(body []byte) error {
 	n := c.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	fresh := map[nodeID]span{}
-	flags, err := parseHave(body, func(author nodeID, s span) { fresh[author] = s })
-	if err != nil {
-		return err
-	}
-	for author, s := range fresh {
+	flags, err := parseHave(body, func(author nodeID, s span) {
 		if len(c.theirs) < maxTheirs {
 			c.theirs[author] = s
 			n.compareLocked(c, author, s)
 		}
+	})
+	if err != nil {
+		return err
 	}
 	if flags&haveComplete != 0 && !c.complete {
 		c.completeLocked()
