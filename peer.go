@@ -422,7 +422,7 @@ func (n *node) shake(raw *meter, dialed bool, expect nodeID) (c *conn, peer node
 	if dialed {
 		t = tls.Client(raw, n.tls)
 	}
-	if err := t.HandshakeContext(ctx); err != nil {
+	if err := t.Handshake(); err != nil { // ctx closes what is underneath; passed on, it would cost a goroutine
 		return nil, peer, err
 	}
 	state := t.ConnectionState()
@@ -814,14 +814,14 @@ func (n *node) dialLocked(ct *contact) {
 	if ct.named {
 		id = nodeID{} // another may have taken its place
 	}
-	done := make(chan struct{})
 	n.wg.Go(func() {
-		defer close(done)
+		if unknown {
+			next := sync.OnceFunc(n.dialNext)
+			defer next()
+			defer time.AfterFunc(dialTurn, next).Stop()
+		}
 		n.dialOut(ct, id, addr, resting)
 	})
-	if unknown {
-		n.wg.Go(func() { n.dialNext(done) })
-	}
 }
 
 // dialOut dials the node of ct, again and again if its connection is owed: a
@@ -882,13 +882,9 @@ func (ct *contact) retryLocked() {
 	ct.fails++
 }
 
-// dialNext waits until a dial to an unknown node is done, or has had its
-// turn, and gives its place to others.
-func (n *node) dialNext(done <-chan struct{}) {
-	select {
-	case <-done:
-	case <-time.After(dialTurn):
-	}
+// dialNext gives the place of a dial to an unknown node, which is done or has
+// had its turn, to others.
+func (n *node) dialNext() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.dials--
