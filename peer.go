@@ -54,7 +54,7 @@ const (
 	beaconFresh   = 5 * time.Second
 
 	relistEvery = 4 * time.Second
-	tellGap     = 10 * time.Millisecond // for each node of the room, between two PEERS to all
+	tellGap     = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
 	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
 
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
@@ -127,11 +127,12 @@ type node struct {
 	minute      time.Duration   // since start, in minutes
 	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
 	lastTick    time.Time
-	metAt       time.Time // when anybody was last connected
-	toldAt      time.Time // when peers last heard who came and went
-	relistedAt  time.Time // when we last looked for nodes that only our peers are connected with
-	bestAck     uint64    // the newest post of our own that anybody has
-	undelivered int       // direct messages
+	metAt       time.Time       // when anybody was last connected
+	cameWent    map[nodeID]bool // who came or went since peers last heard of that
+	toldAt      time.Time       // when they did
+	relistedAt  time.Time       // when we last looked for nodes that only our peers are connected with
+	bestAck     uint64          // the newest post of our own that anybody has
+	undelivered int             // direct messages
 }
 
 // A contact is what we know of another node, connected or not; or an address
@@ -227,7 +228,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), metAt: time.Now(), tokens: dialRate,
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
-		sources: map[nodeID]*source{}, gossip: map[nodeID]bool{},
+		sources: map[nodeID]*source{}, gossip: map[nodeID]bool{}, cameWent: map[nodeID]bool{},
 		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}, open: map[nodeID]bool{}},
 	}
@@ -441,48 +442,51 @@ func (n *node) shake(raw *meter, dialed bool, expect nodeID) (c *conn, peer node
 	if err != nil {
 		return nil, peer, err
 	}
-	if err := n.prove(t, dialed, id, exporter); err != nil {
+	say, err := n.prove(t, dialed, id, exporter)
+	if err != nil {
 		return nil, peer, err
 	}
-	c, err = n.greet(t, raw, id)
+	c, err = n.greet(t, raw, id, say)
 	return c, id, err
 }
 
 // prove exchanges the proofs of the room key. The dialing side begins, so
-// that whoever is asked shows nothing before it has seen a good one.
-func (n *node) prove(t *tls.Conn, dialed bool, peer nodeID, exporter []byte) error {
-	mine := appendProof(nil, n.room.proofOf("d", exporter, n.id, peer))
-	want := n.room.proofOf("l", exporter, n.id, peer)
-	if !dialed {
-		mine = appendProof(nil, n.room.proofOf("l", exporter, peer, n.id))
-		want = n.room.proofOf("d", exporter, peer, n.id)
-	} else if _, err := t.Write(mine); err != nil {
-		return err
+// that whoever is asked shows nothing before it has seen a good one: its own
+// is returned, to be sent with what it says next.
+func (n *node) prove(t *tls.Conn, dialed bool, peer nodeID, exporter []byte) (say []byte, err error) {
+	mine, want := n.room.proofOf("l", exporter, peer, n.id), n.room.proofOf("d", exporter, peer, n.id)
+	if dialed {
+		mine, want = n.room.proofOf("d", exporter, n.id, peer), n.room.proofOf("l", exporter, n.id, peer)
+	}
+	say = appendProof(nil, mine)
+	if dialed {
+		if _, err := t.Write(say); err != nil {
+			return nil, err
+		}
+		say = nil
 	}
 	typ, mac, _, err := readFrame(t, maxStranger, nil)
 	if err != nil {
-		return fmt.Errorf("proof: %w", err)
+		return nil, fmt.Errorf("proof: %w", err)
 	}
 	if typ != frameProof || !hmac.Equal(mac, want) {
-		return errRoom
+		return nil, errRoom
 	}
-	if !dialed {
-		_, err = t.Write(mine)
-	}
-	return err
+	return say, nil
 }
 
 // greet exchanges HELLO, by which the lower ID decides whether this
-// connection stands, and registers it.
-func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID) (*conn, error) {
+// connection stands, and registers it. The lower's own HELLO is the first
+// that its writer sends.
+func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID, say []byte) (*conn, error) {
 	n.mu.Lock()
 	ct := n.contactLocked(peer)
-	mine := hello{version, ct.epoch, n.history.clock().UnixMicro(), n.port, n.myName()}
-	n.mu.Unlock()
 	if peer.less(n.id) { // we are the higher: ask
-		if _, err := t.Write(appendHello(nil, mine)); err != nil {
-			return nil, err
-		}
+		say = n.appendHelloLocked(say, ct.epoch)
+	}
+	n.mu.Unlock()
+	if _, err := t.Write(say); err != nil {
+		return nil, err
 	}
 	typ, body, _, err := readFrame(t, maxStranger, nil)
 	if err == nil && typ == frameBye {
@@ -511,12 +515,11 @@ func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID) (*conn, error) {
 		}
 		return nil, err
 	}
-	if n.id.less(peer) {
-		if _, err := t.Write(appendHello(nil, mine)); err != nil {
-			raw.Close() // its reader notices
-		}
-	}
 	return c, nil
+}
+
+func (n *node) appendHelloLocked(b []byte, epoch uint32) []byte {
+	return appendHello(b, hello{version, epoch, n.history.clock().UnixMicro(), n.port, n.myName()})
 }
 
 // register makes the connection the one with this peer. The lower ID refuses
@@ -557,12 +560,7 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello) (*conn, e
 	if n.leaving {
 		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
 	}
-	for id, o := range n.conns {
-		if id != peer {
-			c.tellPeers[id] = true
-			o.tellPeers[peer] = true
-		}
-	}
+	n.cameWent[peer] = true
 	n.conns[peer] = c
 	wake(c.wake)
 	n.welcomeLocked(c, x)
@@ -663,9 +661,7 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	delete(n.conns, c.peer)
 	n.logf("connection with %v (%s) ended: %v", c.peer, n.label(c.peer), err)
-	for _, o := range n.conns {
-		o.tellPeers[c.peer] = true
-	}
+	n.cameWent[c.peer] = true
 	for author := range c.theirs {
 		n.lackLocked(author)
 	}
@@ -923,7 +919,10 @@ func (n *node) tick() {
 	for _, c := range n.conns {
 		c.tickLocked(now, awake)
 	}
-	n.tellPeersLocked(now)
+	if now.Sub(n.toldAt) >= time.Duration(len(n.conns))*tellGap {
+		n.toldAt = now
+		n.newsLocked()
+	}
 	for _, ct := range n.contacts {
 		n.dialLocked(ct)
 		if len(ct.outbox) > 0 {
@@ -934,7 +933,6 @@ func (n *node) tick() {
 		n.dialLocked(ct)
 	}
 	if second {
-		n.gossipLocked()
 		n.forgetLocked(now)
 	}
 	n.planLocked(now)
@@ -946,19 +944,20 @@ func (n *node) tick() {
 	n.changedLocked()
 }
 
-// tellPeersLocked has everybody hear who came and went, the more rarely the
-// more there are: while a large room comes together that is most of what is
-// said.
-func (n *node) tellPeersLocked(now time.Time) {
-	if now.Sub(n.toldAt) < time.Duration(len(n.conns))*tellGap {
-		return
-	}
-	n.toldAt = now
+// newsLocked has everybody hear who came and went, and of posts that their
+// author will not send them.
+func (n *node) newsLocked() {
 	for _, c := range n.conns {
-		if len(c.tellPeers) > 0 {
+		for author := range n.gossip {
+			n.tellLocked(c, author)
+		}
+		if len(n.cameWent) > 0 {
+			maps.Copy(c.tellPeers, n.cameWent)
 			wake(c.wake)
 		}
 	}
+	clear(n.gossip)
+	clear(n.cameWent)
 }
 
 // forgetLocked lets go of what nobody asks for any more.
@@ -1026,9 +1025,7 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 	case quiet > silence && now.Sub(ct.beaconAt) > silence, quiet > deafness:
 		c.endLocked(byeSilent)
 		delete(n.conns, c.peer)
-		for _, o := range n.conns {
-			o.tellPeers[c.peer] = true
-		}
+		n.cameWent[c.peer] = true
 		n.loseLocked(c.peer)
 	case quiet > suspicion:
 		if !c.suspect {
@@ -1186,16 +1183,6 @@ func (n *node) coveredLocked(c *conn, author nodeID, number uint64) bool {
 		}
 	}
 	return false
-}
-
-// gossipLocked tells peers of posts that their author will not send them.
-func (n *node) gossipLocked() {
-	for author := range n.gossip {
-		for _, c := range n.conns {
-			n.tellLocked(c, author)
-		}
-	}
-	clear(n.gossip)
 }
 
 // tellLocked has c hear what we have of author, unless it is more than we or
@@ -1578,7 +1565,10 @@ var heartbeatFrame = endFrame(append(beginFrame(nil, frameHave), 0), 0)
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
 	n := c.n
-	b = c.appendPeersLocked(b) // first, so that a newcomer knows whom to wait for
+	if c.greet && n.id.less(c.peer) {
+		b = n.appendHelloLocked(b, 0)
+	}
+	b = c.appendPeersLocked(b) // before the vector, so that a newcomer knows whom to wait for
 	if c.greet {
 		c.greet = false
 		b = c.appendVector(b)
@@ -1639,22 +1629,28 @@ func (c *conn) appendVector(b []byte) []byte {
 	return endFrame(b, start)
 }
 
-// appendPeersLocked appends who came and went, but not that we are connected
-// with somebody whom the peer is connected with itself.
+// appendPeersLocked appends whom we are connected with, and later who came
+// and went.
 func (c *conn) appendPeersLocked(b []byte) []byte {
-	if len(c.tellPeers) == 0 {
-		return b
-	}
 	start := len(b)
 	b = beginFrame(b, framePeers)
+	empty := len(b)
+	if c.greet {
+		for id, o := range c.n.conns {
+			b = appendPeersEntry(b, id, o.addr)
+		}
+	}
 	for id := range c.tellPeers {
 		if o := c.n.conns[id]; o == nil {
 			b = appendPeersEntry(b, id, netip.AddrPort{})
-		} else {
+		} else if !o.since.Before(c.since) { // else it was told at the beginning
 			b = appendPeersEntry(b, id, o.addr)
 		}
 	}
 	clear(c.tellPeers)
+	if len(b) == empty {
+		return b[:start]
+	}
 	return endFrame(b, start)
 }
 
