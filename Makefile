@@ -6,10 +6,11 @@ FUZZTIME ?= 1m
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
 
+# The tests wait more than they work, so four run at a time.
 test: ## everything that must hold: gofmt, vet, tests with the race detector, cross builds
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
-	$(GO) test -race -timeout 10m ./...
+	$(GO) test -race -parallel 4 -timeout 10m ./...
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null .
 	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null .
 	GOOS=freebsd GOARCH=amd64 $(GO) build -o /dev/null .

@@ -377,6 +377,7 @@ func foreignProbe(t testing.TB, port int) foreignID {
 // ---- as a good neighbour
 
 func TestForeignImplementationTakesPart(t *testing.T) {
+	t.Parallel()
 	room := freePort(t)
 	ann := startNode(t, room, []string{"Ann"})
 	port := foreignTCPPort(ann)
@@ -472,6 +473,7 @@ func foreignVisit(t *testing.T, c *foreignConn, ann *proc) {
 }
 
 func TestForeignImplementationIsFoundByItsBeacon(t *testing.T) {
+	t.Parallel()
 	room, keys := freePort(t), foreignOpenRoom(t)
 	block, err := aes.NewCipher(keys.beacon)
 	must(t, err)
@@ -537,6 +539,7 @@ func TestForeignImplementationIsFoundByItsBeacon(t *testing.T) {
 const foreignSecret = "correct horse"
 
 func TestWhoLacksTheRoomKeyLearnsNothing(t *testing.T) {
+	t.Parallel()
 	ann := startNode(t, freePort(t), []string{"Ann"}, withEnv("P2PCHAT_SECRET="+foreignSecret))
 	port := foreignTCPPort(ann)
 	ann.say("for members only")
@@ -569,6 +572,7 @@ func TestWhoLacksTheRoomKeyLearnsNothing(t *testing.T) {
 }
 
 func TestReflectedAndReplayedProofsAreRefused(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	must(t, err)
 	defer l.Close()
@@ -598,6 +602,7 @@ func TestReflectedAndReplayedProofsAreRefused(t *testing.T) {
 // ---- as a relay that lies
 
 func TestRelayThatLiesIsCutOffAndNothingOfItShown(t *testing.T) {
+	t.Parallel()
 	room := foreignOpenRoom(t)
 	ann := startNode(t, freePort(t), []string{"Ann"})
 	port := foreignTCPPort(ann)

@@ -969,7 +969,7 @@ func must2[T any](_ T, err error) {
 func TestHistoryFileCutAnywhereKeepsItsWholeRecords(t *testing.T) {
 	seeded(t, 1, func(t *testing.T, r *rand.Rand) {
 		pg := writePage(t, r, 25)
-		for i := range 1000 {
+		for i := range 400 {
 			n := r.IntN(len(pg.bytes) + 1)
 			if i < len(fileHeader)+recordHead {
 				n = i // each of the first, where all is different
@@ -1002,7 +1002,7 @@ func altered(r *rand.Rand, file []byte) (bad []byte, at []int) {
 func TestHistoryFileDamagedAnywhereLosesDamagedRecordsOnly(t *testing.T) {
 	seeded(t, 1, func(t *testing.T, r *rand.Rand) {
 		pg := writePage(t, r, 25)
-		for range 1000 {
+		for range 400 {
 			bad, at := altered(r, pg.bytes)
 			var want []string
 			for i := range pg.kept {

@@ -485,9 +485,9 @@ func (s *siege) withstand(a *attack) {
 		latency = 50 * time.Millisecond // at the median
 		noise   = 5                     // how much slower a busy machine may be
 		growth  = 50                    // MB
-		atLeast = 2 * time.Second
-		handful = 5 // lines
+		handful = 5                     // lines
 	)
+	atLeast := lasting(2*time.Second, time.Second)
 	var stderr []int
 	for _, p := range s.nodes {
 		stderr = append(stderr, len(p.err.lines()))
@@ -713,6 +713,7 @@ func TestNoTwoConnectionsShareATrafficKey(t *testing.T) {
 // TestNobodyPassesForAnother: Mallory is a member of the room, but has only the
 // public part of what makes Vic Vic.
 func TestNobodyPassesForAnother(t *testing.T) {
+	t.Parallel()
 	vic := newKey()
 	stolen := tlsConfig(vic).Certificates[0].Certificate
 	for name, presents := range map[string]func(mallory *tls.Certificate){
@@ -943,6 +944,7 @@ func tooMuch(line string) string {
 // Bob and Cid ask Mallory for it, who claims to have most of it, before they
 // meet Ann, who has the truth. Dan knows only Bob.
 func TestLiarIsCutOffAndTheTruthComesFromOthers(t *testing.T) {
+	t.Parallel()
 	const lines = 6
 	lied := []byte("lied")
 	// reseal makes a post that Vic did not sign.

@@ -15,6 +15,7 @@ import (
 // Twenty times what they may keep passes through nodes that all speak at
 // once: none of them prints less than all, or holds more than it should.
 func TestSmallKeepLosesNothingOnTheWay(t *testing.T) {
+	t.Parallel()
 	lines, within := 110_000, 60*time.Second
 	if raced() {
 		lines = 20_000 // seven times the memory and the time

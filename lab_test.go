@@ -597,6 +597,7 @@ func (p *proc) descriptors() int {
 // A room that works on a real network.
 
 func TestLabTwoHostsMeetTalkAndPart(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t)
 	a, b := l.host("10.9.0.1/24"), l.host("10.9.0.2/24")
 	alex := a.node("Alex").up()
@@ -747,6 +748,7 @@ func TestLabLostFirstPacketsOnlyDelay(t *testing.T) {
 }
 
 func TestLabHostOfTwoNetworksIsFoundOnBoth(t *testing.T) {
+	t.Parallel()
 	west, east := newLAN(t), newLAN(t)
 	a, c := west.host("10.9.1.1/24"), east.host("10.9.2.3/24")
 	b := west.host("10.9.1.2/24")
@@ -792,6 +794,7 @@ func TestLabLateInterfaceIsUsed(t *testing.T) {
 }
 
 func TestLabOneWayDialingSuffices(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t)
 	a := l.host("10.9.0.1/24")
 	a.drops("tcp flags & (syn|ack) == syn") // nobody can dial Ann, whoever has the lower ID
@@ -807,6 +810,7 @@ func TestLabOneWayDialingSuffices(t *testing.T) {
 }
 
 func TestLabNewcomerGetsTheWholeConversation(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t)
 	var hosts []*host
 	for i := range 5 {
@@ -860,6 +864,7 @@ func TestLabNewcomerGetsTheWholeConversation(t *testing.T) {
 }
 
 func TestLabHistoryCrossesTheWireOnce(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t)
 	var hosts []*host
 	for i := range 5 {
@@ -889,6 +894,7 @@ func TestLabHistoryCrossesTheWireOnce(t *testing.T) {
 }
 
 func TestLabNamesakesGetOn(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t)
 	nodes := room([]*host{l.host("10.9.0.1/24"), l.host("10.9.0.2/24"), l.host("10.9.0.3/24")}, "Ann", "Sam", "Sam")
 	ann, sam2, sam3 := nodes[0], nodes[1], nodes[2]
@@ -909,6 +915,7 @@ func TestLabNamesakesGetOn(t *testing.T) {
 }
 
 func TestLabTakenTCPPortIsAvoided(t *testing.T) {
+	t.Parallel()
 	foreign, err := net.Listen("tcp4", "127.0.0.1:0")
 	must(t, err)
 	defer foreign.Close()
@@ -922,6 +929,7 @@ func TestLabTakenTCPPortIsAvoided(t *testing.T) {
 }
 
 func TestLabTakenUDPPortIsAnError(t *testing.T) {
+	t.Parallel()
 	foreign, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	must(t, err)
 	defer foreign.Close()
@@ -938,6 +946,7 @@ func TestLabTakenUDPPortIsAnError(t *testing.T) {
 
 // The recorded conversation has on each line who speaks, a TAB, and what.
 func TestLabRecordedConversationIsReadBackComplete(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile("testdata/conversation.txt")
 	must(t, err)
 	record := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
@@ -979,6 +988,7 @@ func TestLabRecordedConversationIsReadBackComplete(t *testing.T) {
 // One history everywhere, and nothing lost.
 
 func TestLabFiveFloodsEndInOneHistory(t *testing.T) {
+	t.Parallel()
 	each := bulk(2000)
 	l := newLAN(t)
 	var hosts []*host
@@ -1006,6 +1016,7 @@ func TestLabFiveFloodsEndInOneHistory(t *testing.T) {
 // A node that prints nothing any more still takes part, and has all of it to
 // print when somebody reads again.
 func TestLabUnreadOutputHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	n := bulk(100_000)
 	lines := numbered("Ann", n)
 	flood := func(t *testing.T, output *os.File) (took time.Duration, nodes []*proc) {
@@ -1060,6 +1071,7 @@ func TestLabUnreadOutputHoldsUpNobody(t *testing.T) {
 }
 
 func TestLabStoppedNodeHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	n := bulk(200_000)
 	l := newLAN(t)
 	var hosts []*host
@@ -1137,6 +1149,7 @@ func TestLabLineOfThreeRelays(t *testing.T) {
 // Two subnets behind a router have no broadcast in common. One node that is
 // told of one other is enough for everybody to meet everybody.
 func TestLabOnePeerJoinsTwoSubnets(t *testing.T) {
+	t.Parallel()
 	west, east, router := newLAN(t), newLAN(t), newHost(t)
 	west.plug(router, "10.9.1.254/24")
 	east.plug(router, "10.9.2.254/24")
