@@ -120,7 +120,8 @@ func start(t testing.TB, name string, argv []string, setups ...setup) *proc {
 	t.Helper()
 	p := &proc{t: t, name: name, out: newTranscript(), err: newTranscript(), exited: make(chan struct{})}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
-	p.cmd.Env = append(os.Environ(), "P2PCHAT_RUN=1", "TZ=UTC")
+	p.cmd.Env = append(os.Environ(), "P2PCHAT_RUN=1", "TZ=UTC",
+		"GORACE=atexit_sleep_ms=0") // the race detector would have each process take a second longer to end
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
 	for _, s := range setups {
 		s(p.cmd)
