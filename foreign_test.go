@@ -561,7 +561,8 @@ func TestWhoLacksTheRoomKeyLearnsNothing(t *testing.T) {
 	}
 	self := newForeignSelf(t, "Member") // the same with the right key goes on
 	self.says(foreignJoin, "")
-	c := foreignDial(t, port, self).shakes(foreignPrivateRoom(t, foreignSecret))
+	room := foreignPrivateRoom(t, foreignSecret) // takes a while
+	c := foreignDial(t, port, self).shakes(room)
 	c.sends(foreignHAVE, foreignHolds(self))
 	c.wantPost("what is for members", func(_ foreignID, p foreignPost) bool { return p.text == "for members only" })
 	for _, s := range ann.out.lines() {

@@ -355,7 +355,7 @@ func (n *node) pause(d time.Duration) {
 // zero, is turned away.
 func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	h := n.admit(raw)
-	c, peer, err := n.shake(newMeter(raw), dialed, expect)
+	c, peer, err := n.shake(&meter{Conn: raw, start: time.Now()}, dialed, expect)
 	n.dismiss(h)
 	if err != nil {
 		raw.Close()
@@ -364,12 +364,12 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 		}
 		return peer, err
 	}
-	n.wg.Go(c.writeLoop)
+	ctx, end := context.WithCancel(n.ctx)
+	context.AfterFunc(ctx, func() { raw.Close() })
+	n.wg.Go(func() { c.writeLoop(ctx) })
 	n.wg.Go(func() {
-		stop := context.AfterFunc(n.ctx, func() { c.raw.Close() })
 		err := c.readLoop()
-		stop()
-		c.raw.Close()
+		end()
 		n.unregister(c, err)
 	})
 	return peer, nil
@@ -1507,7 +1507,7 @@ func (c *conn) handleDirect(body []byte) error {
 
 // ---- writing
 
-func (c *conn) writeLoop() {
+func (c *conn) writeLoop(ctx context.Context) {
 	var b []byte
 	for {
 		var bye byte
@@ -1528,9 +1528,7 @@ func (c *conn) writeLoop() {
 		}
 		select {
 		case <-c.wake:
-		case <-c.n.ctx.Done():
-			return
-		case <-c.raw.done:
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -1953,12 +1951,6 @@ type meter struct {
 	read   atomic.Int64 // when a Read last began or brought something, ns since start
 	wrote  atomic.Int64
 	inRead atomic.Bool
-	once   sync.Once
-	done   chan struct{} // closed by Close
-}
-
-func newMeter(raw net.Conn) *meter {
-	return &meter{Conn: raw, start: time.Now(), done: make(chan struct{})}
 }
 
 func (m *meter) Read(b []byte) (int, error) {
@@ -1973,14 +1965,6 @@ func (m *meter) Write(b []byte) (int, error) {
 	n, err := m.Conn.Write(b)
 	m.wrote.Store(int64(time.Since(m.start)))
 	return n, err
-}
-
-func (m *meter) Close() (err error) {
-	m.once.Do(func() {
-		err = m.Conn.Close()
-		close(m.done)
-	})
-	return err
 }
 
 // sinceRead says for how long a Read has waited in vain. While we don't read,
