@@ -176,10 +176,9 @@ type hand struct {
 
 // A gather is what a newcomer still waits for before it prints.
 type gather struct {
-	from   string // the first peer, as it is shown; empty until there is one
-	before map[nodeID]uint64
-	open   map[nodeID]bool // of before: still to come
-	at     time.Time       // of the last progress
+	from   string            // the first peer, as it is shown; empty until there is one
+	before map[nodeID]uint64 // the posts that there were before us, up to these numbers
+	at     time.Time         // of the last progress
 	done   bool
 }
 
@@ -230,7 +229,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, gossip: map[nodeID]bool{}, cameWent: map[nodeID]bool{},
 		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
-		gather: gather{before: map[nodeID]uint64{}, open: map[nodeID]bool{}},
+		gather: gather{before: map[nodeID]uint64{}},
 	}
 	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 		var d net.Dialer
@@ -674,6 +673,9 @@ func (n *node) unregister(c *conn, err error) {
 		}
 		return
 	}
+	if c.bye == byeSilent {
+		n.loseLocked(c.peer)
+	}
 	if c.replaced || n.leaving || n.ctx.Err() != nil {
 		return
 	}
@@ -995,6 +997,9 @@ func (n *node) forgetLocked(now time.Time) {
 // tickLocked sends a heartbeat where nothing else was sent, and judges a
 // silent peer.
 func (c *conn) tickLocked(now time.Time, awake bool) {
+	if c.bye != 0 {
+		return
+	}
 	n := c.n
 	ct := n.contactLocked(c.peer)
 	ct.heardAt = now
@@ -1024,9 +1029,6 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 	switch {
 	case quiet > silence && now.Sub(ct.beaconAt) > silence, quiet > deafness:
 		c.endLocked(byeSilent)
-		delete(n.conns, c.peer)
-		n.cameWent[c.peer] = true
-		n.loseLocked(c.peer)
 	case quiet > suspicion:
 		if !c.suspect {
 			ct.epoch++
@@ -1204,18 +1206,17 @@ func (n *node) gatherLocked(now time.Time) {
 	if g.done || g.from == "" {
 		return
 	}
-	for author := range g.open {
-		if known := n.history.about(author); known.last >= g.before[author] || known.fork {
-			delete(g.open, author)
-			g.at = now
-		}
+	waiting := len(g.before) == 0
+	for author, number := range g.before {
+		known := n.history.about(author)
+		waiting = waiting || known.last < number && !known.fork
 	}
-	if ready := len(g.before) > 0 && len(g.open) == 0; !ready && now.Sub(g.at) < gatherPatience {
+	if waiting && now.Sub(g.at) < gatherPatience {
 		return
 	}
 	g.done = true
 	n.history.release(g.before, g.from, n.hereLocked)
-	g.before, g.open = nil, nil
+	g.before = nil
 }
 
 // hereLocked says whether we, or a peer, are connected with the node, or
@@ -1330,7 +1331,7 @@ func (c *conn) handlePosts(body []byte) error {
 		for _, o := range n.conns {
 			delete(o.theirs, author)
 		}
-		delete(n.gather.open, author)
+		delete(n.gather.before, author)
 	}
 	if own && err == nil {
 		c.tell[author] = true // this is the acknowledgement, also of what came on another way before
@@ -1356,7 +1357,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post) {
 	n.gossip[author] = true
 	if g := &n.gather; !g.done {
 		g.at = now
-		if g.open[author] && last.number >= g.before[author] {
+		if last.number >= g.before[author] {
 			n.gatherLocked(now)
 		}
 	}
@@ -1425,9 +1426,8 @@ func (c *conn) completeLocked() {
 	}
 	if g := &n.gather; !g.done {
 		for author, s := range c.theirs {
-			if author != n.id && s.last > g.before[author] {
-				g.before[author] = s.last
-				g.open[author] = true
+			if author != n.id {
+				g.before[author] = max(g.before[author], s.last)
 			}
 		}
 		n.gatherLocked(time.Now())
