@@ -111,11 +111,7 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 // send sends a beacon to everywhere. Each destination gets one of its own,
 // so that a node which hears us on two ways knows both.
 func (d *discovery) send(n *node) {
-	if nets := d.look(); !d.bind.IsValid() {
-		var own []netip.Addr
-		for _, p := range nets {
-			own = append(own, p.Addr())
-		}
+	if own := d.look(); len(own) > 0 {
 		n.moved(own)
 	}
 	for _, to := range d.destinations() {
@@ -127,14 +123,15 @@ func (d *discovery) send(n *node) {
 	}
 }
 
-// look asks the interfaces for their addresses, unless none of them matters.
-func (d *discovery) look() []netip.Prefix {
+// look asks the interfaces for their networks, unless none of them matters,
+// and returns the addresses of all.
+func (d *discovery) look() (own []netip.Addr) {
 	var nets []netip.Prefix
 	if !d.bind.IsLoopback() {
-		nets = broadcastNets()
+		nets, own = networks()
 	}
 	d.nets.Store(&nets)
-	return nets
+	return own
 }
 
 // destinations returns the broadcast addresses that we announce to.
@@ -161,24 +158,30 @@ func (d *discovery) destinationText() string {
 	return strings.Join(s, ", ")
 }
 
-// broadcastNets returns the IPv4 addresses, with their networks, of the
-// interfaces that are up and can broadcast.
-func broadcastNets() []netip.Prefix {
+// networks returns the addresses of the interfaces that are up, and of those
+// that can broadcast the IPv4 networks too.
+func networks() (nets []netip.Prefix, own []netip.Addr) {
 	interfaces, _ := net.Interfaces() // none, if it fails: asked again in a moment
-	var nets []netip.Prefix
 	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagBroadcast == 0 {
+		if i.Flags&net.FlagUp == 0 {
 			continue
 		}
-		addrs, _ := i.Addrs()
+		addrs, err := i.Addrs()
+		if err != nil {
+			return nil, nil
+		}
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
-			if err == nil && p.Addr().Is4() && p.Bits() < 31 { // RFC 3021: a /31 has no broadcast address
+			if err != nil {
+				continue
+			}
+			own = append(own, p.Addr())
+			if i.Flags&net.FlagBroadcast != 0 && p.Addr().Is4() && p.Bits() < 31 { // RFC 3021: a /31 has no broadcast address
 				nets = append(nets, p)
 			}
 		}
 	}
-	return nets
+	return nets, own
 }
 
 // broadcastOf returns the last address of an IPv4 network (RFC 919).

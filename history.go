@@ -57,14 +57,15 @@ var (
 	errOld  = errors.New("older than what is kept")
 )
 
-// An event is a post or a note. Immutable but for proved.
+// An event is a post or a note. Immutable but for what history.mu guards.
 type event struct {
-	feed   *feed
-	sealed []byte // the sealed post; of a note, its content
-	time   int64  // µs since 1970
-	seq    uint64 // place in the order of arrival
-	kind   byte
-	proved bool // its own signature was checked; guarded by history.mu
+	feed    *feed
+	sealed  []byte // the sealed post; of a note, its content
+	time    int64  // µs since 1970
+	seq     uint64 // place in the order of arrival
+	kind    byte
+	proved  bool // its own signature was checked; guarded by history.mu
+	dropped bool // it is no longer in the log; likewise
 }
 
 // compare orders events chronologically. Times of one author never tie.
@@ -196,6 +197,10 @@ func (h *history) say(kind byte, text []byte) {
 	defer h.saying.Unlock()
 	h.mu.Lock()
 	f := h.feedLocked(h.self)
+	if f.state == left {
+		h.mu.Unlock()
+		return // what is still typed or piped comes too late
+	}
 	p := post{number: f.last + 1, time: h.nowLocked(), prev: f.link, kind: kind, name: []byte(f.name), text: text}
 	if kind == kindJoin {
 		p.name, p.text = text, nil
@@ -407,7 +412,7 @@ func (h *history) dropOldestLocked() {
 		if e.seq > passed || f.id == h.self && f.last-uint64(len(f.posts)) >= h.heard {
 			continue
 		}
-		h.horizon = max(h.horizon, e.time)
+		h.horizon = max(h.horizon, min(e.time, h.clock().Add(clockLimit).UnixMicro())) // whose clock is ahead shuts nobody out
 		h.size -= e.cost()
 		if len(f.posts) > 0 && f.posts[0] == e {
 			f.posts[0] = nil
@@ -415,12 +420,12 @@ func (h *history) dropOldestLocked() {
 		} else if len(f.notes) > 0 && f.notes[0] == e {
 			f.notes = f.notes[1:]
 		}
-		e.seq = 0 // dropped
+		e.dropped = true
 		if len(f.posts) == 0 && !f.here {
 			delete(h.feeds, f.id)
 		}
 	}
-	h.log = slices.DeleteFunc(slices.Clone(h.log), func(e *event) bool { return e.seq == 0 })
+	h.log = slices.DeleteFunc(slices.Clone(h.log), func(e *event) bool { return e.dropped })
 }
 
 // waitRoom returns once so little waits for the cursors that more may be
@@ -563,14 +568,19 @@ func (h *history) posts(author nodeID, from uint64) (events []*event, first uint
 	return slices.Clone(all[:n]), from // dropping shifts what lies behind all
 }
 
-// sightings returns the notes on author from the i-th on.
-func (h *history) sightings(author nodeID, i int) []*event {
+// sightings returns the notes on author that came after the given seq.
+func (h *history) sightings(author nodeID, after uint64) []*event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if f := h.feeds[author]; f != nil && i < len(f.notes) {
-		return slices.Clone(f.notes[i:])
+	f := h.feeds[author]
+	if f == nil {
+		return nil
 	}
-	return nil
+	i := slices.IndexFunc(f.notes, func(e *event) bool { return e.seq > after })
+	if i < 0 {
+		return nil
+	}
+	return slices.Clone(f.notes[i:])
 }
 
 // prove says whether the signature of e is good. It checks it once.
@@ -616,7 +626,7 @@ func (b *batch) cut(size int) batch {
 		size -= len(b.events[n].sealed)
 	}
 	part := *b
-	part.events, b.events, b.head, b.skip = b.events[:n], b.events[n:], nil, 0
+	part.events, b.events, b.head, b.skip = slices.Clone(b.events[:n]), b.events[n:], nil, 0 // a copy lets the rest go
 	if len(b.events) > 0 {
 		part.tail = ""
 	}
@@ -635,7 +645,7 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 	if c == h.printer && len(h.queue) > 0 {
 		*b = h.queue[0].cut(size)
 		if len(h.queue[0].events) == 0 {
-			h.queue = h.queue[1:]
+			h.queue = slices.Delete(h.queue, 0, 1)
 		}
 		return true
 	}

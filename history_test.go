@@ -50,6 +50,9 @@ func emptyHistory(keep int64, clock func() time.Time) *history {
 	return h
 }
 
+// aDayLater is a clock by which whatever a scribe writes is past.
+func aDayLater() time.Time { return time.UnixMicro(scribeTime).Add(24 * time.Hour) }
+
 const ample = 1 << 30 // keep, where it is not what is tested
 
 // contents returns what h holds in chronological order, as bytes that two
@@ -359,7 +362,7 @@ func TestClockFollowsOthersFiveMinutesAheadAndNoFurther(t *testing.T) {
 func TestKeepHoldsAndTheOldestGoFirst(t *testing.T) {
 	seeded(t, 6, func(t *testing.T, r *rand.Rand) {
 		const keep = 64 << 10
-		h := emptyHistory(keep, time.Now)
+		h := emptyHistory(keep, aDayLater)
 		var scribes []*scribe
 		for i := range 6 {
 			scribes = append(scribes, newScribe(byte(i+1), fmt.Sprint("N", i)))
@@ -495,9 +498,32 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	}
 }
 
+func TestClockThatIsAheadShutsNobodyOut(t *testing.T) {
+	now := wallClock(scribeTime)
+	h := emptyHistory(64<<10, now.now)
+	var drain batch
+	early, late := newScribe(1, "Early"), newScribe(2, "Late")
+	for i := range 100 {
+		h.add(early.id, []post{early.writes(kindLines, scribeTime+365*24*3600e6+int64(i), strings.Repeat("x", 2000))}, true, false)
+		h.take(h.printer, &drain, ample)
+	}
+	if n, err := h.add(late.id, []post{late.writes(kindJoin, scribeTime+int64(clockLimit/time.Microsecond)+1, "")}, true, false); n != 1 || err != nil {
+		t.Errorf("of a newcomer %d posts are taken, %v", n, err)
+	}
+}
+
+func TestNothingIsSaidAfterLeaving(t *testing.T) {
+	h := emptyHistory(ample, time.Now)
+	h.say(kindLeave, nil)
+	h.say(kindLines, []byte("wait, there is more"))
+	if last := h.about(h.self).last; last != 1 {
+		t.Errorf("post %d was said after leaving", last)
+	}
+}
+
 func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 	const keep = 64 << 10
-	h := emptyHistory(keep, time.Now)
+	h := emptyHistory(keep, aDayLater)
 	var drain batch
 	var all []*scribe
 	for i := range 150 {

@@ -349,6 +349,9 @@ func (a *app) run() int {
 	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort, a.cfg.port)
 	a.n.targets, a.n.idle, a.n.patience = a.cfg.targets, a.cfg.idle, a.cfg.wait
 	a.n.announce, a.n.warn = d.announceSoon, a.v.say
+	if a.cfg.bind.IsValid() {
+		a.n.dialer.LocalAddr = &net.TCPAddr{IP: a.cfg.bind.AsSlice()}
+	}
 	if a.cfg.verbose {
 		a.n.logf = a.v.say
 	}

@@ -72,6 +72,7 @@ const (
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
 
+	forgetLost      = time.Hour
 	maxHandshakes   = 256     // under way at once; a handshake takes a few milliseconds
 	maxConns        = 1000    // far above a sensible full mesh
 	maxConnsPerAddr = 300     // one host may be a room of 200
@@ -100,10 +101,11 @@ type node struct {
 	patience time.Duration // with nobody connected, before what we say counts as heard
 	idle     time.Duration // after which a connection with a node of the table rests; 0: never
 	history  *history
-	dial     func(context.Context, netip.AddrPort) (net.Conn, error)
-	announce func()               // sends a beacon soon
-	warn     func(string, ...any) // tells the user
-	logf     func(string, ...any) // tells whoever asked for -v
+	dialer   net.Dialer
+	dial     func(context.Context, netip.AddrPort) (net.Conn, error) // by dialer
+	announce func()                                                  // sends a beacon soon
+	warn     func(string, ...any)                                    // tells the user
+	logf     func(string, ...any)                                    // tells whoever asked for -v
 	start    time.Time
 	ctx      context.Context // ends when the node does
 	cancel   context.CancelFunc
@@ -217,7 +219,7 @@ type conn struct {
 
 type sub struct {
 	next  uint64 // number of the post to send next
-	notes int    // sightings sent
+	notes uint64 // seq of the last sighting sent
 }
 
 // newNode returns a node that has posted its join into h and waits to be run.
@@ -232,8 +234,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		gather: gather{before: map[nodeID]uint64{}},
 	}
 	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", a.String())
+		return n.dialer.DialContext(ctx, "tcp", a.String())
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -679,7 +680,7 @@ func (n *node) unregister(c *conn, err error) {
 	if c.replaced || n.leaving || n.ctx.Err() != nil {
 		return
 	}
-	if n.history.about(c.peer).state == left {
+	if n.history.about(c.peer).state == left || c.said == byeLeaving {
 		n.contactLocked(c.peer).addr = netip.AddrPort{} // nothing is there to be dialed
 		return
 	}
@@ -696,12 +697,12 @@ func (n *node) oweLocked(ct *contact) {
 // loseLocked notes that a node went without a word, if it was ever seen to
 // have come.
 func (n *node) loseLocked(peer nodeID) {
+	ct := n.contactLocked(peer)
+	ct.asleep, ct.owed = time.Time{}, false
 	if n.history.about(peer).state == unknown {
 		return
 	}
 	n.history.note(peer, post{kind: kindLost})
-	ct := n.contactLocked(peer)
-	ct.asleep, ct.owed = time.Time{}, false
 	n.relayLocked(peer)
 	n.changedLocked()
 }
@@ -968,7 +969,8 @@ func (n *node) forgetLocked(now time.Time) {
 		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || n.conns[id] != nil || len(ct.outbox) > 0 || !ct.asleep.IsZero() {
 			continue
 		}
-		if state := n.history.about(id).state; !ct.met || state == left || state == unknown {
+		state, spoken := n.history.about(id).state, ct.directIn+ct.directOut > 0
+		if !ct.met || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
 			delete(n.contacts, id)
 		}
 	}
@@ -1046,7 +1048,7 @@ func (n *node) moved(own []netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
-		local := addrOf(c.raw.LocalAddr()).Addr()
+		local := addrOf(c.raw.LocalAddr()).Addr().WithZone("")
 		if !local.IsLoopback() && !slices.Contains(own, local) {
 			c.raw.Close() // its reader notices, and dials anew
 		}
@@ -1377,7 +1379,7 @@ func (c *conn) handleHave(body []byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	flags, err := parseHave(body, func(author nodeID, s span) {
-		if len(c.theirs) < maxTheirs {
+		if _, known := c.theirs[author]; known || author == n.id || len(c.theirs) < maxTheirs {
 			c.theirs[author] = s
 			n.compareLocked(c, author, s)
 		}
@@ -1669,14 +1671,14 @@ func (c *conn) appendPosts(b []byte, author nodeID) []byte {
 	for _, e := range n.history.sightings(author, notes) {
 		p := e.content()
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
-		notes++
+		notes = e.seq
 	}
 	events, first := n.history.posts(author, next)
 	signed := len(events) == 0 || n.history.prove(events[len(events)-1])
 	if !signed {
 		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
 	} else if len(events) > 0 {
-		if first > next && next > 1 { // what lies between was dropped for keep: say so, lest we seem to hide it
+		if first > next { // what lies between was dropped for keep: say so, lest we seem to hide it
 			start := len(b)
 			b = append(beginFrame(b, frameHave), 0)
 			b = endFrame(appendHaveEntry(b, author, n.history.span(author)), start)
@@ -1847,12 +1849,17 @@ func (n *node) alone() bool {
 }
 
 // size returns how many nodes the room has, ourselves included: those that
-// we are connected with, and those that we have heard of, which strangers can
-// make up.
+// we are connected with, and those that we heard of lately, which strangers
+// can make up.
 func (n *node) size() (connected, heardOf int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.conns) + 1, len(n.contacts) + 1
+	for _, ct := range n.contacts {
+		if time.Since(ct.heardAt) < silence {
+			heardOf++
+		}
+	}
+	return len(n.conns) + 1, heardOf + 1
 }
 
 // ---- waiting to be heard
