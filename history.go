@@ -855,6 +855,8 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 
 // ---- lines
 
+var verbs = [...]string{kindJoin: "joined", kindLeave: "left", kindLost: "lost", kindBack: "is back"}
+
 const stampLayout = "2006-01-02 15:04:05"
 
 // A liner turns events into lines of text. It is used by one goroutine.
@@ -894,16 +896,10 @@ func (l *liner) appendEvent(b []byte, e shown) []byte {
 	start := len(b)
 	b = l.appendStamp(b, p.time)
 	switch p.kind {
-	case kindJoin:
-		return append(who(append(b, "* "...)), " joined\n"...)
+	case kindJoin, kindLeave, kindLost, kindBack:
+		return append(append(append(who(append(b, "* "...)), ' '), verbs[p.kind]...), '\n')
 	case kindRename:
 		return append(append(append(who(append(b, "* "...)), " is now "...), cleanName(p.text)...), '\n')
-	case kindLeave:
-		return append(who(append(b, "* "...)), " left\n"...)
-	case kindLost:
-		return append(who(append(b, "* "...)), " lost\n"...)
-	case kindBack:
-		return append(who(append(b, "* "...)), " is back\n"...)
 	case kindDirectFrom:
 		b = append(who(b), " -> me: "...)
 		return append(appendClean(b, p.text), '\n')

@@ -82,7 +82,6 @@ const (
 	maxContacts     = 4096    // nodes that we know of
 	maxTheirs       = 1 << 17 // authors that a peer may announce
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
-	haveChunk       = 4096    // entries of one HAVE or PEERS frame
 )
 
 var (
@@ -106,8 +105,7 @@ type node struct {
 	announce func()                                                  // sends a beacon soon
 	warn     func(string, ...any)                                    // tells the user
 	logf     func(string, ...any)                                    // tells whoever asked for -v
-	start    time.Time
-	ctx      context.Context // ends when the node does
+	ctx      context.Context                                         // ends when the node does
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // every goroutine of the node
 
@@ -126,13 +124,13 @@ type node struct {
 	gather      gather
 	warned      map[string]bool // what the user was warned of and isn't again
 	logged      map[string]bool // offences of this minute
-	minute      time.Duration   // since start, in minutes
+	loggedAt    time.Time       // when logged was last empty
 	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
 	lastTick    time.Time
 	metAt       time.Time       // when anybody was last connected
 	cameWent    map[nodeID]bool // who came or went since peers last heard of that
 	toldAt      time.Time       // when they did
-	relistedAt  time.Time       // when we last looked for nodes that only our peers are connected with
+	relistedAt  time.Time       // when we last forgot what nobody asks for, and looked whom our peers know
 	bestAck     uint64          // the newest post of our own that anybody has
 	undelivered int             // direct messages
 }
@@ -205,10 +203,9 @@ type conn struct {
 	acked     uint64                    // our posts that it has
 	ackedAt   time.Time                 // when it last acknowledged, or began to lag
 	suspect   bool                      // silent: a fresh connection may replace it
-	replaced  bool                      // by a fresh one, or ended by us: nobody is lost
 	bye       byte                      // why we are about to end it; 0: we aren't
-	said      byte                      // why the peer ended it
-	greet     bool                      // our vector is still to be sent
+	fresh     bool                      // nothing was sent yet
+	greet     bool                      // part of our vector is still to be sent
 	beat      bool                      // a heartbeat is due
 	tell      map[nodeID]bool           // authors whose span the peer should hear
 	tellPeers map[nodeID]bool           // nodes whose connection with us, or its end, the peer should hear
@@ -226,7 +223,7 @@ type sub struct {
 func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, roomPort uint16) *node {
 	n := &node{
 		id: h.self, room: r, port: port, roomPort: roomPort, history: h,
-		tls: tlsConfig(key), start: time.Now(), lastTick: time.Now(), metAt: time.Now(), tokens: dialRate,
+		tls: tlsConfig(key), lastTick: time.Now(), metAt: time.Now(), loggedAt: time.Now(), tokens: dialRate,
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, gossip: map[nodeID]bool{}, cameWent: map[nodeID]bool{},
@@ -553,10 +550,11 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello) (*conn, e
 	c := &conn{
 		n: n, peer: peer, raw: raw, tls: t, addr: ct.addr, since: now, epoch: x.epoch,
 		wake:   make(chan struct{}, 1),
-		theirs: map[nodeID]span{}, peers: map[nodeID]netip.AddrPort{}, greet: true, ackedAt: now, chatAt: now,
+		theirs: map[nodeID]span{}, peers: map[nodeID]netip.AddrPort{}, fresh: true, greet: true, ackedAt: now, chatAt: now,
 		tell: map[nodeID]bool{}, tellPeers: map[nodeID]bool{}, wants: map[nodeID]uint64{}, subs: map[nodeID]*sub{},
 	}
 	c.base = n.history.about(n.id).last
+	n.history.vector(func(author nodeID, _ span) { c.tell[author] = true })
 	if n.leaving {
 		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
 	}
@@ -571,13 +569,9 @@ func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello) (*conn, e
 // closed at once: the peer, who may not know of the fresh one yet, would take
 // that for a loss.
 func (n *node) retireLocked(c *conn) {
-	c.replaced = true
 	n.detachLocked(c)
 	clear(c.subs)
-	n.wg.Go(func() {
-		n.pause(handshakeTimeout)
-		c.raw.Close()
-	})
+	time.AfterFunc(handshakeTimeout, func() { c.raw.Close() })
 }
 
 // admitsLocked says whether one more connection from addr fits our bounds.
@@ -625,10 +619,6 @@ func (n *node) warnOnceLocked(what, format string, args ...any) {
 // logOnce logs an offence, but not twice a minute.
 func (n *node) logOnce(what, format string, args ...any) {
 	n.mu.Lock()
-	if minute := time.Since(n.start) / time.Minute; minute != n.minute {
-		n.minute = minute
-		clear(n.logged)
-	}
 	first := !n.logged[what] && len(n.logged) < maxContacts
 	if first {
 		n.logged[what] = true
@@ -665,7 +655,7 @@ func (n *node) unregister(c *conn, err error) {
 	for author := range c.theirs {
 		n.lackLocked(author)
 	}
-	if c.bye == byeIdle || c.said == byeIdle {
+	if c.bye == byeIdle || err == byeError(byeIdle) {
 		ct := n.contactLocked(c.peer)
 		ct.asleep = time.Now()
 		ct.retryLocked()
@@ -674,17 +664,15 @@ func (n *node) unregister(c *conn, err error) {
 		}
 		return
 	}
-	if c.bye == byeSilent {
+	switch {
+	case n.leaving || n.ctx.Err() != nil:
+	case c.bye == byeSilent:
 		n.loseLocked(c.peer)
-	}
-	if c.replaced || n.leaving || n.ctx.Err() != nil {
-		return
-	}
-	if n.history.about(c.peer).state == left || c.said == byeLeaving {
+	case n.history.about(c.peer).state == left || err == byeError(byeLeaving):
 		n.contactLocked(c.peer).addr = netip.AddrPort{} // nothing is there to be dialed
-		return
+	default:
+		n.oweLocked(n.contactLocked(c.peer))
 	}
-	n.oweLocked(n.contactLocked(c.peer))
 }
 
 // oweLocked opens the connection of ct anew. If that can't be done, and the
@@ -712,6 +700,7 @@ func (n *node) loseLocked(peer nodeID) {
 func (n *node) contactLocked(id nodeID) *contact {
 	ct := n.contacts[id]
 	if ct == nil {
+		n.forgetContactLocked()
 		ct = &contact{id: id, heardAt: time.Now()}
 		n.contacts[id] = ct
 	}
@@ -733,7 +722,6 @@ func (n *node) heard(x beacon, from netip.Addr) {
 		if n.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
 			return // so many of there led nowhere that this one may wait
 		}
-		n.forgetContactLocked()
 		ct = n.contactLocked(x.node)
 	}
 	ct.counter, ct.beaconAt = x.counter, time.Now()
@@ -916,7 +904,6 @@ func (n *node) tick() {
 	now := time.Now()
 	// A node that was itself stopped, or starved, can't tell who was silent.
 	awake := now.Sub(n.lastTick) < 2*time.Second
-	second := now.Truncate(time.Second) != n.lastTick.Truncate(time.Second)
 	n.tokens = min(dialRate, n.tokens+dialRate*now.Sub(n.lastTick).Seconds())
 	n.lastTick = now
 	for _, c := range n.conns {
@@ -935,7 +922,8 @@ func (n *node) tick() {
 	for _, ct := range n.targets {
 		n.dialLocked(ct)
 	}
-	if second {
+	if now.Sub(n.relistedAt) >= relistEvery {
+		n.relistedAt = now
 		n.forgetLocked(now)
 	}
 	n.planLocked(now)
@@ -974,24 +962,18 @@ func (n *node) forgetLocked(now time.Time) {
 			delete(n.contacts, id)
 		}
 	}
-	if now.Sub(n.relistedAt) < relistEvery {
-		return
+	if now.Sub(n.loggedAt) >= time.Minute {
+		n.loggedAt = now
+		clear(n.logged)
 	}
-	n.relistedAt = now
 	for addr, count := range n.blame {
 		if n.blame[addr] = count - 1 - count/8; n.blame[addr] <= 0 {
 			delete(n.blame, addr)
 		}
 	}
 	for id, ct := range n.contacts { // whom our peers are connected with, and we are not
-		for _, c := range n.conns {
-			if n.conns[id] != nil {
-				break
-			}
-			if addr := c.peers[id]; addr.IsValid() {
-				n.meetLocked(ct, addr)
-				break
-			}
+		if addr := n.viaLocked(id); addr.IsValid() && n.conns[id] == nil {
+			n.meetLocked(ct, addr)
 		}
 	}
 }
@@ -1058,12 +1040,9 @@ func (n *node) moved(own []netip.Addr) {
 // endLocked has the writer say BYE and close the connection, and closes it
 // in a moment if the writer can't.
 func (c *conn) endLocked(why byte) {
-	c.bye, c.replaced = why, true
+	c.bye = why
 	wake(c.wake)
-	c.n.wg.Go(func() {
-		c.n.pause(tickEvery)
-		c.raw.Close()
-	})
+	time.AfterFunc(tickEvery, func() { c.raw.Close() })
 }
 
 // ---- connections that rest
@@ -1139,12 +1118,20 @@ func (n *node) patienceLocked(author nodeID, now time.Time) time.Duration {
 	if ct := n.contacts[author]; ct != nil && now.Sub(ct.beaconAt) < beaconFresh {
 		return askAfterBeacon
 	}
-	for _, c := range n.conns {
-		if c.peers[author].IsValid() {
-			return askAfter
-		}
+	if n.viaLocked(author).IsValid() {
+		return askAfter
 	}
 	return 0
+}
+
+// viaLocked returns where a peer is connected with the node, if one is.
+func (n *node) viaLocked(id nodeID) netip.AddrPort {
+	for _, c := range n.conns {
+		if addr := c.peers[id]; addr.IsValid() {
+			return addr
+		}
+	}
+	return netip.AddrPort{}
 }
 
 // bestLocked returns the connection to ask for author's posts after mine, or
@@ -1224,15 +1211,8 @@ func (n *node) gatherLocked(now time.Time) {
 // hereLocked says whether we, or a peer, are connected with the node, or
 // hear it.
 func (n *node) hereLocked(id nodeID) bool {
-	if ct := n.contacts[id]; n.conns[id] != nil || ct != nil && time.Since(ct.beaconAt) < beaconFresh {
-		return true
-	}
-	for _, c := range n.conns {
-		if c.peers[id].IsValid() {
-			return true
-		}
-	}
-	return false
+	ct := n.contacts[id]
+	return n.conns[id] != nil || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.viaLocked(id).IsValid()
 }
 
 // ---- reading
@@ -1250,16 +1230,19 @@ func (c *conn) readLoop() error {
 		}
 		if err := c.handle(typ, body); err != nil {
 			c.n.mu.Lock()
-			c.n.logf("%v (%s): %v", c.peer, c.n.label(c.peer), err)
-			if c.said == 0 {
+			if _, said := err.(byeError); !said {
 				c.endLocked(byeProtocol)
-				c.replaced = false
 			}
 			c.n.mu.Unlock()
 			return err
 		}
 	}
 }
+
+// A byeError is why the peer ended the connection.
+type byeError byte
+
+func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", byte(e)) }
 
 func (c *conn) handle(typ byte, body []byte) error {
 	switch typ {
@@ -1281,10 +1264,7 @@ func (c *conn) handle(typ byte, body []byte) error {
 		return c.handleSeen(body)
 	case frameBye:
 		why, err := parseBye(body)
-		c.n.mu.Lock()
-		c.said = why
-		c.n.mu.Unlock()
-		return cmp.Or(err, fmt.Errorf("it said goodbye (%d)", why))
+		return cmp.Or(err, error(byeError(why)))
 	}
 	return nil // a later version's
 }
@@ -1464,7 +1444,6 @@ func (c *conn) handlePeers(body []byte) error {
 		case len(c.peers) < maxContacts:
 			c.peers[id] = addr
 			if n.conns[id] == nil {
-				n.forgetContactLocked()
 				n.meetLocked(n.contactLocked(id), addr)
 			}
 		}
@@ -1543,13 +1522,13 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	c.n.mu.Lock()
 	b = c.controlLocked(b)
 	bye, ready := c.bye, c.complete
-	authors := slices.Collect(maps.Keys(c.subs))
+	subs := maps.Clone(c.subs)
 	c.n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
 		return appendBye(b, bye), bye
 	}
-	for _, author := range authors {
-		if b = c.appendPosts(b, author); len(b) > maxRun {
+	for author, s := range subs {
+		if b = c.appendPosts(b, author, s); len(b) > maxRun {
 			break
 		}
 	}
@@ -1565,33 +1544,25 @@ var heartbeatFrame = endFrame(append(beginFrame(nil, frameHave), 0), 0)
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
 	n := c.n
-	if c.greet && n.id.less(c.peer) {
+	if c.fresh && n.id.less(c.peer) {
 		b = n.appendHelloLocked(b, 0)
 	}
 	b = c.appendPeersLocked(b) // before the vector, so that a newcomer knows whom to wait for
-	if c.greet {
-		c.greet = false
-		b = c.appendVector(b)
-	}
-	if len(c.tell) > 0 {
-		start := len(b)
-		b = append(beginFrame(b, frameHave), 0)
-		for author := range c.tell {
-			if s := n.history.span(author); s.last > 0 {
-				b = appendHaveEntry(b, author, s)
-			}
-		}
-		b = endFrame(b, start)
-		clear(c.tell)
+	c.fresh = false
+	if c.greet || len(c.tell) > 0 {
+		b = c.appendHaveLocked(b)
 	}
 	if len(c.wants) > 0 {
 		start := len(b)
 		b = beginFrame(b, frameWant)
 		for author, from := range c.wants {
+			if len(b)-start > maxRun {
+				break
+			}
 			b = appendWantEntry(b, author, from)
+			delete(c.wants, author)
 		}
 		b = endFrame(b, start)
-		clear(c.wants)
 	}
 	if c.taken > 0 {
 		b = appendTaken(b, c.taken)
@@ -1612,20 +1583,24 @@ func (c *conn) controlLocked(b []byte) []byte {
 	return b
 }
 
-// appendVector appends all that we have, as HAVE frames the last of which is
-// marked.
-func (c *conn) appendVector(b []byte) []byte {
-	start, entries := len(b), 0
+// appendHaveLocked appends what the peer is to hear of what we have, as much
+// as a frame may hold. The frame that ends our vector is marked.
+func (c *conn) appendHaveLocked(b []byte) []byte {
+	start := len(b)
 	b = append(beginFrame(b, frameHave), 0)
-	c.n.history.vector(func(author nodeID, s span) {
-		if entries++; entries%haveChunk == 0 {
-			b = endFrame(b, start)
-			start = len(b)
-			b = append(beginFrame(b, frameHave), 0)
+	for author := range c.tell {
+		if len(b)-start > maxRun {
+			break
 		}
-		b = appendHaveEntry(b, author, s)
-	})
-	b[start+5] = haveComplete
+		if s := c.n.history.span(author); s.last > 0 {
+			b = appendHaveEntry(b, author, s)
+		}
+		delete(c.tell, author)
+	}
+	if c.greet && len(c.tell) == 0 {
+		c.greet = false
+		b[start+5] = haveComplete
+	}
 	return endFrame(b, start)
 }
 
@@ -1635,7 +1610,7 @@ func (c *conn) appendPeersLocked(b []byte) []byte {
 	start := len(b)
 	b = beginFrame(b, framePeers)
 	empty := len(b)
-	if c.greet {
+	if c.fresh {
 		for id, o := range c.n.conns {
 			b = appendPeersEntry(b, id, o.addr)
 		}
@@ -1656,29 +1631,24 @@ func (c *conn) appendPeersLocked(b []byte) []byte {
 
 // appendPosts appends what the history has of author beyond what was sent,
 // up to maxRun bytes. What its author turns out not to have signed can't be
-// passed on.
-func (c *conn) appendPosts(b []byte, author nodeID) []byte {
+// passed on. Only the writer calls it, which has s to itself.
+func (c *conn) appendPosts(b []byte, author nodeID, s *sub) []byte {
 	n := c.n
-	n.mu.Lock()
-	s := c.subs[author]
-	if s == nil {
-		n.mu.Unlock()
-		return b
-	}
-	next, notes := s.next, s.notes
-	n.mu.Unlock()
-
-	for _, e := range n.history.sightings(author, notes) {
+	for _, e := range n.history.sightings(author, s.notes) {
 		p := e.content()
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
-		notes = e.seq
+		s.notes = e.seq
 	}
-	events, first := n.history.posts(author, next)
-	signed := len(events) == 0 || n.history.prove(events[len(events)-1])
+	events, first := n.history.posts(author, s.next)
+	if len(events) == 0 {
+		return b
+	}
+	last := events[len(events)-1]
+	signed := n.history.prove(last)
 	if !signed {
 		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
-	} else if len(events) > 0 {
-		if first > next { // what lies between was dropped for keep: say so, lest we seem to hide it
+	} else {
+		if first > s.next { // what lies between was dropped for keep: say so, lest we seem to hide it
 			start := len(b)
 			b = append(beginFrame(b, frameHave), 0)
 			b = endFrame(appendHaveEntry(b, author, n.history.span(author)), start)
@@ -1689,16 +1659,14 @@ func (c *conn) appendPosts(b []byte, author nodeID) []byte {
 			b = appendRunEntry(b, e.sealed)
 		}
 		b = endFrame(b, start)
-		next = first + uint64(len(events))
+		s.next = first + uint64(len(events))
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if c.subs[author] != s {
-		return b // asked for anew meanwhile
-	}
-	s.next, s.notes = next, notes
-	if !signed {
-		delete(c.subs, author)
+	if !signed || last.kind == kindLeave && author != n.id { // nothing follows
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if c.subs[author] == s {
+			delete(c.subs, author)
+		}
 	}
 	return b
 }
@@ -1708,9 +1676,6 @@ func (c *conn) appendPosts(b []byte, author nodeID) []byte {
 // say posts something of our own, for everybody who is there or will come.
 func (n *node) say(kind byte, text []byte) {
 	n.history.say(kind, text)
-	if kind == kindRename {
-		n.announce()
-	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
