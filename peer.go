@@ -59,7 +59,7 @@ const (
 
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	dialAgain        = 10 * time.Millisecond  // after a broken connection could not be made again
-	dialTimeout      = 4 * time.Second        // a broken connection that is not replaced in it is lost, unless its host refuses at once
+	dialTimeout      = 4 * time.Second        // and if a broken connection is not replaced within it, its peer is lost; at once if its host refuses
 	handshakeTimeout = 5 * time.Second
 	retryFirst       = 1 * time.Second
 	retryMost        = 8 * time.Second
