@@ -41,9 +41,15 @@ type discovery struct {
 	key     *roomKey
 	hear    *net.UDPConn
 	speak   *net.UDPConn
-	soon    chan struct{}                  // receives when a beacon is wanted soon
-	counter uint64                         // of the last beacon; used by the announcer alone
-	nets    atomic.Pointer[[]netip.Prefix] // of the interfaces, as of the last beacon
+	soon    chan struct{}         // receives when a beacon is wanted soon
+	counter uint64                // of the last beacon; used by the announcer alone
+	local   atomic.Pointer[local] // as of the last beacon
+}
+
+// A local is what the interfaces that are up have.
+type local struct {
+	own  []netip.Addr   // their addresses
+	nets []netip.Prefix // the IPv4 networks of those that can broadcast, with their addresses
 }
 
 // openDiscovery opens the sockets of the room at the given port.
@@ -123,21 +129,21 @@ func (d *discovery) send(n *node) {
 	}
 }
 
-// look asks the interfaces for their networks, unless none of them matters,
-// and returns the addresses of all.
-func (d *discovery) look() (own []netip.Addr) {
-	var nets []netip.Prefix
+// look asks the interfaces what they have, unless none of them matters, and
+// returns their addresses.
+func (d *discovery) look() []netip.Addr {
+	l := new(local)
 	if !d.bind.IsLoopback() {
-		nets, own = networks()
+		*l = interfaces()
 	}
-	d.nets.Store(&nets)
-	return own
+	d.local.Store(l)
+	return l.own
 }
 
 // destinations returns the broadcast addresses that we announce to.
 func (d *discovery) destinations() []netip.AddrPort {
 	var to []netip.AddrPort
-	for _, p := range *d.nets.Load() {
+	for _, p := range d.local.Load().nets {
 		if !d.bind.IsValid() || p.Addr() == d.bind {
 			to = append(to, netip.AddrPortFrom(broadcastOf(p), d.port))
 		}
@@ -158,30 +164,30 @@ func (d *discovery) destinationText() string {
 	return strings.Join(s, ", ")
 }
 
-// networks returns the addresses of the interfaces that are up, and of those
-// that can broadcast the IPv4 networks too.
-func networks() (nets []netip.Prefix, own []netip.Addr) {
-	interfaces, _ := net.Interfaces() // none, if it fails: asked again in a moment
-	for _, i := range interfaces {
+// interfaces returns nothing when that can't be found out: it is asked again
+// in a moment.
+func interfaces() (l local) {
+	all, _ := net.Interfaces()
+	for _, i := range all {
 		if i.Flags&net.FlagUp == 0 {
 			continue
 		}
 		addrs, err := i.Addrs()
 		if err != nil {
-			return nil, nil
+			return local{}
 		}
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
 			if err != nil {
 				continue
 			}
-			own = append(own, p.Addr())
+			l.own = append(l.own, p.Addr())
 			if i.Flags&net.FlagBroadcast != 0 && p.Addr().Is4() && p.Bits() < 31 { // RFC 3021: a /31 has no broadcast address
-				nets = append(nets, p)
+				l.nets = append(l.nets, p)
 			}
 		}
 	}
-	return nets, own
+	return l
 }
 
 // broadcastOf returns the last address of an IPv4 network (RFC 919).
@@ -198,8 +204,14 @@ func (d *discovery) ownAddr() netip.Addr {
 	if d.bind.IsValid() {
 		return d.bind
 	}
-	for _, p := range *d.nets.Load() {
+	l := d.local.Load()
+	for _, p := range l.nets {
 		return p.Addr()
+	}
+	for _, a := range l.own {
+		if a.Is4() && !a.IsLoopback() {
+			return a
+		}
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
@@ -237,7 +249,7 @@ func (d *discovery) near(addr netip.Addr) bool {
 	if d.bind.IsLoopback() {
 		return localNet.Contains(addr)
 	}
-	return slices.ContainsFunc(*d.nets.Load(), func(p netip.Prefix) bool {
+	return slices.ContainsFunc(d.local.Load().nets, func(p netip.Prefix) bool {
 		return p.Addr() == d.bind && p.Contains(addr)
 	})
 }

@@ -148,20 +148,20 @@ type history struct {
 
 	saying sync.Mutex // held while a post of our own is made, so that they are numbered one by one
 
-	mu      sync.Mutex // guards all below
-	log     []*event   // in order of arrival
-	size    int64      // sum of their costs
-	feeds   map[nodeID]*feed
-	names   map[string]bool // that anybody bore in this launch
-	seq     uint64          // of the newest event
-	latest  int64           // hybrid logical clock, µs since 1970
-	horizon int64           // time of the newest event dropped for keep
-	cursors []*cursor
-	printer *cursor       // the one that the queue is for
-	queue   []batch       // what the printer prints before it goes on
-	held    bool          // the printer waits for release
-	heard   uint64        // posts of our own up to this number are where they must be
-	room    chan struct{} // closed when a cursor moves or a bound changes; nil when nobody waits
+	mu        sync.Mutex // guards all below
+	log       []*event   // in order of arrival
+	size      int64      // sum of their costs
+	feeds     map[nodeID]*feed
+	names     map[string]bool // that anybody bore in this launch
+	seq       uint64          // of the newest event
+	latest    int64           // hybrid logical clock, µs since 1970
+	horizon   int64           // time of the newest event dropped for keep
+	cursors   []*cursor
+	printer   *cursor       // the one that the queue is for
+	queue     []batch       // what the printer prints before it goes on
+	held      bool          // the printer waits for release
+	delivered uint64        // posts of our own up to this number are where they must be
+	room      chan struct{} // closed when a cursor moves or a bound changes; nil when nobody waits
 }
 
 func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
@@ -409,7 +409,7 @@ func (h *history) dropOldestLocked() {
 			break
 		}
 		f := e.feed
-		if e.seq > passed || f.id == h.self && f.last-uint64(len(f.posts)) >= h.heard {
+		if e.seq > passed || f.id == h.self && f.last-uint64(len(f.posts)) >= h.delivered {
 			continue
 		}
 		h.horizon = max(h.horizon, min(e.time, h.clock().Add(clockLimit).UnixMicro())) // whose clock is ahead shuts nobody out
@@ -432,10 +432,10 @@ func (h *history) dropOldestLocked() {
 // added, or ctx ends.
 func (h *history) waitRoom(ctx context.Context) { h.await(ctx, h.passedLocked) }
 
-// waitHeard does so too, and waits until so much of what we said is heard
+// waitDelivered does so too, and waits until so much of what we said is delivered
 // that we may say more.
-func (h *history) waitHeard(ctx context.Context) {
-	h.await(ctx, func() bool { return h.passedLocked() && h.heardLocked() })
+func (h *history) waitDelivered(ctx context.Context) {
+	h.await(ctx, func() bool { return h.passedLocked() && h.deliveredLocked() })
 }
 
 func (h *history) await(ctx context.Context, ready func() bool) {
@@ -469,9 +469,9 @@ func (h *history) passedLocked() bool {
 	return true
 }
 
-// heardLocked says whether at most half of keep are posts of ours that
-// setHeard has not named.
-func (h *history) heardLocked() bool { return atMost(h.ownAboveLocked(h.heard), h.keep/2) }
+// deliveredLocked says whether at most half of keep are posts of ours that
+// setDelivered has not named.
+func (h *history) deliveredLocked() bool { return atMost(h.ownAboveLocked(h.delivered), h.keep/2) }
 
 func atMost(events []*event, size int64) bool {
 	for i := len(events) - 1; i >= 0 && size >= 0; i-- {
@@ -513,11 +513,11 @@ func (h *history) ownAboveLocked(number uint64) []*event {
 	return f.posts[uint64(len(f.posts))-n:]
 }
 
-// setHeard allows own posts up to this number to be dropped.
-func (h *history) setHeard(number uint64) {
+// setDelivered allows own posts up to this number to be dropped.
+func (h *history) setDelivered(number uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.heard = number
+	h.delivered = number
 	if h.size > h.keep {
 		h.dropOldestLocked()
 	}

@@ -476,10 +476,10 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	if got := h.span(h.self); got.first != 1 || got.last != 200 {
 		t.Errorf("holds %+v though nobody heard anything", got)
 	}
-	if h.heardLocked() {
+	if h.deliveredLocked() {
 		t.Error("more may be said though nobody heard anything")
 	}
-	h.setHeard(150)
+	h.setDelivered(150)
 	if got := h.span(h.self); got.first != 151 || h.size > 50*2000 {
 		t.Errorf("holds %+v, %d bytes, though 150 posts were heard", got, h.size)
 	}
@@ -487,7 +487,7 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownAboveLocked(0)) != 60 {
 		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownAboveLocked(0)))
 	}
-	if h.setHeard(190); !h.heardLocked() {
+	if h.setDelivered(190); !h.deliveredLocked() {
 		t.Error("no more may be said though all but 20 posts were heard")
 	}
 	if n := len(h.ownAboveLocked(205)); n != 5 {

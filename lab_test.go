@@ -923,6 +923,9 @@ func TestLabNetworkWithoutBroadcastStays(t *testing.T) {
 	ann, bob := a.node("Ann"), b.node("Bob", "-peer", "10.9.0.2")
 	ann.sees(slack(2*time.Second), ` \* Bob@10.9.0.3 joined$`)
 	bob.sees(slack(2*time.Second), ` \* Ann@10.9.0.2 joined$`)
+	if !strings.Contains(ann.err.String(), "Ann at 10.9.0.2:7700 ") {
+		t.Errorf("Ann says that she is elsewhere: %s", ann.err)
+	}
 	ann.say("/members")
 	time.Sleep(5 * time.Second) // two beacons, had there been an address for them
 	ann.say("/members")

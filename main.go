@@ -465,17 +465,17 @@ func (a *app) serve(interrupted context.Context) int {
 		}
 	case <-ended:
 		if a.input == fromPipe {
-			return a.heardStatus(interrupted)
+			return a.deliveredStatus(interrupted)
 		}
 	}
 	return 0
 }
 
-// heardStatus waits until what was piped in has been heard, and says what was not.
-func (a *app) heardStatus(interrupted context.Context) int {
+// deliveredStatus waits until what was piped in has been heard, and says what was not.
+func (a *app) deliveredStatus(interrupted context.Context) int {
 	status := 0
 	if waiting, _ := a.n.directs(); a.said > 0 || waiting > 0 {
-		best, behind := a.n.waitHeard(interrupted)
+		best, behind := a.n.waitDelivered(interrupted)
 		if lines := a.h.linesAbove(best); lines > 0 {
 			status = a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
 		} else if len(behind) > 0 {
@@ -589,7 +589,7 @@ func (a *app) read(ctx context.Context) {
 	post := func() {
 		if len(text) > 0 {
 			if a.input == fromPipe {
-				a.h.waitHeard(ctx)
+				a.h.waitDelivered(ctx)
 			}
 			a.said += bytes.Count(text, []byte{'\n'})
 			a.n.say(kindLines, text[:len(text)-1])

@@ -931,7 +931,7 @@ func (n *node) tick() {
 	if len(n.conns) > 0 {
 		n.metAt = now
 	}
-	n.history.setHeard(n.heardLocked(now))
+	n.history.setDelivered(n.deliveredLocked(now))
 	n.changedLocked()
 }
 
@@ -1379,7 +1379,7 @@ func (n *node) compareLocked(c *conn, author nodeID, s span) {
 		if s.last > c.acked {
 			c.acked, c.ackedAt = s.last, time.Now()
 			n.bestAck = max(n.bestAck, s.last)
-			n.history.setHeard(n.heardLocked(c.ackedAt))
+			n.history.setDelivered(n.deliveredLocked(c.ackedAt))
 			n.changedLocked()
 		}
 		return
@@ -1829,10 +1829,10 @@ func (n *node) size() (connected, heardOf int) {
 
 // ---- waiting to be heard
 
-// heardLocked returns the number of our newest post that every peer has, not
+// deliveredLocked returns the number of our newest post that every peer has, not
 // counting what was said before a peer came, nor peers that acknowledge
 // nothing. With nobody connected for patience, nobody is waited for.
-func (n *node) heardLocked(now time.Time) uint64 {
+func (n *node) deliveredLocked(now time.Time) uint64 {
 	if len(n.conns) == 0 && now.Sub(n.metAt) < n.patience {
 		return n.bestAck
 	}
@@ -1845,11 +1845,11 @@ func (n *node) heardLocked(now time.Time) uint64 {
 	return heard
 }
 
-// waitHeard returns when every connected node, and as far as half a second
+// waitDelivered returns when every connected node, and as far as half a second
 // allows every node that is about to connect, has all that we said; or when
 // nobody has acknowledged anything for patience. It returns the number of
 // our newest post that anybody has, and the names of those who lag behind.
-func (n *node) waitHeard(ctx context.Context) (best uint64, behind []string) {
+func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal := n.history.about(n.id).last

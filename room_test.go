@@ -738,7 +738,7 @@ func TestBlockedPrinterLosesNothing(t *testing.T) {
 		go func() {
 			defer close(done)
 			for i := range 3000 {
-				a.h().waitHeard(ctx)
+				a.h().waitDelivered(ctx)
 				a.says("%d %s", i, line)
 			}
 		}()
