@@ -12,8 +12,10 @@ package main
 // each feed that is subscribed, send the posts from the next one up to what
 // the history holds. Nothing is queued for a peer; a slow one is a number that
 // lags. A node is subscribed to its peers' own feeds by being connected; what
-// else it lacks it asks for by WANT, at one peer that has it. So live chat,
-// relaying, the newcomer's history and healing after a cut are one rule.
+// else it lacks it asks for by WANT, at one peer that has it: lacking is what
+// is to be asked for, sources are whom we asked, wants the words still to be
+// sent to one, and subs what a peer asked of us. So live chat, relaying, the
+// newcomer's history and healing after a cut are one rule.
 //
 // One goroutine reads a connection and one writes it. The reader changes the
 // state of the node and wakes writers; a writer turns state into frames. A
@@ -136,7 +138,10 @@ type node struct {
 }
 
 // A contact is what we know of another node, connected or not; or an address
-// that the user named, and whoever is there.
+// that the user named, and whoever is there. A connection that breaks is owed
+// until it is there again, or can't be dialed: then its node is lost. One that
+// rests (asleep) is owed when there is something to say. Where a connected
+// node is suspect, one is dialed that may replace the connection.
 type contact struct {
 	id       nodeID         // zero: nobody was found at the address yet
 	named    bool           // the user named the address
