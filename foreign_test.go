@@ -452,12 +452,13 @@ func foreignVisit(t *testing.T, c *foreignConn, ann *proc) {
 	taken := []byte{0, 0, 0, 0, 0, 0, 0, 1}
 	c.wants("that it has arrived", foreignTAKEN, func(body []byte) bool { return bytes.Equal(body[:8], taken) })
 	ann.sees(foreignPatience, ` `+me+` -> me: just for you$`)
-	ann.say("@"+self.name+" thanks", "to everybody")
+	ann.say("@" + self.name + " thanks")
 	c.wants("the answer", foreignDIRECT, func(body []byte) bool {
 		c.sends(foreignTAKEN, body[:8])
 		return string(body[16:]) == "thanks"
 	})
 	ann.sees(foreignPatience, ` Ann \(me\) -> `+me+`: thanks$`)
+	ann.say("to everybody")
 	c.wantPost("what Ann says", func(author foreignID, p foreignPost) bool {
 		return author == c.peer && p.name == "Ann" && p.kind == foreignLines && p.text == "to everybody"
 	})

@@ -1537,10 +1537,26 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 			break
 		}
 	}
+	if own := subs[c.n.id]; own != nil && own.next > 1 { // nobody hears from us before we joined
+		b = c.appendDirects(b)
+	}
 	if bye == byeLeaving && ready && len(b) == 0 {
 		return appendBye(b, bye), bye
 	}
 	return b, 0
+}
+
+// appendDirects appends the direct messages that were not sent on c yet.
+func (c *conn) appendDirects(b []byte) []byte {
+	c.n.mu.Lock()
+	defer c.n.mu.Unlock()
+	for _, o := range c.n.contactLocked(c.peer).outbox {
+		if o.on != c {
+			o.on = c
+			b = appendDirect(b, o.direct)
+		}
+	}
+	return b
 }
 
 // heartbeatFrame is an empty HAVE.
@@ -1572,14 +1588,6 @@ func (c *conn) controlLocked(b []byte) []byte {
 	if c.taken > 0 {
 		b = appendTaken(b, c.taken)
 		c.taken = 0
-	}
-	if ct := n.contacts[c.peer]; ct != nil {
-		for _, o := range ct.outbox {
-			if o.on != c {
-				o.on = c
-				b = appendDirect(b, o.direct)
-			}
-		}
 	}
 	if c.beat && len(b) == 0 {
 		b = append(b, heartbeatFrame...)

@@ -999,6 +999,28 @@ func TestNamesakesAreToldApartByAddress(t *testing.T) {
 	}
 }
 
+func TestDirectMessageComesAfterTheJoin(t *testing.T) {
+	t.Parallel()
+	room := freePort(t)
+	tim := chat(t, room, []string{"Tim"})
+	for i := range 5 {
+		ends(chat(t, room, []string{fmt.Sprint("Bot", i)}, withInput(strings.NewReader("@Tim psst\n"))), patience, 0)
+		who := at(fmt.Sprint("Bot", i))
+		tim.sees(patience, who+` -> me: psst$`)
+		joined, said := -1, -1
+		for k, line := range tim.out.lines() {
+			if regexp.MustCompile(who + ` joined$`).MatchString(line) {
+				joined = k
+			} else if regexp.MustCompile(who + ` -> me: psst$`).MatchString(line) {
+				said = k
+			}
+		}
+		if joined < 0 || said < joined {
+			t.Errorf("the join of Bot%d is line %d, what it said line %d", i, joined, said)
+		}
+	}
+}
+
 func TestSenderIsToldThatReceiverIsGone(t *testing.T) {
 	t.Parallel()
 	ps := company(t, freePort(t), "Alex", "Stopped", "Killed")
