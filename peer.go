@@ -10,8 +10,8 @@ package main
 //
 // A connection carries subscriptions to feeds. Its writer has one rule: for
 // each feed that is subscribed, send the posts from the next one up to what
-// the history holds. Nothing is queued for a peer; a slow one is a number that
-// lags. A node is subscribed to its peers' own feeds by being connected; what
+// the history holds. Nothing but direct messages is queued for a peer; a slow
+// one is a number that lags. A node is subscribed to its peers' own feeds by being connected; what
 // else it lacks it asks for by WANT, at one peer that has it: lacking is what
 // is to be asked for, sources are whom we asked, wants the words still to be
 // sent to one, and subs what a peer asked of us. So live chat, relaying, the
@@ -74,16 +74,16 @@ const (
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
 
-	forgetLost      = time.Hour
-	maxHandshakes   = 256     // under way at once; a handshake takes a few milliseconds
-	maxConns        = 1000    // far above a sensible full mesh
-	maxConnsPerAddr = 300     // one host may be a room of 200
-	dialRate        = 50      // dials per second to unknown nodes
-	maxDials        = 6       // to unknown nodes, under way at once: more would make each slower, not all faster
-	maxDialsPerAddr = 4       // of these to one address, or failed of late
-	maxContacts     = 4096    // nodes that we know of
-	maxTheirs       = 1 << 17 // authors that a peer may announce
-	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
+	forgetLost      = time.Hour // after which a lost node that direct messages never passed with is no longer dialed
+	maxHandshakes   = 256       // under way at once; a handshake takes a few milliseconds
+	maxConns        = 1000      // far above a sensible full mesh
+	maxConnsPerAddr = 300       // one host may be a room of 200
+	dialRate        = 50        // dials per second to unknown nodes
+	maxDials        = 6         // to unknown nodes, under way at once: more would make each slower, not all faster
+	maxDialsPerAddr = 4         // of these to one address, or failed of late
+	maxContacts     = 4096      // nodes that we know of
+	maxTheirs       = 1 << 17   // authors that a peer may announce
+	maxOutbox       = 1 << 20   // bytes of direct messages that wait for one peer
 )
 
 var (
@@ -219,6 +219,7 @@ type conn struct {
 	taken     uint64                    // acknowledge direct messages up to here; 0: nothing to acknowledge
 }
 
+// A sub is how far the peer has what it asked for. The writer alone changes it.
 type sub struct {
 	next  uint64 // number of the post to send next
 	notes uint64 // seq of the last sighting sent
@@ -284,15 +285,12 @@ func (n *node) leave() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.leaving = true
-	for n.owedLocked() != nil && ctx.Err() == nil {
-		n.waitLocked(ctx)
-	}
 	for _, c := range n.conns {
 		c.bye = byeLeaving
 		wake(c.wake)
 	}
-	for len(n.conns)+len(n.hands) > 0 && ctx.Err() == nil {
-		n.waitLocked(ctx)
+	for len(n.conns)+len(n.hands)+len(n.owedLocked()) > 0 && ctx.Err() == nil {
+		n.waitLocked(ctx) // whoever connects meanwhile hears it too
 	}
 }
 
