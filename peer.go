@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/big"
 	"net"
 	"net/netip"
@@ -165,6 +166,7 @@ type contact struct {
 
 type outgoing struct {
 	direct
+	after    uint64 // number of our last post before it
 	deadline time.Time
 	on       *conn // where it was sent last
 }
@@ -1531,12 +1533,13 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		return appendBye(b, bye), bye
 	}
 	for author, s := range subs {
-		if b = c.appendPosts(b, author, s); len(b) > maxRun {
+		upTo := uint64(math.MaxUint64)
+		if author == c.n.id {
+			b, upTo = c.appendDirects(b, s.next)
+		}
+		if b = c.appendPosts(b, author, s, upTo); len(b) > maxRun {
 			break
 		}
-	}
-	if own := subs[c.n.id]; own != nil && own.next > 1 { // nobody hears from us before we joined
-		b = c.appendDirects(b)
 	}
 	if bye == byeLeaving && ready && len(b) == 0 {
 		return appendBye(b, bye), bye
@@ -1544,17 +1547,24 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	return b, 0
 }
 
-// appendDirects appends the direct messages that were not sent on c yet.
-func (c *conn) appendDirects(b []byte) []byte {
+// appendDirects appends the direct messages that were not sent on c yet, but
+// only those that were said before our post of the number next. It returns
+// the number of the post on which the first of the others follows: whoever
+// hears both hears them in the order in which they were said.
+func (c *conn) appendDirects(b []byte, next uint64) ([]byte, uint64) {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
 	for _, o := range c.n.contactLocked(c.peer).outbox {
-		if o.on != c {
-			o.on = c
-			b = appendDirect(b, o.direct)
+		if o.on == c {
+			continue
 		}
+		if o.after >= next {
+			return b, o.after
+		}
+		o.on = c
+		b = appendDirect(b, o.direct)
 	}
-	return b
+	return b, math.MaxUint64
 }
 
 // heartbeatFrame is an empty HAVE.
@@ -1641,9 +1651,10 @@ func (c *conn) appendPeersLocked(b []byte) []byte {
 }
 
 // appendPosts appends what the history has of author beyond what was sent,
-// up to maxRun bytes. What its author turns out not to have signed can't be
-// passed on. Only the writer calls it, which has s to itself.
-func (c *conn) appendPosts(b []byte, author nodeID, s *sub) []byte {
+// to the number upTo if there is such a post, and up to maxRun bytes. What its
+// author turns out not to have signed can't be passed on. Only the writer
+// calls it, which has s to itself.
+func (c *conn) appendPosts(b []byte, author nodeID, s *sub, upTo uint64) []byte {
 	n := c.n
 	for _, e := range n.history.sightings(author, s.notes) {
 		p := e.content()
@@ -1653,6 +1664,9 @@ func (c *conn) appendPosts(b []byte, author nodeID, s *sub) []byte {
 	events, first := n.history.posts(author, s.next)
 	if len(events) == 0 {
 		return b
+	}
+	if first <= upTo && upTo-first < uint64(len(events)) {
+		events = events[:upTo-first+1]
 	}
 	last := events[len(events)-1]
 	signed := n.history.prove(last)
@@ -1716,6 +1730,7 @@ func (n *node) sendDirect(to member, text []byte) error {
 	text = slices.Clone(text)
 	ct.outbox = append(ct.outbox, &outgoing{
 		direct:   direct{ct.directOut, n.history.clock().UnixMicro(), text},
+		after:    n.history.about(n.id).last,
 		deadline: time.Now().Add(directPatience),
 	})
 	n.history.note(to.id, post{kind: kindDirectTo, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})

@@ -1021,6 +1021,29 @@ func TestDirectMessageComesAfterTheJoin(t *testing.T) {
 	}
 }
 
+func TestDirectMessagesKeepTheirPlaceAmongMessages(t *testing.T) {
+	t.Parallel()
+	room := freePort(t)
+	tim := company(t, room, "Tim", "Ann")[0] // he has met somebody, so all that comes is live
+	var script strings.Builder
+	var want []string
+	for i := range 200 {
+		fmt.Fprintf(&script, "to all %d\n@Tim to one %d\n", i, i)
+		want = append(want, fmt.Sprint("to all ", i), fmt.Sprint("to one ", i))
+	}
+	ends(chat(t, room, []string{"Bot"}, withInput(strings.NewReader(script.String()))), patience, 0)
+	tim.sees(patience, at("Bot")+` left$`)
+	var got []string
+	for _, line := range tim.out.lines() {
+		if _, text, ok := strings.Cut(line, ": to "); ok {
+			got = append(got, "to "+text)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("what was said arrived in another order: %q", got)
+	}
+}
+
 func TestSenderIsToldThatReceiverIsGone(t *testing.T) {
 	t.Parallel()
 	ps := company(t, freePort(t), "Alex", "Stopped", "Killed")
