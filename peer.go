@@ -219,12 +219,15 @@ type conn struct {
 	wants     map[nodeID]uint64         // what to ask for
 	subs      map[nodeID]*sub           // what to send
 	taken     uint64                    // acknowledge direct messages up to here; 0: nothing to acknowledge
+
+	due []*sub // the writer's own: what it is about to send
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
 type sub struct {
-	next  uint64 // number of the post to send next
-	notes uint64 // seq of the last sighting sent
+	author nodeID
+	next   uint64 // number of the post to send next
+	notes  uint64 // seq of the last sighting sent
 }
 
 // newNode returns a node that has posted its join into h and waits to be run.
@@ -1404,7 +1407,7 @@ func (n *node) compareLocked(c *conn, author nodeID, s span) {
 func (c *conn) completeLocked() {
 	n := c.n
 	c.complete = true
-	c.subs[n.id] = &sub{next: c.theirs[n.id].last + 1}
+	c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
 	wake(c.wake)
 	if s := n.sources[c.peer]; s != nil && c.theirs[c.peer].first <= n.history.about(c.peer).last+1 {
 		s.from.wants[c.peer] = 0 // from here on the author itself sends
@@ -1429,7 +1432,7 @@ func (c *conn) handleWant(body []byte) error {
 	defer n.mu.Unlock()
 	err := parseWant(body, func(author nodeID, from uint64) {
 		if delete(c.subs, author); from > 0 && len(c.subs) < maxTheirs {
-			c.subs[author] = &sub{next: from}
+			c.subs[author] = &sub{author: author, next: from}
 		}
 	})
 	wake(c.wake)
@@ -1527,17 +1530,17 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	c.n.mu.Lock()
 	b = c.controlLocked(b)
 	bye, ready := c.bye, c.complete
-	subs := maps.Clone(c.subs)
+	c.due = slices.AppendSeq(c.due[:0], maps.Values(c.subs))
 	c.n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
 		return appendBye(b, bye), bye
 	}
-	for author, s := range subs {
+	for _, s := range c.due {
 		upTo := uint64(math.MaxUint64)
-		if author == c.n.id {
+		if s.author == c.n.id {
 			b, upTo = c.appendDirects(b, s.next)
 		}
-		if b = c.appendPosts(b, author, s, upTo); len(b) > maxRun {
+		if b = c.appendPosts(b, s, upTo); len(b) > maxRun {
 			break
 		}
 	}
@@ -1650,12 +1653,12 @@ func (c *conn) appendPeersLocked(b []byte) []byte {
 	return endFrame(b, start)
 }
 
-// appendPosts appends what the history has of author beyond what was sent,
+// appendPosts appends what the history has of an author beyond what was sent,
 // to the number upTo if there is such a post, and up to maxRun bytes. What its
 // author turns out not to have signed can't be passed on. Only the writer
 // calls it, which has s to itself.
-func (c *conn) appendPosts(b []byte, author nodeID, s *sub, upTo uint64) []byte {
-	n := c.n
+func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
+	n, author := c.n, s.author
 	for _, e := range n.history.sightings(author, s.notes) {
 		p := e.content()
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
