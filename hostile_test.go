@@ -93,7 +93,7 @@ func (v *visitor) says(frames ...[]byte) { v.tls.Write(slices.Concat(frames...))
 // hears reads until a frame of the type comes.
 func (v *visitor) hears(want byte) error {
 	for {
-		typ, _, _, err := readFrame(v.tls, maxFrame, nil)
+		typ, _, err := readFrame(v.tls, maxFrame)
 		if err != nil || typ == want {
 			return err
 		}
@@ -365,7 +365,7 @@ func replayedBeacons(ctx context.Context, count *atomic.Int64) {
 				c.SetDeadline(time.Now().Add(time.Second))
 				t := tls.Server(c, cfg)
 				t.Handshake()
-				if typ, _, _, err := readFrame(t, maxFrame, nil); err == nil {
+				if typ, _, err := readFrame(t, maxFrame); err == nil {
 					fmt.Printf("fooled somebody: a frame of type %d came\n", typ)
 				}
 				c.Close()
@@ -746,7 +746,7 @@ func TestNobodyPassesForAnother(t *testing.T) {
 				state := c.ConnectionState()
 				exporter := noError(state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32))
 				c.Write(appendProof(nil, l.key.proofOf("d", exporter, idOf(vic), ann.id)))
-				if typ, _, _, err := readFrame(c, maxFrame, nil); err == nil {
+				if typ, _, err := readFrame(c, maxFrame); err == nil {
 					t.Errorf("Ann answers with a frame of type %d", typ)
 				}
 			}
@@ -1089,7 +1089,7 @@ func (l *lab) lie(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Durati
 		defer near.Close()
 		defer close(x.ended)
 		for {
-			typ, body, _, err := readFrame(v.tls, maxFrame, nil)
+			typ, body, err := readFrame(v.tls, maxFrame)
 			if err != nil || typ == frameBye {
 				return
 			}

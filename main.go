@@ -608,7 +608,7 @@ func (a *app) read(ctx context.Context) {
 			now := time.Now()
 			gap, last = now.Sub(last), now
 		}
-		switch message, ok := a.message(line, length); {
+		switch message, ok := a.message(line); {
 		case ok:
 			if len(text)+len(message) > maxLine {
 				post()
@@ -695,7 +695,7 @@ func columns(line []byte) int {
 }
 
 // message returns what line says to everybody, if it is such a line.
-func (a *app) message(line []byte, length int) ([]byte, bool) {
+func (a *app) message(line []byte) ([]byte, bool) {
 	switch {
 	case len(line) == 0:
 		return nil, false

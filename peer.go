@@ -207,7 +207,6 @@ type conn struct {
 	complete  bool                      // its whole vector is in
 	gapped    bool                      // of the peer's own posts we lack some before those that it sends
 	chatAt    time.Time                 // when it last carried chat
-	acked     uint64                    // our posts that it has
 	ackedAt   time.Time                 // when it last acknowledged, or began to lag
 	suspect   bool                      // silent: a fresh connection may replace it
 	bye       byte                      // why we are about to end it; 0: we aren't
@@ -470,7 +469,7 @@ func (n *node) prove(t *tls.Conn, dialed bool, peer nodeID, exporter []byte) (sa
 		}
 		say = nil
 	}
-	typ, mac, _, err := readFrame(t, maxStranger, nil)
+	typ, mac, err := readFrame(t, maxStranger)
 	if err != nil {
 		return nil, fmt.Errorf("proof: %w", err)
 	}
@@ -493,7 +492,7 @@ func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID, say []byte) (*conn, e
 	if _, err := t.Write(say); err != nil {
 		return nil, err
 	}
-	typ, body, _, err := readFrame(t, maxStranger, nil)
+	typ, body, err := readFrame(t, maxStranger)
 	if err == nil && typ == frameBye {
 		if why, _ := parseBye(body); why == byeDuplicate {
 			return nil, errDuplicate
@@ -618,8 +617,7 @@ func (n *node) changedLocked() {
 
 // warnOnceLocked warns the user, but not twice of the same.
 func (n *node) warnOnceLocked(what, format string, args ...any) {
-	if !n.warned[what] && len(n.warned) < maxContacts {
-		n.warned[what] = true
+	if first(n.warned, what) {
 		n.warn(format, args...)
 	}
 }
@@ -627,14 +625,19 @@ func (n *node) warnOnceLocked(what, format string, args ...any) {
 // logOnce logs an offence, but not twice a minute.
 func (n *node) logOnce(what, format string, args ...any) {
 	n.mu.Lock()
-	first := !n.logged[what] && len(n.logged) < maxContacts
-	if first {
-		n.logged[what] = true
-	}
-	n.mu.Unlock()
-	if first {
+	defer n.mu.Unlock()
+	if first(n.logged, what) {
 		n.logf(format, args...)
 	}
+}
+
+// first says whether seen, which stays bounded, takes what for the first time.
+func first(seen map[string]bool, what string) bool {
+	if seen[what] || len(seen) >= maxContacts {
+		return false
+	}
+	seen[what] = true
+	return true
 }
 
 // detachLocked takes c out of everything that is sent or asked for.
@@ -667,7 +670,7 @@ func (n *node) unregister(c *conn, err error) {
 		ct := n.contactLocked(c.peer)
 		ct.asleep = time.Now()
 		ct.retryLocked()
-		if c.acked < n.history.about(n.id).last || len(ct.outbox) > 0 {
+		if c.acked() < n.history.about(n.id).last || len(ct.outbox) > 0 {
 			n.rouseLocked(ct) // it crossed what we had to say
 		}
 		return
@@ -986,6 +989,9 @@ func (n *node) forgetLocked(now time.Time) {
 	}
 }
 
+// acked returns the number of our newest post that the peer has.
+func (c *conn) acked() uint64 { return c.theirs[c.n.id].last }
+
 // tickLocked sends a heartbeat where nothing else was sent, and judges a
 // silent peer.
 func (c *conn) tickLocked(now time.Time, awake bool) {
@@ -1007,10 +1013,10 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 		c.raw.excuse()
 		return
 	}
-	if c.acked >= n.history.about(n.id).last {
+	if c.acked() >= n.history.about(n.id).last {
 		c.ackedAt = now
 	}
-	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && c.acked >= n.history.about(n.id).last && n.isListedLocked(c.peer) {
+	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && c.acked() >= n.history.about(n.id).last && n.isListedLocked(c.peer) {
 		c.endLocked(byeIdle)
 		return
 	}
@@ -1226,15 +1232,10 @@ func (n *node) hereLocked(id nodeID) bool {
 // ---- reading
 
 func (c *conn) readLoop() error {
-	var scratch []byte
 	for {
-		typ, body, next, err := readFrame(c.tls, maxFrame, scratch)
+		typ, body, err := readFrame(c.tls, maxFrame)
 		if err != nil {
 			return err
-		}
-		scratch = next
-		if cap(scratch) > maxLine {
-			scratch = nil
 		}
 		if err := c.handle(typ, body); err != nil {
 			c.n.mu.Lock()
@@ -1368,8 +1369,7 @@ func (c *conn) handleHave(body []byte) error {
 	defer n.mu.Unlock()
 	flags, err := parseHave(body, func(author nodeID, s span) {
 		if _, known := c.theirs[author]; known || author == n.id || len(c.theirs) < maxTheirs {
-			c.theirs[author] = s
-			n.compareLocked(c, author, s)
+			n.hasLocked(c, author, s)
 		}
 	})
 	if err != nil {
@@ -1381,11 +1381,13 @@ func (c *conn) handleHave(body []byte) error {
 	return nil
 }
 
-// compareLocked sees what it means that the peer of c has s of author.
-func (n *node) compareLocked(c *conn, author nodeID, s span) {
+// hasLocked notes that the peer of c has s of author, and sees what that means.
+func (n *node) hasLocked(c *conn, author nodeID, s span) {
+	had := c.theirs[author]
+	c.theirs[author] = s
 	if author == n.id {
-		if s.last > c.acked {
-			c.acked, c.ackedAt = s.last, time.Now()
+		if s.last > had.last {
+			c.ackedAt = time.Now()
 			n.bestAck = max(n.bestAck, s.last)
 			n.history.setDelivered(n.deliveredLocked(c.ackedAt))
 			n.changedLocked()
@@ -1489,7 +1491,7 @@ func (c *conn) handleDirect(body []byte) error {
 	wake(c.wake)
 	n.mu.Unlock()
 	if fresh {
-		n.history.note(c.peer, post{kind: kindDirectFrom, addr: c.addr, text: slices.Clone(x.text)})
+		n.history.note(c.peer, post{kind: kindDirectFrom, addr: c.addr, text: x.text})
 	}
 	return nil
 }
@@ -1868,7 +1870,7 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 	heard := n.history.about(n.id).last
 	for _, c := range n.conns {
 		if now.Sub(c.ackedAt) < unresponsive {
-			heard = min(heard, max(c.acked, c.base))
+			heard = min(heard, max(c.acked(), c.base))
 		}
 	}
 	return heard
@@ -1889,8 +1891,8 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 		acked, waiting := 0, 0
 		behind = behind[:0]
 		for _, c := range n.conns {
-			acked += int(c.acked)
-			if c.acked < goal {
+			acked += int(c.acked())
+			if c.acked() < goal {
 				behind = append(behind, n.label(c.peer))
 			}
 		}
@@ -1948,38 +1950,39 @@ func (n *node) expectingLocked(now time.Time) bool {
 // a slow link is not taken for a dead one.
 type meter struct {
 	net.Conn
-	start  time.Time
-	read   atomic.Int64 // when a Read last began or brought something, ns since start
-	wrote  atomic.Int64
-	inRead atomic.Bool
+	start   time.Time
+	reading atomic.Int64 // since when a Read waits, ns since start; 0: none does
+	wrote   atomic.Int64 // when a Write last ended
 }
 
+func (m *meter) now() int64 { return int64(time.Since(m.start)) + 1 }
+
 func (m *meter) Read(b []byte) (int, error) {
-	m.read.Store(int64(time.Since(m.start)))
-	m.inRead.Store(true)
-	n, err := m.Conn.Read(b)
-	m.inRead.Store(false)
-	return n, err
+	m.reading.Store(m.now())
+	defer m.reading.Store(0)
+	return m.Conn.Read(b)
 }
 
 func (m *meter) Write(b []byte) (int, error) {
 	n, err := m.Conn.Write(b)
-	m.wrote.Store(int64(time.Since(m.start)))
+	m.wrote.Store(m.now())
 	return n, err
 }
 
 // sinceRead says for how long a Read has waited in vain. While we don't read,
 // nobody can be called silent.
 func (m *meter) sinceRead() time.Duration {
-	if !m.inRead.Load() {
-		return 0
+	if began := m.reading.Load(); began > 0 {
+		return time.Duration(m.now() - began)
 	}
-	return time.Since(m.start) - time.Duration(m.read.Load())
+	return 0
 }
 
-func (m *meter) sinceWrite() time.Duration {
-	return time.Since(m.start) - time.Duration(m.wrote.Load())
-}
+func (m *meter) sinceWrite() time.Duration { return time.Duration(m.now() - m.wrote.Load()) }
 
 // excuse forgives the peer its silence so far.
-func (m *meter) excuse() { m.read.Store(int64(time.Since(m.start))) }
+func (m *meter) excuse() {
+	if began := m.reading.Load(); began > 0 {
+		m.reading.CompareAndSwap(began, m.now()) // or that Read has just ended
+	}
+}

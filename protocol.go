@@ -324,29 +324,20 @@ func endFrame(b []byte, start int) []byte {
 	return b
 }
 
-// readFrame reads one frame of at most limit bytes. A POSTS body is memory of
-// its own, since its posts are kept; any other lies in scratch, which is
-// returned for the next call, grown if need be.
-func readFrame(r io.Reader, limit int, scratch []byte) (typ byte, body, next []byte, err error) {
+// readFrame reads one frame of at most limit bytes. Its body is memory of its
+// own: the history keeps the posts that lie in it.
+func readFrame(r io.Reader, limit int) (typ byte, body []byte, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, nil, scratch, err
+		return 0, nil, err
 	}
 	n := int(binary.BigEndian.Uint32(head[:])) - 1
 	if n < 0 || n >= limit {
-		return 0, nil, scratch, fmt.Errorf("frame of %d bytes, limit %d", n+1, limit)
+		return 0, nil, fmt.Errorf("frame of %d bytes, limit %d", n+1, limit)
 	}
-	typ = head[4]
-	if typ == framePosts {
-		body = make([]byte, n)
-	} else {
-		if cap(scratch) < n {
-			scratch = make([]byte, n)
-		}
-		body = scratch[:n]
-	}
+	body = make([]byte, n)
 	_, err = io.ReadFull(r, body)
-	return typ, body, scratch, err
+	return head[4], body, err
 }
 
 func appendProof(b, mac []byte) []byte {
@@ -413,11 +404,9 @@ func appendWantEntry(b []byte, author nodeID, from uint64) []byte {
 func parseWant(body []byte, each func(author nodeID, from uint64)) error {
 	f := fields{b: body}
 	for len(f.b) > 0 {
-		id, from := f.id(), f.uint(8)
-		if f.short {
-			break
+		if id, from := f.id(), f.uint(8); !f.short {
+			each(id, from)
 		}
-		each(id, from)
 	}
 	return f.err("want")
 }
@@ -486,11 +475,9 @@ func appendPeersEntry(b []byte, node nodeID, addr netip.AddrPort) []byte {
 func parsePeers(body []byte, each func(nodeID, netip.AddrPort)) error {
 	f := fields{b: body}
 	for len(f.b) > 0 {
-		id, addr := f.id(), f.addr()
-		if f.short {
-			break
+		if id, addr := f.id(), f.addr(); !f.short {
+			each(id, addr)
 		}
-		each(id, addr)
 	}
 	return f.err("peers")
 }

@@ -257,7 +257,7 @@ func TestFramesAreLaidOutAsTheTableSays(t *testing.T) {
 		if !bytes.Equal(c.encoded, want) {
 			t.Errorf("%s: encoded as\n%x, want\n%x", c.name, c.encoded, want)
 		}
-		typ, body, _, err := readFrame(bytes.NewReader(want), maxFrame, nil)
+		typ, body, err := readFrame(bytes.NewReader(want), maxFrame)
 		if err != nil || typ != want[4] {
 			t.Errorf("%s: read as type %d, %v", c.name, typ, err)
 		}
@@ -355,31 +355,17 @@ func TestOversizedFrameIsRefusedBeforeMemoryIsTaken(t *testing.T) {
 		for _, typ := range []byte{frameHave, framePosts, 200} {
 			head := append(binary.BigEndian.AppendUint32(nil, c.length), typ)
 			r := io.MultiReader(bytes.NewReader(head), bytes.NewReader(make([]byte, maxFrame)))
-			_, body, scratch, err := readFrame(r, c.limit, nil)
+			_, body, err := readFrame(r, c.limit)
 			if (err == nil) != c.good {
 				t.Errorf("frame of type %d, %d bytes, limit %d: %v", typ, c.length, c.limit, err)
 			}
-			if !c.good && (cap(body) > 0 || cap(scratch) > 0) {
-				t.Errorf("frame of type %d, %d bytes, limit %d: took %d bytes of memory", typ, c.length, c.limit, cap(body)+cap(scratch))
+			if !c.good && cap(body) > 0 {
+				t.Errorf("frame of type %d, %d bytes, limit %d: took %d bytes of memory", typ, c.length, c.limit, cap(body))
 			}
 			if c.good && len(body) != int(c.length)-1 {
 				t.Errorf("frame of type %d, %d bytes: body of %d", typ, c.length, len(body))
 			}
 		}
-	}
-}
-
-func TestPostsOutliveTheFramesThatFollow(t *testing.T) {
-	s := newScribe(1, "Tim")
-	stream := slices.Concat(framed(framePosts, runOf(s.id, s.chat(2))), framed(frameDirect, make([]byte, 400)))
-	r := bytes.NewReader(stream)
-	_, body, scratch, err := readFrame(r, maxFrame, make([]byte, 4096))
-	must(t, err)
-	before := bytes.Clone(body)
-	_, _, _, err = readFrame(r, maxFrame, scratch)
-	must(t, err)
-	if !bytes.Equal(body, before) {
-		t.Error("the body of POSTS was written over by the next frame")
 	}
 }
 
@@ -426,7 +412,7 @@ func TestLargestPostFitsIntoAFrameAndARecord(t *testing.T) {
 	s.addr = netip.MustParseAddrPort("[2001:db8::1]:65535")
 	p := s.writes(kindLines, scribeTime, strings.Repeat("\uFFFD", maxLine))
 	frame := framed(framePosts, runOf(s.id, []post{p}))
-	_, body, _, err := readFrame(bytes.NewReader(frame), maxFrame, nil)
+	_, body, err := readFrame(bytes.NewReader(frame), maxFrame)
 	must(t, err)
 	_, _, err = parseRun(body)
 	must(t, err)
@@ -679,7 +665,7 @@ func (s *stranger) says(b []byte) { s.tls.Write(b) }
 
 func (s *stranger) hears(t testing.TB, want byte) {
 	t.Helper()
-	if typ, _, _, err := readFrame(s.tls, maxFrame, nil); err != nil || typ != want {
+	if typ, _, err := readFrame(s.tls, maxFrame); err != nil || typ != want {
 		t.Fatalf("the handshake brings a frame of type %d, %v; want type %d", typ, err, want)
 	}
 }
@@ -699,7 +685,7 @@ func (s *stranger) isCutOff() bool {
 func malformed(stream []byte) bool {
 	r := bytes.NewReader(stream)
 	for {
-		typ, body, _, err := readFrame(r, maxFrame, nil)
+		typ, body, err := readFrame(r, maxFrame)
 		if err != nil {
 			return err != io.EOF && err != io.ErrUnexpectedEOF
 		}
@@ -864,17 +850,15 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{0, 0x10, 0, 1, 3})
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		r := bytes.NewReader(stream)
-		var scratch []byte
 		for {
 			at := len(stream) - r.Len()
-			typ, body, next, err := readFrame(r, maxFrame, scratch)
-			if cap(next) > maxFrame || len(body) > maxFrame {
-				t.Fatalf("took %d bytes of memory for a frame", cap(next))
+			typ, body, err := readFrame(r, maxFrame)
+			if cap(body) > maxFrame {
+				t.Fatalf("took %d bytes of memory for a frame", cap(body))
 			}
 			if err != nil {
 				return
 			}
-			scratch = next
 			if end := len(stream) - r.Len(); !bytes.Equal(framed(typ, body), stream[at:end]) {
 				t.Fatalf("frame of type %d, body %x, was read from %x", typ, body, stream[at:end])
 			}
@@ -1214,7 +1198,7 @@ func FuzzLine(f *testing.F) {
 // checkTyped tells of a line that does nothing, or more than one thing.
 func checkTyped(t *testing.T, a *app, line []byte, length int) {
 	typed := string(line)
-	text, ok := a.message(line, length)
+	text, ok := a.message(line)
 	if want, said := saysToAll(typed, a.cfg.verbatim); ok != said || ok && string(text) != want {
 		t.Fatalf("%.100q (verbatim: %v) says %.100q, %v; want %.100q, %v", typed, a.cfg.verbatim, text, ok, want, said)
 	}
