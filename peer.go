@@ -189,17 +189,19 @@ type gather struct {
 	done   bool
 }
 
-// A conn is a registered connection with one peer.
+// A conn is a connection with one peer: first in its handshake, then
+// registered.
 type conn struct {
-	n     *node // immutable, like all up to the next empty line
-	peer  nodeID
-	raw   *meter
-	tls   *tls.Conn
-	addr  netip.AddrPort // where the peer listens, as we see it
-	since time.Time
-	epoch uint32
-	wake  chan struct{} // the writer has something to do
-	base  uint64        // number of our last post when it came
+	n      *node // immutable, as all up to the next empty line are once they are set
+	raw    *meter
+	dialed bool // by us
+	tls    *tls.Conn
+	peer   nodeID
+	addr   netip.AddrPort // where the peer listens, as we see it
+	since  time.Time      // it was registered
+	epoch  uint32
+	wake   chan struct{} // the writer has something to do
+	base   uint64        // number of our last post when it came
 
 	// guarded by n.mu
 	theirs    map[nodeID]span           // what the peer has
@@ -355,18 +357,19 @@ func (n *node) pause(d time.Duration) {
 // ---- making a connection
 
 // serve makes a connection of raw, if the other side proves that it belongs
-// here, and reads it to its end. A peer that is not expect, unless that is
-// zero, is turned away.
+// here, and reads it to its end. It returns who is there, as far as that is
+// known. A peer that is not expect, unless that is zero, is turned away.
 func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
+	c := &conn{n: n, raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, wake: make(chan struct{}, 1)}
 	h := n.admit(raw)
-	c, peer, err := n.shake(&meter{Conn: raw, start: time.Now()}, dialed, expect)
+	err := c.shake(expect)
 	n.dismiss(h)
 	if err != nil {
 		raw.Close()
 		if !errors.Is(err, errDuplicate) && n.ctx.Err() == nil {
 			n.logOnce("handshake "+h.addr.String(), "handshake with %v: %v", raw.RemoteAddr(), err)
 		}
-		return peer, err
+		return c.peer, err
 	}
 	ctx, end := context.WithCancel(n.ctx)
 	context.AfterFunc(ctx, func() { raw.Close() })
@@ -376,7 +379,7 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 		end()
 		n.unregister(c, err)
 	})
-	return peer, nil
+	return c.peer, nil
 }
 
 // admit counts raw among the handshakes under way. When there are too many,
@@ -416,60 +419,61 @@ func addrOf(a net.Addr) netip.AddrPort {
 }
 
 // shake does the handshake: TLS, both proofs, HELLO, and registers the
-// connection. It returns the peer's ID as soon as that is proven.
-func (n *node) shake(raw *meter, dialed bool, expect nodeID) (c *conn, peer nodeID, err error) {
+// connection.
+func (c *conn) shake(expect nodeID) error {
+	n := c.n
 	ctx, cancel := context.WithTimeout(n.ctx, handshakeTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
 	defer stop()
 
-	t := tls.Server(raw, n.tls)
-	if dialed {
-		t = tls.Client(raw, n.tls)
+	c.tls = tls.Server(c.raw, n.tls)
+	if c.dialed {
+		c.tls = tls.Client(c.raw, n.tls)
 	}
-	if err := t.Handshake(); err != nil { // ctx closes what is underneath; passed on, it would cost a goroutine
-		return nil, peer, err
+	if err := c.tls.Handshake(); err != nil { // ctx closes what is underneath; passed on, it would cost a goroutine
+		return err
 	}
-	state := t.ConnectionState()
+	state := c.tls.ConnectionState()
 	key, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 	if !ok {
-		return nil, peer, errors.New("its key is not an Ed25519 key")
+		return errors.New("its key is not an Ed25519 key")
 	}
-	id := nodeID(key)
-	if id == n.id {
-		return nil, id, errSelf
+	c.peer = nodeID(key)
+	if c.peer == n.id {
+		return errSelf
 	}
-	if expect != (nodeID{}) && id != expect {
-		return nil, peer, fmt.Errorf("node %v is there, not %v", id, expect)
+	if expect != (nodeID{}) && c.peer != expect {
+		return fmt.Errorf("node %v is there, not %v", c.peer, expect)
 	}
 	exporter, err := state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32)
 	if err != nil {
-		return nil, peer, err
+		return err
 	}
-	say, err := n.prove(t, dialed, id, exporter)
+	say, err := c.prove(exporter)
 	if err != nil {
-		return nil, peer, err
+		return err
 	}
-	c, err = n.greet(t, raw, id, say)
-	return c, id, err
+	return c.exchangeHello(say)
 }
 
 // prove exchanges the proofs of the room key. The dialing side begins, so
 // that whoever is asked shows nothing before it has seen a good one: its own
 // is returned, to be sent with what it says next.
-func (n *node) prove(t *tls.Conn, dialed bool, peer nodeID, exporter []byte) (say []byte, err error) {
-	mine, want := n.room.proofOf("l", exporter, peer, n.id), n.room.proofOf("d", exporter, peer, n.id)
-	if dialed {
-		mine, want = n.room.proofOf("d", exporter, n.id, peer), n.room.proofOf("l", exporter, n.id, peer)
+func (c *conn) prove(exporter []byte) (say []byte, err error) {
+	n := c.n
+	mine, want := n.room.proofOf("l", exporter, c.peer, n.id), n.room.proofOf("d", exporter, c.peer, n.id)
+	if c.dialed {
+		mine, want = n.room.proofOf("d", exporter, n.id, c.peer), n.room.proofOf("l", exporter, n.id, c.peer)
 	}
 	say = appendProof(nil, mine)
-	if dialed {
-		if _, err := t.Write(say); err != nil {
+	if c.dialed {
+		if _, err := c.tls.Write(say); err != nil {
 			return nil, err
 		}
 		say = nil
 	}
-	typ, mac, err := readFrame(t, maxStranger)
+	typ, mac, err := readFrame(c.tls, maxStranger)
 	if err != nil {
 		return nil, fmt.Errorf("proof: %w", err)
 	}
@@ -479,97 +483,98 @@ func (n *node) prove(t *tls.Conn, dialed bool, peer nodeID, exporter []byte) (sa
 	return say, nil
 }
 
-// greet exchanges HELLO, by which the lower ID decides whether this
-// connection stands, and registers it. The lower's own HELLO is the first
-// that its writer sends.
-func (n *node) greet(t *tls.Conn, raw *meter, peer nodeID, say []byte) (*conn, error) {
+// exchangeHello says what is still to be said and then HELLO, if that is ours
+// to say, hears the peer's, and registers the connection: by these the lower
+// ID decides whether it stands. The lower's own HELLO is the first that its
+// writer sends.
+func (c *conn) exchangeHello(say []byte) error {
+	n := c.n
 	n.mu.Lock()
-	ct := n.contactLocked(peer)
-	if peer.less(n.id) { // we are the higher: ask
+	ct := n.contactLocked(c.peer)
+	if c.peer.less(n.id) { // we are the higher: ask
 		say = n.appendHelloLocked(say, ct.epoch)
 	}
 	n.mu.Unlock()
-	if _, err := t.Write(say); err != nil {
-		return nil, err
+	if _, err := c.tls.Write(say); err != nil {
+		return err
 	}
-	typ, body, err := readFrame(t, maxStranger)
-	if err == nil && typ == frameBye {
-		if why, _ := parseBye(body); why == byeDuplicate {
-			return nil, errDuplicate
-		}
-		err = errors.New("turned away")
-	}
-	var theirs hello
-	if err == nil && typ != frameHello {
-		err = fmt.Errorf("frame of type %d, want HELLO", typ)
+	x, err := c.readHello()
+	if errors.Is(err, errDuplicate) {
+		return err // the one HELLO that epochs do not count
 	}
 	if err == nil {
-		theirs, err = parseHello(body)
-	}
-	var c *conn
-	if err == nil {
-		c, err = n.register(t, raw, peer, theirs)
+		err = n.register(c, x)
 	}
 	if err != nil {
 		n.mu.Lock()
 		ct.epoch++
 		n.mu.Unlock()
-		if errors.Is(err, errDuplicate) {
-			t.Write(appendBye(nil, byeDuplicate)) // best effort: the connection ends either way
-		}
-		return nil, err
 	}
-	return c, nil
+	if errors.Is(err, errDuplicate) {
+		c.tls.Write(appendBye(nil, byeDuplicate)) // best effort: the connection ends either way
+	}
+	return err
+}
+
+// readHello reads the peer's HELLO, or why there is none.
+func (c *conn) readHello() (x hello, err error) {
+	typ, body, err := readFrame(c.tls, maxStranger)
+	switch {
+	case err != nil:
+		return x, err
+	case typ == frameHello:
+		return parseHello(body)
+	case typ == frameBye && len(body) > 0 && body[0] == byeDuplicate:
+		return x, errDuplicate
+	}
+	return x, fmt.Errorf("turned away by a frame of type %d", typ)
 }
 
 func (n *node) appendHelloLocked(b []byte, epoch uint32) []byte {
 	return appendHello(b, hello{version, epoch, n.history.clock().UnixMicro(), n.port, n.myName()})
 }
 
-// register makes the connection the one with this peer. The lower ID refuses
-// with errDuplicate when another one stands.
-func (n *node) register(t *tls.Conn, raw *meter, peer nodeID, x hello) (*conn, error) {
+// register makes c the connection with its peer. The lower ID refuses with
+// errDuplicate when another one stands.
+func (n *node) register(c *conn, x hello) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	old := n.conns[peer]
+	old := n.conns[c.peer]
 	if n.ctx.Err() != nil {
-		return nil, errors.New("leaving")
+		return errors.New("leaving")
 	}
-	if n.id.less(peer) && old != nil && x.epoch <= old.epoch && !old.suspect {
-		return nil, errDuplicate
+	if n.id.less(c.peer) && old != nil && x.epoch <= old.epoch && !old.suspect {
+		return errDuplicate
 	}
-	remote := addrOf(raw.RemoteAddr())
-	if old == nil && !n.admitsLocked(remote.Addr()) {
-		return nil, errors.New("too many connections")
+	remote := addrOf(c.raw.RemoteAddr()).Addr()
+	if old == nil && !n.admitsLocked(remote) {
+		return errors.New("too many connections")
 	}
 	if old != nil {
 		n.retireLocked(old)
 	}
 	now := time.Now()
-	ct := n.contactLocked(peer)
+	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(remote, x.port), now, x.epoch, n.history.about(n.id).last
+	ct := n.contactLocked(c.peer)
 	ct.asleep, ct.owed = time.Time{}, false
+	ct.addr, ct.met, ct.fails, ct.heardAt = c.addr, true, 0, now
 	for _, t := range n.targets {
-		if t.addr == netip.AddrPortFrom(remote.Addr(), x.port) {
-			t.id = peer
+		if t.addr == c.addr {
+			t.id = c.peer
 		}
 	}
-	ct.addr, ct.met, ct.fails, ct.heardAt = netip.AddrPortFrom(remote.Addr(), x.port), true, 0, now
-	c := &conn{
-		n: n, peer: peer, raw: raw, tls: t, addr: ct.addr, since: now, epoch: x.epoch,
-		wake:   make(chan struct{}, 1),
-		theirs: map[nodeID]span{}, peers: map[nodeID]netip.AddrPort{}, fresh: true, greet: true, ackedAt: now, chatAt: now,
-		tell: map[nodeID]bool{}, tellPeers: map[nodeID]bool{}, wants: map[nodeID]uint64{}, subs: map[nodeID]*sub{},
-	}
-	c.base = n.history.about(n.id).last
+	c.theirs, c.peers, c.subs = map[nodeID]span{}, map[nodeID]netip.AddrPort{}, map[nodeID]*sub{}
+	c.tell, c.tellPeers, c.wants = map[nodeID]bool{}, map[nodeID]bool{}, map[nodeID]uint64{}
 	n.history.vector(func(author nodeID, _ span) { c.tell[author] = true })
+	c.fresh, c.greet, c.ackedAt, c.chatAt = true, true, now, now
 	if n.leaving {
 		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
 	}
-	n.cameWent[peer] = true
-	n.conns[peer] = c
+	n.cameWent[c.peer] = true
+	n.conns[c.peer] = c
 	wake(c.wake)
 	n.welcomeLocked(c, x)
-	return c, nil
+	return nil
 }
 
 // retireLocked lets go of a connection that a fresh one replaces. It is not
