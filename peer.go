@@ -66,7 +66,7 @@ const (
 	handshakeTimeout = 5 * time.Second
 	retryFirst       = 1 * time.Second
 	retryMost        = 8 * time.Second
-	retryNamed       = 2 * time.Second        // an address that the user named
+	retryNamed       = 2 * time.Second        // an address that the user named; sooner at first
 	askAfter         = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
@@ -857,6 +857,9 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ct.dialing = false
+	if err == nil {
+		ct.fails = 0
+	}
 	ct.retryLocked()
 	if ct.named && peer != (nodeID{}) {
 		ct.id = peer
@@ -877,7 +880,7 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 func (ct *contact) retryLocked() {
 	wait := min(retryFirst<<min(ct.fails, 8), retryMost)
 	if ct.named {
-		wait = retryNamed
+		wait = min(tickEvery<<min(ct.fails, 8), retryNamed) // perhaps it is just being started
 	} else if !ct.asleep.IsZero() {
 		wait = slowHeartbeat
 	}
