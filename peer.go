@@ -1884,9 +1884,9 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 	return heard
 }
 
-// waitDelivered returns when every connected node, and as far as half a second
-// allows every node that is about to connect, has all that we said; or when
-// nobody has acknowledged anything for patience. It returns the number of
+// waitDelivered returns when some node has all that we said, and every one
+// that is connected too, and as far as half a second allows every one that is
+// about to connect; or when nobody has acknowledged anything for patience. It returns the number of
 // our newest post that anybody has, and the names of those who lag behind.
 func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string) {
 	n.mu.Lock()
@@ -1913,7 +1913,7 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 		if s := acked + int(n.bestAck) - waiting; s != score {
 			score, progress = s, now
 		}
-		all := len(n.conns) > 0 && len(behind) == 0 && waiting == 0
+		all := n.bestAck >= goal && len(behind) == 0 && waiting == 0
 		if !all {
 			since = time.Time{}
 		} else if since.IsZero() {

@@ -384,6 +384,18 @@ func TestPipeEndsAsItsInputSays(t *testing.T) {
 		tim.sees(patience, at("Bot")+`: hello$`)
 		bot.complains(patience, `^p2pchat: .*nonsense`)
 	})
+	t.Run("whoever heard it left", func(t *testing.T) {
+		t.Parallel()
+		port := freePort(t)
+		tim, bot := chat(t, port, []string{"Tim"}), chat(t, port, []string{"-wait", "5m", "Bot"})
+		haveMet(tim, bot)
+		bot.say("good night")
+		tim.sees(patience, at("Bot")+`: good night$`)
+		tim.closeInput()
+		bot.sees(patience, at("Tim")+` left$`)
+		bot.closeInput()
+		ends(bot, patience, 0)
+	})
 	t.Run("one node silent", func(t *testing.T) {
 		t.Parallel()
 		ps := company(t, freePort(t), "Tim", "Ann")
