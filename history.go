@@ -49,12 +49,12 @@ const (
 	maxMarks   = 8               // combining marks, or tags of an emoji, in a row that a line may carry
 	maxQueue   = 64              // answers waiting for the printer
 	maxNames   = 4096            // that are remembered as such
+	maxAuthors = 1024            // that are remembered though nothing is held of them
 )
 
 var (
 	errGap  = errors.New("posts between are missing")
 	errFork = errors.New("its author signed two different histories")
-	errOld  = errors.New("older than what is kept")
 )
 
 // An event is a post or a note. Immutable but for what history.mu guards.
@@ -161,6 +161,8 @@ type history struct {
 	queue     []batch       // what the printer prints before it goes on
 	held      bool          // the printer waits for release
 	delivered uint64        // posts of our own up to this number are where they must be
+	heard     uint64        // and up to this one anybody has them
+	unheard   int           // lines of those that were dropped though nobody has them
 	room      chan struct{} // closed when a cursor moves or a bound changes; nil when nobody waits
 }
 
@@ -222,7 +224,10 @@ func (h *history) nowLocked() int64 {
 // add takes the posts of run that are new, and returns how many there were.
 // proved says that the last signature was checked. Posts after a gap are
 // refused with errGap unless overGap: then what was held before the gap can
-// be looked at still, but is no longer passed on.
+// be looked at still, but is no longer passed on. Where nothing is held of the
+// author, posts older than what was dropped for keep count as taken and
+// dropped, lest they be shown again; what comes from the author itself (not
+// proved) is live as long as its clock may be behind.
 func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -240,7 +245,7 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 	if len(run) == 0 {
 		return 0, nil
 	}
-	first, end := &run[0], &run[len(run)-1]
+	first := &run[0]
 	switch {
 	case first.number == f.last+1:
 		if first.prev != f.link || first.time <= f.time {
@@ -250,14 +255,22 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 	case !overGap:
 		return 0, errGap
 	}
-	if first.number != f.last+1 || f.last == 0 {
-		if end.time <= h.horizon {
-			return 0, errOld
-		}
+	if first.number != f.last+1 {
 		f.posts = nil
 	}
-	h.appendLocked(f, run, proved)
-	return len(run), nil
+	old := h.horizon
+	if !proved {
+		old = min(old, h.clock().Add(-clockLimit).UnixMicro())
+	}
+	count := len(run)
+	for len(f.posts) == 0 && len(run) > 0 && run[0].time <= old {
+		h.takeLocked(f, &run[0])
+		run = run[1:]
+	}
+	if len(run) > 0 {
+		h.appendLocked(f, run, proved)
+	}
+	return count, nil
 }
 
 func (h *history) appendLocked(f *feed, run []post, proved bool) {
@@ -319,11 +332,15 @@ func (h *history) grownLocked() {
 }
 
 // note adds a note of the given kind about author. Notes that say what is so
-// already (lost of the lost, back of the present) are not taken.
+// already (lost of the lost, back of the present) are not taken, nor are those
+// of others that are older than what is known.
 func (h *history) note(author nodeID, p post) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
+	if p.time != 0 && (p.time <= h.horizon || p.kind <= kindBack && len(f.notes) > 0 && p.time <= f.notes[len(f.notes)-1].time) {
+		return false
+	}
 	switch p.kind {
 	case kindLost:
 		if f.state == lost || f.state == left {
@@ -374,6 +391,24 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	}
 }
 
+// forget lets go of an author who is not to be dialed any more, as soon as
+// nothing that it said is held.
+func (h *history) forget(id nodeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.feedLocked(id).here = false
+	h.sweepLocked()
+}
+
+// sweepLocked forgets authors who are not here and of whom nothing is held, if
+// there are many: who is known can't be shown again.
+func (h *history) sweepLocked() {
+	if len(h.feeds) <= maxAuthors {
+		return
+	}
+	maps.DeleteFunc(h.feeds, func(_ nodeID, f *feed) bool { return !f.here && len(f.posts)+len(f.notes) == 0 })
+}
+
 // about returns what is known of an author at this moment.
 func (h *history) about(id nodeID) author {
 	h.mu.Lock()
@@ -388,7 +423,15 @@ func (h *history) about(id nodeID) author {
 func (h *history) bore(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.names[name]
+	if h.names[name] || len(h.names) < maxNames {
+		return h.names[name]
+	}
+	for _, f := range h.feeds {
+		if f.name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // ---- bounds
@@ -409,22 +452,25 @@ func (h *history) dropOldestLocked() {
 			break
 		}
 		f := e.feed
-		if e.seq > passed || f.id == h.self && f.last-uint64(len(f.posts)) >= h.delivered {
+		own := f.id == h.self && f.last-uint64(len(f.posts)) >= h.delivered
+		direct := h.held && e.kind == kindDirectFrom && e.seq >= h.printer.next // we said that we have it
+		if e.seq > passed || own || direct {
 			continue
 		}
-		h.horizon = max(h.horizon, min(e.time, h.clock().Add(clockLimit).UnixMicro())) // whose clock is ahead shuts nobody out
+		h.horizon = max(h.horizon, min(e.time, h.clock().UnixMicro())) // whose clock is ahead shuts nobody out
 		h.size -= e.cost()
-		if len(f.posts) > 0 && f.posts[0] == e {
+		if e.isNote() {
+			f.notes = slices.DeleteFunc(f.notes, func(o *event) bool { return o == e })
+		} else if len(f.posts) > 0 && f.posts[0] == e {
 			f.posts[0] = nil
 			f.posts = f.posts[1:]
-		} else if len(f.notes) > 0 && f.notes[0] == e {
-			f.notes = f.notes[1:]
+		}
+		if f.id == h.self && e.kind == kindLines && e.content().number > h.heard {
+			h.unheard += e.lines()
 		}
 		e.dropped = true
-		if len(f.posts) == 0 && !f.here {
-			delete(h.feeds, f.id)
-		}
 	}
+	h.sweepLocked()
 	h.log = slices.DeleteFunc(slices.Clone(h.log), func(e *event) bool { return e.dropped })
 }
 
@@ -493,10 +539,12 @@ func (h *history) findLocked(seq uint64) int {
 	return i
 }
 
-// linesAbove returns how many lines our own posts above the given number hold.
+// linesAbove returns how many lines our own posts above the given number, that
+// of setDelivered's heard, hold or held.
 func (h *history) linesAbove(number uint64) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	n = h.unheard
 	for _, e := range h.ownAboveLocked(number) {
 		if e.kind == kindLines {
 			n += e.lines()
@@ -513,11 +561,12 @@ func (h *history) ownAboveLocked(number uint64) []*event {
 	return f.posts[uint64(len(f.posts))-n:]
 }
 
-// setDelivered allows own posts up to this number to be dropped.
-func (h *history) setDelivered(number uint64) {
+// setDelivered allows own posts up to this number to be dropped, and says up
+// to which somebody has them.
+func (h *history) setDelivered(number, heard uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.delivered = number
+	h.delivered, h.heard = number, heard
 	if h.size > h.keep {
 		h.dropOldestLocked()
 	}

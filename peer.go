@@ -156,8 +156,9 @@ type contact struct {
 	dialAt   time.Time      // not before
 	dialing  bool
 	fails    int
-	asleep   time.Time // since when our connection rests for lack of chat; zero: it doesn't
-	owed     bool      // its connection broke, or is wanted again: if it can't be had, the node is lost
+	asleep   time.Time       // since when our connection rests for lack of chat; zero: it doesn't
+	subs     map[nodeID]*sub // the feeds that the peer had asked for when it came to rest
+	owed     bool            // its connection broke, or is wanted again: if it can't be had, the node is lost
 
 	outbox    []*outgoing // direct messages that it has not acknowledged
 	directOut uint64      // number of the last direct message to it
@@ -204,7 +205,7 @@ type conn struct {
 	base   uint64        // number of our last post when it came
 
 	// guarded by n.mu
-	theirs    map[nodeID]span           // what the peer has
+	theirs    map[nodeID]claim          // what the peer has
 	peers     map[nodeID]netip.AddrPort // whom it is connected with
 	complete  bool                      // its whole vector is in
 	gapped    bool                      // of the peer's own posts we lack some before those that it sends
@@ -212,6 +213,7 @@ type conn struct {
 	ackedAt   time.Time                 // when it last acknowledged, or began to lag
 	suspect   bool                      // silent: a fresh connection may replace it
 	bye       byte                      // why we are about to end it; 0: we aren't
+	parted    bool                      // the peer hears that we leave
 	fresh     bool                      // nothing was sent yet
 	greet     bool                      // part of our vector is still to be sent
 	beat      bool                      // a heartbeat is due
@@ -222,6 +224,12 @@ type conn struct {
 	taken     uint64                    // acknowledge direct messages up to here; 0: nothing to acknowledge
 
 	due []*sub // the writer's own: what it is about to send
+}
+
+// A claim is what a peer has of an author, by its own word.
+type claim struct {
+	span
+	stalls uint64 // how often it was asked for that, and sent nothing, since
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
@@ -563,9 +571,10 @@ func (n *node) register(c *conn, x hello) error {
 			t.id = c.peer
 		}
 	}
-	c.theirs, c.peers, c.subs = map[nodeID]span{}, map[nodeID]netip.AddrPort{}, map[nodeID]*sub{}
+	c.theirs, c.peers, c.subs = map[nodeID]claim{}, map[nodeID]netip.AddrPort{}, map[nodeID]*sub{}
 	c.tell, c.tellPeers, c.wants = map[nodeID]bool{}, map[nodeID]bool{}, map[nodeID]uint64{}
 	n.history.vector(func(author nodeID, _ span) { c.tell[author] = true })
+	c.tell[c.peer] = true
 	c.fresh, c.greet, c.ackedAt, c.chatAt = true, true, now, now
 	if n.leaving {
 		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
@@ -673,7 +682,7 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	if c.bye == byeIdle || err == byeError(byeIdle) {
 		ct := n.contactLocked(c.peer)
-		ct.asleep = time.Now()
+		ct.asleep, ct.subs = time.Now(), c.subs
 		ct.retryLocked()
 		if c.acked() < n.history.about(n.id).last || len(ct.outbox) > 0 {
 			n.rouseLocked(ct) // it crossed what we had to say
@@ -681,7 +690,7 @@ func (n *node) unregister(c *conn, err error) {
 		return
 	}
 	switch {
-	case n.leaving || n.ctx.Err() != nil:
+	case n.ctx.Err() != nil || n.leaving && (c.parted || err == byeError(byeLeaving)):
 	case c.bye == byeSilent:
 		n.loseLocked(c.peer)
 	case n.history.about(c.peer).state == left || err == byeError(byeLeaving):
@@ -739,6 +748,9 @@ func (n *node) heard(x beacon, from netip.Addr) {
 			return // so many of there led nowhere that this one may wait
 		}
 		ct = n.contactLocked(x.node)
+	}
+	if time.Since(ct.beaconAt) > silence {
+		ct.heardAt = time.Time{} // it can be reached again, whatever others told of it meanwhile
 	}
 	ct.counter, ct.beaconAt = x.counter, time.Now()
 	n.meetLocked(ct, netip.AddrPortFrom(from, x.port))
@@ -950,7 +962,7 @@ func (n *node) tick() {
 	if len(n.conns) > 0 {
 		n.metAt = now
 	}
-	n.history.setDelivered(n.deliveredLocked(now))
+	n.history.setDelivered(n.deliveredLocked(now), n.bestAck)
 	n.changedLocked()
 }
 
@@ -979,6 +991,7 @@ func (n *node) forgetLocked(now time.Time) {
 		state, spoken := n.history.about(id).state, ct.directIn+ct.directOut > 0
 		if !ct.met || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
 			delete(n.contacts, id)
+			n.history.forget(id)
 		}
 	}
 	if now.Sub(n.loggedAt) >= time.Minute {
@@ -1103,18 +1116,40 @@ func (n *node) planLocked(now time.Time) {
 		if s != nil && now.Sub(s.at) < noProgress || now.Sub(since) < n.patienceLocked(author, now) {
 			continue
 		}
+		if s != nil {
+			t := s.from.theirs[author]
+			t.stalls++
+			s.from.theirs[author] = t
+		}
 		best := n.bestLocked(author, mine)
 		if best == nil {
 			delete(n.lacking, author)
+			n.followLocked(author, mine)
 			continue
 		}
-		if s != nil && s.from != best {
+		if s != nil && s.from != best && s.from.peer != author { // who said it sends it all the same
 			s.from.wants[author] = 0
 			wake(s.from.wake)
 		}
 		n.sources[author] = &source{best, now}
 		best.wants[author] = mine + 1
 		wake(best.wake)
+	}
+}
+
+// followLocked asks for the feed of an author that lacks nothing, if somebody
+// else is connected with it and we are not: then we hear what becomes of it.
+func (n *node) followLocked(author nodeID, mine uint64) {
+	if n.conns[author] != nil || n.sources[author] != nil || mine == 0 {
+		return
+	}
+	for _, c := range n.conns {
+		if c.peers[author].IsValid() && c.complete {
+			n.sources[author] = &source{c, time.Now()}
+			c.wants[author] = mine + 1
+			wake(c.wake)
+			return
+		}
 	}
 }
 
@@ -1160,15 +1195,12 @@ func (n *node) viaLocked(id nodeID) netip.AddrPort {
 // nil if nobody has such posts. A peer that has the very next one is better
 // than one whose posts begin later; one that stalls is the last resort.
 func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
-	rank := func(c *conn) (gap, stalls, behind uint64) {
+	rank := func(c *conn) (stalls, gap, behind uint64) {
 		t := c.theirs[author]
 		if t.first > mine+1 {
 			gap = t.first
 		}
-		if s := n.sources[author]; s != nil && s.from == c {
-			stalls = 1
-		}
-		return gap, stalls, ^t.last
+		return t.stalls, gap, ^t.last
 	}
 	for _, c := range n.conns {
 		if c.theirs[author].last <= mine || !c.complete {
@@ -1178,9 +1210,9 @@ func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
 			best = c
 			continue
 		}
-		g, s, b := rank(c)
-		bestG, bestS, bestB := rank(best)
-		if cmp.Or(cmp.Compare(g, bestG), cmp.Compare(s, bestS), cmp.Compare(b, bestB)) < 0 {
+		stalls, gap, behind := rank(c)
+		bestStalls, bestGap, bestBehind := rank(best)
+		if cmp.Or(cmp.Compare(stalls, bestStalls), cmp.Compare(gap, bestGap), cmp.Compare(behind, bestBehind)) < 0 {
 			best = c
 		}
 	}
@@ -1191,7 +1223,7 @@ func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
 // given number on.
 func (n *node) coveredLocked(c *conn, author nodeID, number uint64) bool {
 	for _, o := range n.conns {
-		if t := o.theirs[author]; o != c && t.last >= number && t.first <= number {
+		if t := o.theirs[author]; o != c && t.stalls == 0 && t.last >= number && t.first <= number {
 			return true
 		}
 	}
@@ -1326,11 +1358,6 @@ func (c *conn) handlePosts(body []byte) error {
 		if own {
 			return err
 		}
-	case err == errOld:
-		for _, o := range n.conns {
-			delete(o.theirs, author)
-		}
-		delete(n.gather.before, author)
 	}
 	if own && err == nil {
 		c.tell[author] = true // this is the acknowledgement, also of what came on another way before
@@ -1348,9 +1375,10 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post) {
 	c.chatAt = now
 	if author == c.peer {
 		t := c.theirs[author]
-		c.theirs[author] = span{max(t.first, 1), last.number, last.link.mark()}
+		c.theirs[author] = claim{span: span{max(t.first, 1), last.number, last.link.mark()}}
 	} else if s := n.sources[author]; s != nil {
 		s.at = now
+		c.theirs[author] = claim{span: c.theirs[author].span}
 	}
 	n.relayLocked(author)
 	n.gossip[author] = true
@@ -1367,6 +1395,11 @@ func (n *node) relayLocked(author nodeID) {
 	for _, c := range n.conns {
 		if c.subs[author] != nil {
 			wake(c.wake)
+		}
+	}
+	for _, ct := range n.contacts {
+		if ct.subs[author] != nil {
+			n.rouseLocked(ct)
 		}
 	}
 }
@@ -1392,12 +1425,12 @@ func (c *conn) handleHave(body []byte) error {
 // hasLocked notes that the peer of c has s of author, and sees what that means.
 func (n *node) hasLocked(c *conn, author nodeID, s span) {
 	had := c.theirs[author]
-	c.theirs[author] = s
+	c.theirs[author] = claim{span: s}
 	if author == n.id {
 		if s.last > had.last {
 			c.ackedAt = time.Now()
 			n.bestAck = max(n.bestAck, s.last)
-			n.history.setDelivered(n.deliveredLocked(c.ackedAt))
+			n.history.setDelivered(n.deliveredLocked(c.ackedAt), n.bestAck)
 			n.changedLocked()
 		}
 		return
@@ -1463,6 +1496,7 @@ func (c *conn) handlePeers(body []byte) error {
 			c.peers[id] = addr
 			if n.conns[id] == nil {
 				n.meetLocked(n.contactLocked(id), addr)
+				n.lackLocked(id)
 			}
 		}
 	})
@@ -1555,6 +1589,9 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		}
 	}
 	if bye == byeLeaving && ready && len(b) == 0 {
+		c.n.mu.Lock()
+		defer c.n.mu.Unlock()
+		c.parted = true
 		return appendBye(b, bye), bye
 	}
 	return b, 0
@@ -1567,11 +1604,12 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 func (c *conn) appendDirects(b []byte, next uint64) ([]byte, uint64) {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
+	held := c.n.history.span(c.n.id) // what was dropped for keep is not waited for
 	for _, o := range c.n.contactLocked(c.peer).outbox {
 		if o.on == c {
 			continue
 		}
-		if o.after >= next {
+		if o.after >= max(next, held.first) && o.after <= held.last {
 			return b, o.after
 		}
 		o.on = c
@@ -1626,7 +1664,12 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 		if len(b)-start > maxRun {
 			break
 		}
-		if s := c.n.history.span(author); s.last > 0 {
+		s := c.n.history.span(author)
+		if author == c.peer && s.last == 0 { // an acknowledgement, though keep has dropped it
+			known := c.n.history.about(author)
+			s = span{known.last, known.last, known.link.mark()}
+		}
+		if s.last > 0 {
 			b = appendHaveEntry(b, author, s)
 		}
 		delete(c.tell, author)
@@ -1699,9 +1742,10 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 		b = endFrame(b, start)
 		s.next = first + uint64(len(events))
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c.chatAt = time.Now()
 	if !signed || last.kind == kindLeave && author != n.id { // nothing follows
-		n.mu.Lock()
-		defer n.mu.Unlock()
 		if c.subs[author] == s {
 			delete(c.subs, author)
 		}
@@ -1736,8 +1780,11 @@ func (n *node) sendDirect(to member, text []byte) error {
 	for _, o := range ct.outbox {
 		size += len(o.text)
 	}
-	if size > maxOutbox {
+	switch {
+	case size > maxOutbox:
 		return fmt.Errorf("%s acknowledges nothing; try again later", to.name)
+	case len(to.name)+1+len(text) > maxText: // the note of it holds both
+		return fmt.Errorf("a direct message of %d bytes is too long; send it in two", len(text))
 	}
 	ct.directOut++
 	text = slices.Clone(text)

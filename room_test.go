@@ -839,15 +839,19 @@ func TestIdleNodeStillSaysThatItLeaves(t *testing.T) {
 // any mix of what can go wrong, once quiet, all who are there hold the same.
 func TestAnyHistoryOfFaultsEndsInEqualHistories(t *testing.T) {
 	t.Parallel()
-	seeds := 12
-	if n, err := strconv.Atoi(os.Getenv("P2PCHAT_SEEDS")); err == nil {
-		seeds = n
-	}
-	for seed := range uint64(seeds) {
+	for seed := range seeds() {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			inBubble(t, func(_ *testing.T, l *lab) { faults(l, rand.New(rand.NewPCG(seed, 1))) })
 		})
 	}
+}
+
+// seeds is how many rooms a random test tries.
+func seeds() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("P2PCHAT_SEEDS"), 10, 32); err == nil {
+		return n
+	}
+	return 12
 }
 
 func faults(l *lab, r *rand.Rand) {
