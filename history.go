@@ -778,8 +778,9 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 
 // load takes an earlier history as it stands in r: printed by nobody, told
 // to everybody. It returns how many bytes were damaged. What is not a history
-// file at all is refused.
-func (h *history) load(r io.Reader) (damaged int64, err error) {
+// file at all is refused, and so is that of another room, lest what was said
+// under a secret be told to those who don't know it.
+func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 	h.dropCursor(h.printer)
 	defer func() { h.printer, h.names = h.newCursor(), map[string]bool{} }()
 	b := bufio.NewReaderSize(r, recordHead+maxFrame)
@@ -800,10 +801,13 @@ func (h *history) load(r io.Reader) (damaged int64, err error) {
 		if err != nil && err != io.EOF {
 			return damaged, err
 		}
-		if len(next) == 0 {
+		if len(next) == 0 || !ours && damaged > maxFrame {
 			break
 		}
 		x, n, err := parseRecord(next)
+		if err == nil && x.typ == recordRoom && x.author != room {
+			return damaged, errors.New("it is of a room with another secret")
+		}
 		if err == nil {
 			err = h.loadRecord(x, found)
 		}

@@ -953,7 +953,7 @@ func loadedRecords(h *history) (all []string) {
 func wantLoaded(t *testing.T, file []byte, want []string) (damaged int64) {
 	t.Helper()
 	h := emptyHistory(ample, time.Now)
-	damaged, err := h.load(bytes.NewReader(file))
+	damaged, err := h.load(bytes.NewReader(file), nodeID{})
 	if err != nil {
 		t.Errorf("refused: %v", err)
 		return damaged
@@ -985,7 +985,7 @@ func TestHistoryFileIsReadBackWhole(t *testing.T) {
 			t.Errorf("%d bytes are said to be damaged", damaged)
 		}
 		h := emptyHistory(ample, time.Now)
-		must2(h.load(bytes.NewReader(pg.bytes)))
+		must2(h.load(bytes.NewReader(pg.bytes), nodeID{}))
 		if !slices.Equal(loadedRecords(h), pg.kept) { // they were written in the order of their times
 			t.Error("the order changed")
 		}
@@ -1073,7 +1073,7 @@ func TestDamageLeavesSightingsInTurn(t *testing.T) {
 	for range 300 {
 		bad, at := altered(r, file)
 		g := emptyHistory(ample, time.Now)
-		if _, err := g.load(bytes.NewReader(bad)); err != nil {
+		if _, err := g.load(bytes.NewReader(bad), nodeID{}); err != nil {
 			t.Fatalf("damaged at %d: %v", at, err)
 		}
 		last := byte(kindBack)
@@ -1184,7 +1184,7 @@ func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
 		}
 	}
 	h := emptyHistory(keep, time.Now)
-	if damaged, err := h.load(io.MultiReader(strings.NewReader(fileHeader), bytes.NewReader(file))); damaged > 0 || err != nil {
+	if damaged, err := h.load(io.MultiReader(strings.NewReader(fileHeader), bytes.NewReader(file)), nodeID{}); damaged > 0 || err != nil {
 		t.Fatalf("%d bytes damaged, %v", damaged, err)
 	}
 	events := h.chronology()
@@ -1228,7 +1228,7 @@ func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "history")
 	for launch, cut := range []int64{0, 5, 1, 70, 20} {
 		a := &app{cfg: &config{history: name}, v: newVoice(io.Discard), h: emptyHistory(ample, time.Now)}
-		closed, err := a.openHistory()
+		closed, err := a.openHistory(nodeID{7})
 		must(t, err)
 		for _, e := range a.h.chronology() { // what was there is told to everybody
 			if n := e.content().number; !bytes.Equal(e.sealed, run[n-1].sealed) {
@@ -1269,16 +1269,28 @@ func TestForeignFileIsRefused(t *testing.T) {
 		{"a history of another version", "p2pchat history 2\n", false},
 	} {
 		h := emptyHistory(ample, time.Now)
-		if _, err := h.load(strings.NewReader(c.content)); (err == nil) != c.ours {
+		if _, err := h.load(strings.NewReader(c.content), nodeID{}); (err == nil) != c.ours {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// An endless is a file of zeros without end.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+func TestEndlessForeignFileIsRefused(t *testing.T) {
+	h := emptyHistory(ample, time.Now)
+	if _, err := h.load(endless{}, nodeID{}); err == nil {
+		t.Error("zeros are taken for a history")
 	}
 }
 
 func TestRecordsOfLaterVersionsAreSkipped(t *testing.T) {
 	pg := writePage(t, rand.New(rand.NewPCG(5, 5)), 4)
 	file := bytes.Clone(pg.bytes[:pg.end[1]])
-	file = appendRecord(file, record{typ: 3, body: []byte("later")})
+	file = appendRecord(file, record{typ: 4, body: []byte("later")})
 	file = appendRecord(file, record{typ: 255, body: nil})
 	file = append(file, pg.bytes[pg.end[1]:]...)
 	if damaged := wantLoaded(t, file, pg.kept); damaged != 0 {
@@ -1292,7 +1304,7 @@ func TestFileThatCannotBeReadIsAnError(t *testing.T) {
 	for _, n := range []int{0, 5, len(fileHeader), len(fileHeader) + 3, pg.end[0], pg.end[0] + 20, len(pg.bytes)} {
 		h := emptyHistory(ample, time.Now)
 		r := io.MultiReader(bytes.NewReader(pg.bytes[:n]), iotest.ErrReader(broken))
-		if _, err := h.load(r); !errors.Is(err, broken) {
+		if _, err := h.load(r, nodeID{}); !errors.Is(err, broken) {
 			t.Errorf("broken after %d of %d bytes: %v", n, len(pg.bytes), err)
 		}
 	}
@@ -1360,7 +1372,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 		want = append(want, recordName(h.self, e.sealed))
 	}
 	g := newHistory(newScribe(201, "").key, ample, time.Now, nil)
-	_, err := g.load(io.MultiReader(strings.NewReader(fileHeader), &b))
+	_, err := g.load(io.MultiReader(strings.NewReader(fileHeader), &b), nodeID{})
 	must(t, err)
 	if got := loadedRecords(g); !slices.Equal(got, want) {
 		t.Errorf("%d of %d posts were saved", len(got), len(want))
@@ -1396,7 +1408,7 @@ func FuzzLoadHistory(f *testing.F) {
 	f.Add([]byte("\xf5p2c\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, file []byte) {
 		h := emptyHistory(64<<10, time.Now)
-		damaged, err := h.load(bytes.NewReader(file))
+		damaged, err := h.load(bytes.NewReader(file), nodeID{})
 		if damaged < 0 || damaged > int64(len(file)) {
 			t.Errorf("%d of %d bytes are damaged", damaged, len(file))
 		}
@@ -1415,7 +1427,7 @@ func FuzzLoadHistory(f *testing.F) {
 		}
 		b := append([]byte(fileHeader), savedBytes(t, h, &cursor{wake: make(chan struct{}, 1)})...)
 		g := emptyHistory(64<<10, time.Now)
-		if damaged, err := g.load(bytes.NewReader(b)); err != nil || damaged > 0 {
+		if damaged, err := g.load(bytes.NewReader(b), nodeID{}); err != nil || damaged > 0 {
 			t.Errorf("written again, it is loaded with %d bytes damaged, %v", damaged, err)
 		}
 	})

@@ -163,7 +163,15 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		fmt.Fprintln(stdout, "p2pchat", info.Main.Version)
 		return nil, errShown
 	}
+	var empty []string // as "$UNSET" is; it would mean the contrary of what was wanted
+	fs.Visit(func(f *flag.Flag) {
+		if slices.Contains([]string{"bind", "secret", "peers", "history"}, f.Name) && f.Value.String() == "" {
+			empty = append(empty, "-"+f.Name)
+		}
+	})
 	switch {
+	case len(empty) > 0:
+		return nil, usagef("the value of %s is empty; give one, or leave the flag out", empty[0])
 	case len(names) == 0:
 		return nil, usagef("a name is missing; try p2pchat Alex, or p2pchat -h")
 	case len(names) > 1:
@@ -198,7 +206,7 @@ func parseSize(s string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n > 1<<50/unit || n*unit < smallestKeep {
-		return 0, errors.New("want a size of at least 64KiB, such as 256MiB")
+		return 0, errors.New("want a size such as 64KiB, the least, 256MiB, 1GiB or plain bytes")
 	}
 	return n * unit, nil
 }
@@ -342,7 +350,7 @@ func (a *app) run() int {
 	tcpPort := uint16(listener.Addr().(*net.TCPAddr).Port)
 	own := func() netip.AddrPort { return netip.AddrPortFrom(d.ownAddr(), tcpPort) }
 	a.h = newHistory(private, a.cfg.keep, time.Now, own)
-	saved, err := a.openHistory()
+	saved, err := a.openHistory(key.mark)
 	if err != nil {
 		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
 	}
@@ -375,14 +383,13 @@ func (a *app) run() int {
 	leave()
 	<-gone
 	<-heard
-	var late <-chan time.Time // a pipe that is read slowly may take for ever
-	if interrupted.Err() != nil {
-		late = time.After(farewell)
-	}
 	select {
 	case <-printed:
-	case <-late:
-	case <-interrupted.Done():
+	case <-interrupted.Done(): // a pipe that is read slowly may take for ever
+		select {
+		case <-printed:
+		case <-time.After(farewell):
+		}
 	}
 	saved()
 	return status
@@ -418,8 +425,9 @@ func (a *app) hint(ctx context.Context, d *discovery) {
 }
 
 // openHistory loads the history file and sees to it that what comes is
-// appended to it. The function that it returns waits until all is.
-func (a *app) openHistory() (saved func(), err error) {
+// appended to it, behind the room's mark. The function that it returns waits
+// until all is.
+func (a *app) openHistory(room nodeID) (saved func(), err error) {
 	if a.cfg.history == "" {
 		return func() {}, nil
 	}
@@ -427,7 +435,7 @@ func (a *app) openHistory() (saved func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	damaged, err := a.h.load(f)
+	damaged, err := a.h.load(f, room)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -438,6 +446,7 @@ func (a *app) openHistory() (saved func(), err error) {
 	if info, err := f.Stat(); err == nil && info.Size() < int64(len(fileHeader)) {
 		f.WriteString(fileHeader[info.Size():]) // an error shows again at the first record
 	}
+	f.Write(appendRecord(nil, record{typ: recordRoom, author: room})) // likewise
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	c := a.h.newCursor()
@@ -479,7 +488,7 @@ func (a *app) deliveredStatus(interrupted context.Context) int {
 		if lines := a.h.linesAbove(best); lines > 0 {
 			status = a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
 		} else if len(behind) > 0 {
-			a.v.say("heard, but not yet by %s; they get it from the others", strings.Join(behind, ", "))
+			a.v.say("heard, but not yet by %s; they get it from the others, as far as these still hold it", strings.Join(behind, ", "))
 		}
 	}
 	if _, undelivered := a.n.directs(); a.refused > 0 || undelivered > 0 {

@@ -135,6 +135,7 @@ type node struct {
 	toldAt      time.Time       // when they did
 	relistedAt  time.Time       // when we last forgot what nobody asks for, and looked whom our peers know
 	bestAck     uint64          // the newest post of our own that anybody has
+	takenAt     time.Time       // when anybody last acknowledged anything, or the wait for that began
 	undelivered int             // direct messages
 }
 
@@ -805,7 +806,7 @@ func (n *node) dialLocked(ct *contact) {
 			return
 		}
 	case !ct.asleep.IsZero(): // is it still there?
-		if now.Sub(ct.beaconAt) < silence {
+		if now.Sub(ct.beaconAt) < slowHeartbeat {
 			return
 		}
 	case now.Sub(ct.heardAt) > silence:
@@ -855,6 +856,7 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 			n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
 			cancel() // nobody listens there
 		case resting:
+			err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
 			raw.Close()
 		default:
 			peer, err = n.serve(raw, true, expect)
@@ -1429,6 +1431,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span) {
 	if author == n.id {
 		if s.last > had.last {
 			c.ackedAt = time.Now()
+			n.takenAt = c.ackedAt
 			n.bestAck = max(n.bestAck, s.last)
 			n.history.setDelivered(n.deliveredLocked(c.ackedAt), n.bestAck)
 			n.changedLocked()
@@ -1807,7 +1810,12 @@ func (n *node) taken(peer nodeID, number uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ct := n.contactLocked(peer)
-	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool { return o.number <= number })
+	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool {
+		if o.number <= number {
+			n.takenAt = time.Now()
+		}
+		return o.number <= number
+	})
 	n.changedLocked()
 }
 
@@ -1939,14 +1947,12 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal := n.history.about(n.id).last
-	progress := time.Now() // of the last one
-	var since time.Time    // when all connected nodes had all
-	for score := 0; ; {
+	n.takenAt = time.Now()
+	for since := n.takenAt; ; { // since when all have all
 		now := time.Now()
-		acked, waiting := 0, 0
+		waiting := 0
 		behind = behind[:0]
 		for _, c := range n.conns {
-			acked += int(c.acked())
 			if c.acked() < goal {
 				behind = append(behind, n.label(c.peer))
 			}
@@ -1957,17 +1963,14 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 		for _, id := range n.owedLocked() {
 			behind = append(behind, n.label(id))
 		}
-		if s := acked + int(n.bestAck) - waiting; s != score {
-			score, progress = s, now
-		}
 		all := n.bestAck >= goal && len(behind) == 0 && waiting == 0
 		if !all {
-			since = time.Time{}
-		} else if since.IsZero() {
 			since = now
 		}
-		if all && (!n.expectingLocked(now) || now.Sub(since) >= askAfter) || now.Sub(progress) >= n.patience || ctx.Err() != nil {
-			n.undelivered += waiting
+		if all && (!n.expectingLocked(now) || now.Sub(since) >= askAfter) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
+			for _, ct := range n.contacts {
+				n.expireLocked(ct, now.Add(directPatience))
+			}
 			slices.Sort(behind)
 			return n.bestAck, behind
 		}

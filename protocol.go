@@ -15,8 +15,8 @@ package main
 // Keys. A room key of 32 bytes is PBKDF2-HMAC-SHA256 of the passphrase (salt
 // "p2pchat room", 600,000 rounds), or in the open room SHA-256 of
 // "p2pchat open room". HKDF-SHA256-Expand of it with the info "beacon" gives
-// the AES-256-GCM key of beacons, with "proof" the HMAC-SHA256 key of PROOF, of
-// 32 bytes each.
+// the AES-256-GCM key of beacons, with "proof" the HMAC-SHA256 key of PROOF, and
+// with "history" the room's mark in history files, of 32 bytes each.
 //
 // A beacon is one UDP packet of 204 bytes: a nonce of 12, then 176 bytes
 // sealed, then the tag of 16. The additional data is "p2pchat beacon 1". It goes
@@ -93,8 +93,9 @@ package main
 //	     4     4  length   of what follows the check
 //	     8     4  check    CRC-32C of what follows
 //	    12     1  type     1 post, 2 note (kinds 5 lost, 6 is back, 7 direct from,
-//	                       8 direct to; laid out as a post without signature)
-//	    13    32  author   whose post, or of whom the note speaks
+//	                       8 direct to; laid out as a post without signature),
+//	                       3 room: each launch says whose history this is
+//	    13    32  author   whose post, or of whom the note speaks; or the room's mark
 //	    45     …  body     the post, or the note
 //
 // Behind the check each byte f5 is followed by 00, so that a marker stands
@@ -242,6 +243,7 @@ func (f *fields) addr() netip.AddrPort {
 type roomKey struct {
 	beacon cipher.AEAD
 	proof  []byte
+	mark   nodeID // stands where the author of a record does
 }
 
 // newRoomKey derives the keys of the private room of a passphrase, which takes
@@ -256,6 +258,7 @@ func newRoomKey(passphrase string) *roomKey {
 	return &roomKey{
 		beacon: noError(cipher.NewGCMWithRandomNonce(noError(aes.NewCipher(beacon)))),
 		proof:  noError(hkdf.Expand(sha256.New, key, "proof", 32)),
+		mark:   nodeID(noError(hkdf.Expand(sha256.New, key, "history", 32))),
 	}
 }
 
@@ -634,6 +637,7 @@ const (
 	recordHead = 12 // marker, length, check
 	recordPost = 1
 	recordNote = 2
+	recordRoom = 3
 )
 
 var (

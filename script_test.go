@@ -11,7 +11,9 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -383,6 +385,18 @@ func TestPipeEndsAsItsInputSays(t *testing.T) {
 		ends(bot, patience, 1)
 		tim.sees(patience, at("Bot")+`: hello$`)
 		bot.complains(patience, `^p2pchat: .*nonsense`)
+	})
+	t.Run("a direct message not taken", func(t *testing.T) {
+		t.Parallel()
+		ps := company(t, freePort(t), "Tim", "Ann")
+		tim, ann := ps[0], ps[1]
+		bot := chat(t, roomOf(tim), []string{"-wait", "500ms", "Bot"})
+		haveMet(bot, tim, ann)
+		freeze(ann)
+		bot.say("@Ann are you there?")
+		bot.closeInput()
+		ends(bot, patience, 1)
+		bot.complains(patience, `Ann.*are you there\?`)
 	})
 	t.Run("whoever heard it left", func(t *testing.T) {
 		t.Parallel()
@@ -1157,6 +1171,18 @@ func TestWrongUsage(t *testing.T) {
 	}
 }
 
+// TestEmptyValuesAreRefused: a variable that is not set must not open a private
+// room, or a loopback one. Nothing is started here.
+func TestEmptyValuesAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, flag := range []string{"-bind", "-secret", "-peers", "-history", "-peer", "-keep"} {
+		_, err := parseArgs([]string{flag, "", "Alex"}, io.Discard)
+		if _, ok := errors.AsType[usageError](err); !ok {
+			t.Errorf(`%s "": %v, want a usage error`, flag, err)
+		}
+	}
+}
+
 func TestRightUsage(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{
@@ -1349,6 +1375,30 @@ func TestHistoryFileOutlivesTheProgram(t *testing.T) {
 	}
 }
 
+func TestHistoryFileStaysInItsRoom(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "chat.history")
+	secret := file(t, "secret", "open sesame\n")
+	enter := func(port int, args ...string) *proc {
+		return startNode(t, port, append(args, "-history", path, "Alex"), withInput(strings.NewReader("between us\n")))
+	}
+	port := freePort(t)
+	tim := chat(t, port, []string{"-secret", secret, "Tim"})
+	ends(enter(port, "-secret", secret), patience, 0)
+	tim.sees(patience, `: between us$`)
+	before, err := os.ReadFile(path)
+	must(t, err)
+	for _, args := range [][]string{nil, {"-secret", file(t, "other", "open barley\n")}} {
+		p := enter(freePort(t), args...)
+		ends(p, patience, 1)
+		p.complains(patience, `secret`)
+	}
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, before) {
+		t.Errorf("the file was changed by those who were refused, %v", err)
+	}
+	ends(enter(port, "-secret", secret), patience, 0)
+}
+
 func TestHistoryFileOfSomebodyElseIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for name, content := range map[string]string{
@@ -1485,6 +1535,29 @@ func TestSignalsLeaveInOrderWhateverBlocks(t *testing.T) {
 	}
 }
 
+func TestWhatIsPrintedLateIsWaitedForAMoment(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	must(t, err)
+	w.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+	for err == nil {
+		_, err = w.Write(make([]byte, 1<<12)) // until it is full
+	}
+	alex := startNode(t, freePort(t), []string{"Alex"}, withOutput(w))
+	alex.complains(patience, `lists the commands`)
+	alex.say("/help")
+	time.Sleep(300 * time.Millisecond) // it is being printed
+	alex.signal(syscall.SIGTERM)
+	time.Sleep(50 * time.Millisecond)
+	w.Close()
+	all, err := io.ReadAll(r)
+	must(t, err)
+	if !bytes.Contains(all, []byte("/members")) {
+		t.Error("what was to be printed is gone")
+	}
+	ends(alex, leaving, 0)
+}
+
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	room := freePort(t)
@@ -1576,6 +1649,13 @@ func TestIdleConnectionOpensForAMessage(t *testing.T) {
 			t.Errorf("%s takes an idle node for a lost one: %q", p.name, lines[slices.IndexFunc(lines, wrong)])
 		}
 	}
+}
+
+func TestIdleNodeThatFreezesIsLost(t *testing.T) {
+	t.Parallel()
+	alex, tim := idlers(t)
+	freeze(tim)
+	alex.sees(10*time.Second, `\* `+at("Tim")+` lost$`) // 8 s are promised
 }
 
 func TestIdleNodeThatIsKilledIsLost(t *testing.T) {
