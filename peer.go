@@ -11,11 +11,13 @@ package main
 // A connection carries subscriptions to feeds. Its writer has one rule: for
 // each feed that is subscribed, send the posts from the next one up to what
 // the history holds. Nothing but direct messages is queued for a peer; a slow
-// one is a number that lags. A node is subscribed to its peers' own feeds by being connected; what
-// else it lacks it asks for by WANT, at one peer that has it: lacking is what
-// is to be asked for, sources are whom we asked, wants the words still to be
-// sent to one, and subs what a peer asked of us. So live chat, relaying, the
-// newcomer's history and healing after a cut are one rule.
+// one is a number that lags. A node is subscribed to its peers' own feeds by
+// being connected; what else it lacks, or only others are connected with, it
+// asks for by WANT, at one peer that has it: lacking is what is to be asked
+// for, sources are whom we asked, wants the words still to be sent to one, and
+// subs what a peer asked of us. What peers say they have is a claim, and each
+// time that asking comes to nothing counts against it. So live chat, relaying,
+// the newcomer's history and healing after a cut are one rule.
 //
 // One goroutine reads a connection and one writes it. The reader changes the
 // state of the node and wakes writers; a writer turns state into frames. A

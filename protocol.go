@@ -50,7 +50,8 @@ package main
 //	              the lower that the connection it may still hold is dead; in
 //	              the lower's answer it means nothing.
 //	   3  HAVE    flags 1 (1: the first vector ends here), then per author: ID 32,
-//	              first 8, last 8 (post numbers held), mark 8 (the first of the last post's link).
+//	              first 8, last 8 (post numbers held; told to the author: taken),
+//	              mark 8 (the first of the last post's link).
 //	              Both begin with their vector. An empty HAVE is the heartbeat.
 //	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more).
 //	              A node's own feed is sent unasked once the peer's vector is in.
