@@ -610,6 +610,9 @@ func (a *app) read(ctx context.Context) {
 	for {
 		line, length, err := readLine(r)
 		if err != nil && length == 0 {
+			if err != io.EOF && a.input == fromPipe {
+				a.refuse("cannot read standard input: %v; what came before is said", err)
+			}
 			return
 		}
 		var gap time.Duration

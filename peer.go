@@ -1830,8 +1830,11 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 			return false
 		}
 		n.undelivered++
-		n.warn("a direct message to %s could not be delivered: %q; send it again when it is back",
-			n.label(ct.id), clipped(o.text))
+		what := "could not be delivered: %q; send it again when it is back"
+		if n.conns[ct.id] != nil {
+			what = "was not acknowledged: %q; it may still arrive"
+		}
+		n.warn("a direct message to %s "+what, n.label(ct.id), clipped(o.text))
 		return true
 	})
 }

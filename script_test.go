@@ -377,6 +377,12 @@ func TestPipeEndsAsItsInputSays(t *testing.T) {
 		tim.sees(patience, at("Bot")+`: from a file$`)
 		tim.sees(patience, at("Bot")+` left$`)
 	})
+	t.Run("a directory", func(t *testing.T) {
+		t.Parallel()
+		bot := chat(t, freePort(t), []string{"Bot"}, withInput(open(t, t.TempDir(), os.O_RDONLY)))
+		ends(bot, patience, 1)
+		bot.complains(patience, `^p2pchat: cannot read standard input`)
+	})
 	t.Run("a refused line", func(t *testing.T) {
 		t.Parallel()
 		port := freePort(t)
