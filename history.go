@@ -113,8 +113,11 @@ type author struct {
 type feed struct {
 	id nodeID // immutable
 	author
+	shown bool     // posts of it were taken into the log: what follows on them never was
 	posts []*event // consecutive numbers up to last
 	notes []*event // lost and is back, in the order in which they were noted
+
+	notedAt int64 // when the last of notes was noticed, by our clock; µs since 1970
 }
 
 func (f *feed) span() span {
@@ -224,10 +227,10 @@ func (h *history) nowLocked() int64 {
 // add takes the posts of run that are new, and returns how many there were.
 // proved says that the last signature was checked. Posts after a gap are
 // refused with errGap unless overGap: then what was held before the gap can
-// be looked at still, but is no longer passed on. Where nothing is held of the
-// author, posts older than what was dropped for keep count as taken and
-// dropped, lest they be shown again; what comes from the author itself (not
-// proved) is live as long as its clock may be behind.
+// be looked at still, but is no longer passed on. The first that others (hence
+// proved) tell of an author may have been shown once, before the author was
+// forgotten: what is older than what was dropped for keep counts as taken and
+// dropped.
 func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -258,16 +261,13 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 	if first.number != f.last+1 {
 		f.posts = nil
 	}
-	old := h.horizon
-	if !proved {
-		old = min(old, h.clock().Add(-clockLimit).UnixMicro())
-	}
 	count := len(run)
-	for len(f.posts) == 0 && len(run) > 0 && run[0].time <= old {
+	for proved && !f.shown && len(run) > 0 && run[0].time <= h.horizon {
 		h.takeLocked(f, &run[0])
 		run = run[1:]
 	}
 	if len(run) > 0 {
+		f.shown = true
 		h.appendLocked(f, run, proved)
 	}
 	return count, nil
@@ -332,13 +332,16 @@ func (h *history) grownLocked() {
 }
 
 // note adds a note of the given kind about author. Notes that say what is so
-// already (lost of the lost, back of the present) are not taken, nor are those
-// of others that are older than what is known.
-func (h *history) note(author nodeID, p post) bool {
+// already (lost of the lost, back of the present) are not taken.
+func (h *history) note(author nodeID, p post) bool { return h.noteOf(author, p, p.time) }
+
+// noteOf is note for what another node noticed, at the given time of our
+// clock; nor is it taken when it is older than what is known. Zero is now.
+func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	if p.time != 0 && (p.time <= h.horizon || p.kind <= kindBack && len(f.notes) > 0 && p.time <= f.notes[len(f.notes)-1].time) {
+	if p.time != 0 && (p.time <= h.horizon || p.kind <= kindBack && at <= f.notedAt) {
 		return false
 	}
 	switch p.kind {
@@ -365,6 +368,7 @@ func (h *history) note(author nodeID, p post) bool {
 	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind}
 	if p.kind == kindLost || p.kind == kindBack {
 		f.notes = append(f.notes, e)
+		f.notedAt = cmp.Or(at, p.time)
 	}
 	h.logLocked(e)
 	h.grownLocked()

@@ -72,6 +72,7 @@ const (
 	askAfter         = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
+	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
 	gatherPatience   = 3 * time.Second        // without progress before a newcomer prints what it has
 	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
@@ -206,6 +207,7 @@ type conn struct {
 	epoch  uint32
 	wake   chan struct{} // the writer has something to do
 	base   uint64        // number of our last post when it came
+	ahead  time.Duration // its clock, of ours
 
 	// guarded by n.mu
 	theirs    map[nodeID]claim          // what the peer has
@@ -618,10 +620,10 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 		n.gather.at = time.Now()
 		n.history.hold()
 	}
-	off := time.Duration(x.time-n.history.clock().UnixMicro()) * time.Microsecond
-	if off.Abs() > clockLimit {
+	c.ahead = time.Duration(x.time-n.history.clock().UnixMicro()) * time.Microsecond
+	if c.ahead.Abs() > clockLimit {
 		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two",
-			n.label(c.peer), off.Abs().Round(time.Second))
+			n.label(c.peer), c.ahead.Abs().Round(time.Second))
 	}
 	n.changedLocked()
 	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
@@ -995,6 +997,7 @@ func (n *node) forgetLocked(now time.Time) {
 		state, spoken := n.history.about(id).state, ct.directIn+ct.directOut > 0
 		if !ct.met || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
 			delete(n.contacts, id)
+			n.dropSourceLocked(id)
 			n.history.forget(id)
 		}
 	}
@@ -1128,30 +1131,46 @@ func (n *node) planLocked(now time.Time) {
 		best := n.bestLocked(author, mine)
 		if best == nil {
 			delete(n.lacking, author)
-			n.followLocked(author, mine)
+			if mine > 0 && known.state != left {
+				n.followLocked(author, mine)
+			}
 			continue
 		}
-		if s != nil && s.from != best && s.from.peer != author { // who said it sends it all the same
-			s.from.wants[author] = 0
-			wake(s.from.wake)
-		}
-		n.sources[author] = &source{best, now}
-		best.wants[author] = mine + 1
-		wake(best.wake)
+		n.askLocked(best, author, mine)
+	}
+}
+
+// askLocked asks the peer of c for what follows on author's post mine, and no
+// longer anybody else, but the author, who sends it all the same.
+func (n *node) askLocked(c *conn, author nodeID, mine uint64) {
+	if s := n.sources[author]; s != nil && s.from != c && s.from.peer != author {
+		n.dropSourceLocked(author)
+	}
+	n.sources[author] = &source{c, time.Now()}
+	c.wants[author] = mine + 1
+	wake(c.wake)
+}
+
+// dropSourceLocked asks nobody for author's posts any more.
+func (n *node) dropSourceLocked(author nodeID) {
+	if s := n.sources[author]; s != nil {
+		s.from.wants[author] = 0
+		wake(s.from.wake)
+		delete(n.sources, author)
 	}
 }
 
 // followLocked asks for the feed of an author that lacks nothing, if somebody
 // else is connected with it and we are not: then we hear what becomes of it.
+// One that rests wakes us itself.
 func (n *node) followLocked(author nodeID, mine uint64) {
-	if n.conns[author] != nil || n.sources[author] != nil || mine == 0 {
+	s, ct := n.sources[author], n.contacts[author]
+	if n.conns[author] != nil || s != nil && s.from.peers[author].IsValid() || ct != nil && !ct.asleep.IsZero() {
 		return
 	}
 	for _, c := range n.conns {
-		if c.peers[author].IsValid() && c.complete {
-			n.sources[author] = &source{c, time.Now()}
-			c.wants[author] = mine + 1
-			wake(c.wake)
+		if c.complete && c.peers[author].IsValid() {
+			n.askLocked(c, author, mine)
 			return
 		}
 	}
@@ -1199,12 +1218,12 @@ func (n *node) viaLocked(id nodeID) netip.AddrPort {
 // nil if nobody has such posts. A peer that has the very next one is better
 // than one whose posts begin later; one that stalls is the last resort.
 func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
-	rank := func(c *conn) (stalls, gap, behind uint64) {
+	rank := func(c *conn) (lost, gap, stalls, behind uint64) {
 		t := c.theirs[author]
 		if t.first > mine+1 {
 			gap = t.first
 		}
-		return t.stalls, gap, ^t.last
+		return t.stalls / maxStalls, gap, t.stalls, ^t.last
 	}
 	for _, c := range n.conns {
 		if c.theirs[author].last <= mine || !c.complete {
@@ -1214,9 +1233,9 @@ func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
 			best = c
 			continue
 		}
-		stalls, gap, behind := rank(c)
-		bestStalls, bestGap, bestBehind := rank(best)
-		if cmp.Or(cmp.Compare(stalls, bestStalls), cmp.Compare(gap, bestGap), cmp.Compare(behind, bestBehind)) < 0 {
+		lost, gap, stalls, behind := rank(c)
+		bestLost, bestGap, bestStalls, bestBehind := rank(best)
+		if cmp.Or(cmp.Compare(lost, bestLost), cmp.Compare(gap, bestGap), cmp.Compare(stalls, bestStalls), cmp.Compare(behind, bestBehind)) < 0 {
 			best = c
 		}
 	}
@@ -1227,7 +1246,7 @@ func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
 // given number on.
 func (n *node) coveredLocked(c *conn, author nodeID, number uint64) bool {
 	for _, o := range n.conns {
-		if t := o.theirs[author]; o != c && t.stalls == 0 && t.last >= number && t.first <= number {
+		if t := o.theirs[author]; o != c && t.stalls < maxStalls && t.last >= number && t.first <= number {
 			return true
 		}
 	}
@@ -1368,13 +1387,14 @@ func (c *conn) handlePosts(body []byte) error {
 		wake(c.wake)
 	}
 	if count > 0 {
-		n.tookLocked(c, author, last)
+		n.tookLocked(c, author, last, count)
 	}
 	return nil
 }
 
-// tookLocked passes on the news that posts of author came on c.
-func (n *node) tookLocked(c *conn, author nodeID, last *post) {
+// tookLocked passes on the news that count posts of author up to last came
+// on c.
+func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
 	now := time.Now()
 	c.chatAt = now
 	if author == c.peer {
@@ -1386,7 +1406,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post) {
 	}
 	n.relayLocked(author)
 	n.gossip[author] = true
-	if g := &n.gather; !g.done {
+	if g := &n.gather; !g.done && last.number-uint64(count) < g.before[author] { // it was waited for
 		g.at = now
 		if last.number >= g.before[author] {
 			n.gatherLocked(now)
@@ -1457,10 +1477,8 @@ func (c *conn) completeLocked() {
 	c.complete = true
 	c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
 	wake(c.wake)
-	if s := n.sources[c.peer]; s != nil && c.theirs[c.peer].first <= n.history.about(c.peer).last+1 {
-		s.from.wants[c.peer] = 0 // from here on the author itself sends
-		wake(s.from.wake)
-		delete(n.sources, c.peer)
+	if c.theirs[c.peer].first <= n.history.about(c.peer).last+1 {
+		n.dropSourceLocked(c.peer) // from here on the author itself sends
 	}
 	if g := &n.gather; !g.done {
 		for author, s := range c.theirs {
@@ -1497,6 +1515,7 @@ func (c *conn) handlePeers(body []byte) error {
 		case addr.Port() == 0 || !addr.Addr().IsValid():
 			delete(c.peers, id)
 			n.tellLocked(c, id) // the author sends it no more
+			n.lackLocked(id)
 		case len(c.peers) < maxContacts:
 			c.peers[id] = addr
 			if n.conns[id] == nil {
@@ -1517,8 +1536,14 @@ func (c *conn) handleSeen(body []byte) error {
 	s := n.sources[x.author]
 	asked := s != nil && s.from == c && n.conns[x.author] == nil
 	n.mu.Unlock()
-	if asked && x.author != n.id {
-		n.history.note(x.author, post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr})
+	if !asked || x.author == n.id {
+		return nil
+	}
+	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
+	if n.history.noteOf(x.author, p, x.time-c.ahead.Microseconds()) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.relayLocked(x.author)
 	}
 	return nil
 }
@@ -1717,7 +1742,7 @@ func (c *conn) appendPeersLocked(b []byte) []byte {
 // calls it, which has s to itself.
 func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 	n, author := c.n, s.author
-	for _, e := range n.history.sightings(author, s.notes) {
+	for _, e := range n.history.sightings(author, s.notes) { // first, for a newcomer waits no longer than for the posts
 		p := e.content()
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
 		s.notes = e.seq

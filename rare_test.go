@@ -281,6 +281,110 @@ func TestThirdIsSeenToGoAfterAReconnect(t *testing.T) {
 	})
 }
 
+// TestSlowHolderIsWaitedFor: Bob has all that Xen said, but lags for a moment;
+// Dan, who keeps little, has only the last of it.
+func TestSlowHolderIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		xen, bob := l.enter("Xen"), l.enter("Bob")
+		l.enter("Dan", withKeep(smallKeep))
+		after(3 * time.Second)
+		xen.outtalks()
+		after(5 * time.Second)
+		ann := l.enter("Ann", apartFrom(xen))
+		after(100 * time.Millisecond)
+		l.setApart(ann, bob, true)
+		after(3 * time.Second)
+		l.setApart(ann, bob, false)
+		after(30 * time.Second)
+		ann.wantCount(0, ` lost$`)
+		ann.wantCount(100, `Xen@.*: \d+ x`)
+	})
+}
+
+func TestSmallKeepHidesNobodyWhoseClockIsOff(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{-6 * time.Minute, 10 * time.Minute} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann", withKeep(smallKeep), withClock(off)), l.enter("Bob", withClock(-off))
+			after(3 * time.Second)
+			ann.outtalks()
+			for i := range 20 {
+				bob.says("hear me %d", i)
+				after(2 * time.Second)
+			}
+			ann.wantCount(20, `: hear me`)
+		})
+	}
+}
+
+// TestNewcomerDoesNotWaitForWhatNobodyCanGive: a post that is announced, and
+// turns out not to be signed, holds up nobody's screen while others chat.
+func TestNewcomerDoesNotWaitForWhatNobodyCanGive(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob, dan := l.enter("Bob"), l.enter("Dan")
+		after(3 * time.Second)
+		x := newScribe(1, "Xen")
+		p := x.writes(kindJoin, time.Now().UnixMicro(), "")
+		p.sealed[len(p.sealed)-1] ^= 1
+		bob.h().add(x.id, []post{p}, false, true)
+		after(time.Second)
+		ann := l.enter("Ann")
+		for range 20 {
+			dan.says("chat")
+			after(time.Second)
+		}
+		ann.wantCount(20, `: chat`)
+	})
+}
+
+// TestSightingsOfOthersAreBelievedWhateverTheirClock: Ann sees Xen go, and Bob,
+// whose clock is a minute behind, sees him come back.
+func TestSightingsOfOthersAreBelievedWhateverTheirClock(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{-time.Minute, 0, time.Minute} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			xen, ann := l.enter("Xen"), l.enter("Ann")
+			bob := l.enter("Bob", withClock(off))
+			after(5 * time.Second)
+			ann.says("hi")
+			after(60 * time.Second)
+			l.setApart(xen, ann, true)
+			l.setApart(xen, bob, true)
+			after(20 * time.Second)
+			l.setApart(xen, bob, false)
+			after(20 * time.Second)
+			ann.wantCount(1, `Xen@10.0.0.1 is back`)
+			xen.crash()
+			after(20 * time.Second)
+			ann.wantCount(2, `Xen@10.0.0.1 lost`)
+		})
+	}
+}
+
+func TestNobodyFollowsThoseWhoLeft(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		all := []*guest{l.enter("N0", deaf())}
+		for i := range 59 {
+			all = append(all, l.enter(fmt.Sprint("N", i+1), deaf(), told(all[0])))
+		}
+		after(20 * time.Second)
+		for _, g := range all[50:] {
+			g.leaves()
+		}
+		after(30 * time.Second)
+		for _, g := range all[:50] {
+			g.node.mu.Lock()
+			if n := len(g.sources); n > 0 {
+				t.Errorf("%s still asks for %d feeds", g.name, n)
+			}
+			g.node.mu.Unlock()
+		}
+	})
+}
+
 func TestLinkThatHealsIsUsedAtOnce(t *testing.T) {
 	t.Parallel()
 	for cut := 60 * time.Second; cut < 70*time.Second; cut += 2 * time.Second {
@@ -477,6 +581,17 @@ func (w *web) judge(t *testing.T) {
 			} else if text, _, ok := strings.Cut(s, ";"); ok {
 				lines[text]++
 			}
+		}
+		was := map[string]string{} // what each node did last
+		for _, s := range g.screen() {
+			who, did, ok := strings.Cut(strings.TrimPrefix(s, "* "), " ")
+			if !ok || !strings.HasPrefix(s, "* ") || !strings.Contains(who, "@") {
+				continue
+			}
+			if did == was[who] {
+				t.Errorf("%s shows that %s %s, which %s before", g.name, who, did, was[who])
+			}
+			was[who] = did
 		}
 		for text, n := range lines {
 			if n != 1 {
