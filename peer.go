@@ -219,6 +219,7 @@ type conn struct {
 	suspect   bool                      // silent: a fresh connection may replace it
 	bye       byte                      // why we are about to end it; 0: we aren't
 	parted    bool                      // the peer hears that we leave
+	taking    bool                      // posts of it are being taken: we don't leave before we have said so
 	fresh     bool                      // nothing was sent yet
 	greet     bool                      // part of our vector is still to be sent
 	beat      bool                      // a heartbeat is due
@@ -1353,12 +1354,13 @@ func (c *conn) handlePosts(body []byte) error {
 	last := &run[len(run)-1]
 	n.mu.Lock()
 	s := n.sources[author]
-	asked := own || s != nil && s.from == c
+	asked := author != n.id && (own || s != nil && s.from == c)
 	next := n.history.about(author).last + 1
 	overGap := !n.coveredLocked(c, author, next)
 	has := c.theirs[author]
+	c.taking = asked
 	n.mu.Unlock()
-	if author == n.id || !asked {
+	if !asked {
 		return nil // it crossed our word that we want no more
 	}
 	if run[0].number > next && has.first <= next && has.last >= next {
@@ -1372,6 +1374,9 @@ func (c *conn) handlePosts(body []byte) error {
 	runtime.Gosched() // the printer goes first, then the acknowledgement
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if c.taking = false; c.bye != 0 {
+		wake(c.wake)
+	}
 	switch {
 	case err == errGap:
 		c.gapped = c.gapped || own
@@ -1603,7 +1608,7 @@ func (c *conn) writeLoop(ctx context.Context) {
 func (c *conn) compose(b []byte) ([]byte, byte) {
 	c.n.mu.Lock()
 	b = c.controlLocked(b)
-	bye, ready := c.bye, c.complete
+	bye, ready := c.bye, c.complete && !c.taking
 	c.due = slices.AppendSeq(c.due[:0], maps.Values(c.subs))
 	c.n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
