@@ -166,6 +166,7 @@ type history struct {
 	delivered uint64        // posts of our own up to this number are where they must be
 	heard     uint64        // and up to this one anybody has them
 	unheard   int           // lines of those that were dropped though nobody has them
+	unheardTo uint64        // number of the last of these
 	room      chan struct{} // closed when a cursor moves or a bound changes; nil when nobody waits
 }
 
@@ -400,8 +401,10 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 func (h *history) forget(id nodeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.feedLocked(id).here = false
-	h.sweepLocked()
+	if f := h.feeds[id]; f != nil { // an invented node is none of those who are remembered
+		f.here = false
+		h.sweepLocked()
+	}
 }
 
 // sweepLocked forgets authors who are not here and of whom nothing is held, if
@@ -469,8 +472,10 @@ func (h *history) dropOldestLocked() {
 			f.posts[0] = nil
 			f.posts = f.posts[1:]
 		}
-		if f.id == h.self && e.kind == kindLines && e.content().number > h.heard {
-			h.unheard += e.lines()
+		if f.id == h.self && e.kind == kindLines {
+			if n := e.content().number; n > h.heard {
+				h.unheard, h.unheardTo = h.unheard+e.lines(), n
+			}
 		}
 		e.dropped = true
 	}
@@ -570,7 +575,9 @@ func (h *history) ownAboveLocked(number uint64) []*event {
 func (h *history) setDelivered(number, heard uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.delivered, h.heard = number, heard
+	if h.delivered, h.heard = number, heard; heard >= h.unheardTo {
+		h.unheard = 0 // they were on their way when they were dropped
+	}
 	if h.size > h.keep {
 		h.dropOldestLocked()
 	}

@@ -163,15 +163,15 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		fmt.Fprintln(stdout, "p2pchat", info.Main.Version)
 		return nil, errShown
 	}
-	var empty []string // as "$UNSET" is; it would mean the contrary of what was wanted
+	var empty string // of a value such as "$UNSET", which would mean the contrary of what was wanted
 	fs.Visit(func(f *flag.Flag) {
 		if slices.Contains([]string{"bind", "secret", "peers", "history"}, f.Name) && f.Value.String() == "" {
-			empty = append(empty, "-"+f.Name)
+			empty = f.Name
 		}
 	})
 	switch {
-	case len(empty) > 0:
-		return nil, usagef("the value of %s is empty; give one, or leave the flag out", empty[0])
+	case empty != "":
+		return nil, usagef("the value of -%s is empty; give one, or leave the flag out", empty)
 	case len(names) == 0:
 		return nil, usagef("a name is missing; try p2pchat Alex, or p2pchat -h")
 	case len(names) > 1:

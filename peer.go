@@ -1217,9 +1217,10 @@ func (n *node) viaLocked(id nodeID) netip.AddrPort {
 
 // bestLocked returns the connection to ask for author's posts after mine, or
 // nil if nobody has such posts. A peer that has the very next one is better
-// than one whose posts begin later; one that stalls is the last resort.
+// than one whose posts begin later; one whose claim came to nothing maxStalls
+// times is the last resort.
 func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
-	rank := func(c *conn) (lost, gap, stalls, behind uint64) {
+	rank := func(c *conn) (spent, gap, stalls, behind uint64) {
 		t := c.theirs[author]
 		if t.first > mine+1 {
 			gap = t.first
@@ -1234,9 +1235,9 @@ func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
 			best = c
 			continue
 		}
-		lost, gap, stalls, behind := rank(c)
-		bestLost, bestGap, bestStalls, bestBehind := rank(best)
-		if cmp.Or(cmp.Compare(lost, bestLost), cmp.Compare(gap, bestGap), cmp.Compare(stalls, bestStalls), cmp.Compare(behind, bestBehind)) < 0 {
+		spent, gap, stalls, behind := rank(c)
+		bestSpent, bestGap, bestStalls, bestBehind := rank(best)
+		if cmp.Or(cmp.Compare(spent, bestSpent), cmp.Compare(gap, bestGap), cmp.Compare(stalls, bestStalls), cmp.Compare(behind, bestBehind)) < 0 {
 			best = c
 		}
 	}

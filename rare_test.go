@@ -35,6 +35,14 @@ func (g *guest) whispers(t *testing.T, o *guest, text string) {
 	must(t, g.sendDirect(all[i], []byte(text)))
 }
 
+// counts has g say line 0 to line 4, a second each.
+func (g *guest) counts() {
+	for i := range 5 {
+		g.says("line %d", i)
+		after(time.Second)
+	}
+}
+
 func (g *guest) wantNoWarning(t *testing.T) {
 	t.Helper()
 	if w := g.warnings(); len(w) > 0 {
@@ -108,6 +116,31 @@ func TestAuthorIsNotToldToStop(t *testing.T) {
 	})
 }
 
+// TestClaimIsBelievedLastWhenItCameToNothing: who says it has all is asked
+// before who has the last alone, until that has failed three times.
+func TestClaimIsBelievedLastWhenItCameToNothing(t *testing.T) {
+	t.Parallel()
+	author := nodeID{9}
+	n := &node{conns: map[nodeID]*conn{}, sources: map[nodeID]*source{}}
+	has := func(id byte, first, stalls uint64) *conn {
+		c := &conn{n: n, complete: true, theirs: map[nodeID]claim{author: {span{first, 9, 0}, stalls}}}
+		n.conns[nodeID{id}] = c
+		return c
+	}
+	last := has(1, 6, 0)
+	for stalls := range uint64(2 * maxStalls) {
+		all := has(2, 1, stalls)
+		want := all
+		if stalls >= maxStalls {
+			want = last
+		}
+		if n.bestLocked(author, 0) != want || n.coveredLocked(last, author, 1) != (want == all) {
+			t.Errorf("after %d times of nothing, who says it has all is asked first: %v; it counts: %v",
+				stalls, n.bestLocked(author, 0) == all, n.coveredLocked(last, author, 1))
+		}
+	}
+}
+
 // TestStaleClaimsAreSeenThrough: two nodes that have dropped an author's posts
 // still hold each other to have them, while a third has the new ones.
 func TestStaleClaimsAreSeenThrough(t *testing.T) {
@@ -117,10 +150,7 @@ func TestStaleClaimsAreSeenThrough(t *testing.T) {
 		mia := l.enter("Mia", withKeep(smallKeep), apartFrom(cid))
 		ann := l.enter("Ann", withKeep(smallKeep), apartFrom(cid))
 		after(5 * time.Second)
-		for i := range 5 {
-			cid.says("line %d", i)
-			after(time.Second)
-		}
+		cid.counts()
 		bob.outtalks()
 		for i := range 5 {
 			cid.says("something new %d", i)
@@ -139,10 +169,7 @@ func TestForgottenAuthorsOldMessagesAreNotShownAgain(t *testing.T) {
 		cid, bob := l.enter("Cid"), l.enter("Bob")
 		ann := l.enter("Ann", withKeep(smallKeep), apartFrom(cid))
 		after(5 * time.Second)
-		for i := range 5 {
-			cid.says("line %d", i)
-			after(time.Second)
-		}
+		cid.counts()
 		bob.outtalks()
 		cid.says("something new")
 		after(5 * time.Second)
@@ -185,6 +212,27 @@ func TestForgottenAuthorComesBackAsItself(t *testing.T) {
 	}
 	if known := h.about(x.id); known.last != hello.number || known.name != "Xen" {
 		t.Errorf("Xen is known as %q up to post %d", known.name, known.last)
+	}
+}
+
+// TestLinesDroppedUnheardAreCounted, and no longer once somebody turns out to
+// have them.
+func TestLinesDroppedUnheardAreCounted(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(smallKeep, time.Now)
+	var drain batch
+	for range 200 {
+		h.say(kindLines, []byte("one\ntwo"+strings.Repeat("x", 1000)))
+		h.take(h.printer, &drain, ample)
+		h.setDelivered(h.about(h.self).last, 0)
+	}
+	if n := h.linesAbove(0); n != 400 {
+		t.Errorf("%d lines are unheard, want 400", n)
+	}
+	last := h.about(h.self).last
+	h.setDelivered(last, last)
+	if n := h.linesAbove(last); n != 0 {
+		t.Errorf("%d lines are unheard, want none", n)
 	}
 }
 

@@ -345,6 +345,20 @@ func TestPipedLineReachesEveryNodeEachTime(t *testing.T) {
 	}
 }
 
+// pastFrozenAnn pipes a line into a room of Tim and of Ann, who is stopped.
+func pastFrozenAnn(t *testing.T, line string, code int) (tim, bot *proc) {
+	t.Helper()
+	ps := company(t, freePort(t), "Tim", "Ann")
+	tim, ann := ps[0], ps[1]
+	bot = chat(t, roomOf(tim), []string{"-wait", "500ms", "Bot"})
+	haveMet(bot, tim, ann)
+	freeze(ann)
+	bot.say(line)
+	bot.closeInput()
+	ends(bot, patience, code)
+	return tim, bot
+}
+
 func TestPipeEndsAsItsInputSays(t *testing.T) {
 	t.Parallel()
 	t.Run("nobody there", func(t *testing.T) {
@@ -394,14 +408,7 @@ func TestPipeEndsAsItsInputSays(t *testing.T) {
 	})
 	t.Run("a direct message not taken", func(t *testing.T) {
 		t.Parallel()
-		ps := company(t, freePort(t), "Tim", "Ann")
-		tim, ann := ps[0], ps[1]
-		bot := chat(t, roomOf(tim), []string{"-wait", "500ms", "Bot"})
-		haveMet(bot, tim, ann)
-		freeze(ann)
-		bot.say("@Ann are you there?")
-		bot.closeInput()
-		ends(bot, patience, 1)
+		_, bot := pastFrozenAnn(t, "@Ann are you there?", 1)
 		bot.complains(patience, `Ann.*are you there\?`)
 	})
 	t.Run("whoever heard it left", func(t *testing.T) {
@@ -418,14 +425,7 @@ func TestPipeEndsAsItsInputSays(t *testing.T) {
 	})
 	t.Run("one node silent", func(t *testing.T) {
 		t.Parallel()
-		ps := company(t, freePort(t), "Tim", "Ann")
-		tim, ann := ps[0], ps[1]
-		bot := chat(t, roomOf(tim), []string{"-wait", "500ms", "Bot"})
-		haveMet(bot, tim, ann)
-		freeze(ann)
-		bot.say("is everybody there?")
-		bot.closeInput()
-		ends(bot, patience, 0)
+		tim, bot := pastFrozenAnn(t, "is everybody there?", 0)
 		tim.sees(patience, at("Bot")+`: is everybody there\?$`)
 		bot.complains(patience, `Ann`)
 	})
