@@ -282,9 +282,9 @@ func BenchmarkVector(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		body = append(body[:0], haveComplete)
-		h.vector(func(author nodeID, s span) { body = appendHaveEntry(body, author, s) })
+		h.vector(func(author nodeID, s span) { body = appendHaveEntry(body, author, s, netip.AddrPort{}) })
 		theirs := map[nodeID]span{}
-		if _, err := parseHave(body, func(author nodeID, s span) { theirs[author] = s }); err != nil || len(theirs) != 1000 {
+		if _, _, err := parseHave(body, func(author nodeID, s span, _ netip.AddrPort) { theirs[author] = s }); err != nil || len(theirs) != 1000 {
 			b.Fatal(len(theirs), err)
 		}
 	}

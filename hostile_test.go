@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -92,13 +93,18 @@ func (v *visitor) says(frames ...[]byte) { v.tls.Write(slices.Concat(frames...))
 
 // hears reads until a frame of the type comes.
 func (v *visitor) hears(want byte) error {
+	return v.waitsFor(func(typ byte, _ []byte) bool { return typ == want })
+}
+
+// waitsFor reads until a frame comes that is good.
+func (v *visitor) waitsFor(good func(typ byte, body []byte) bool) error {
 	for {
-		typ, _, err := readFrame(v.tls, maxFrame)
-		if err != nil || typ == want {
+		typ, body, err := readFrame(v.tls, maxFrame)
+		if err != nil || good(typ, body) {
 			return err
 		}
 		if typ == frameBye {
-			return fmt.Errorf("turned away, want a frame of type %d", want)
+			return errors.New("turned away")
 		}
 	}
 }
@@ -784,7 +790,7 @@ func TestVisitsLeaveNothingBehind(t *testing.T) {
 						t.Errorf("visit: %v", err)
 						return
 					}
-					v.says(framed(frameHave, []byte{haveComplete}))
+					v.says(hasNothing())
 					if err := v.hears(framePosts); err != nil { // what Ann has said
 						t.Errorf("visit: %v", err)
 					}
@@ -886,9 +892,9 @@ func TestWhateverAMemberSaysIsOneCleanLine(t *testing.T) {
 		hi.time += int64(time.Hour / time.Microsecond) // so that Ann has to name it on standard error
 		v, err := visit(raw, room, mallory.key, hi)
 		must(t, err)
-		v.says(framed(frameHave, []byte{haveComplete}), framed(framePosts, runOf(mallory.id, run[:4])),
+		v.says(hasNothing(), framed(framePosts, runOf(mallory.id, run[:4])),
 			appendDirect(nil, direct{1, now, []byte("<" + hostile + ">")}))
-		must(t, v.hears(frameTaken))
+		must(t, v.waitsFor(func(typ byte, body []byte) bool { return typ == frameHave && body[8] == 1 })) // DIRECT 1 has arrived
 		v.says(framed(framePosts, runOf(mallory.id, run[4:])), appendBye(nil, byeLeaving))
 		heardBack(v.tls, patience)
 		raw.Close()
@@ -1083,7 +1089,7 @@ func (l *lab) lie(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Durati
 	v, err := visit(near, l.key, key, helloOf("Mallory"))
 	must(l.t, err)
 	const claimed = 100
-	v.says(framed(frameHave, appendHaveEntry([]byte{haveComplete}, vic, span{1, claimed, 1})))
+	v.says(has(vic, span{1, claimed, 1}))
 	x := &liar{ended: make(chan struct{})}
 	go func() { // ends with the connection, which a crash of g ends at the latest
 		defer near.Close()
@@ -1109,7 +1115,7 @@ func (l *lab) lie(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Durati
 	}()
 	go func() { // heartbeats; ends with the other
 		for !x.isCutOff() {
-			v.says(framed(frameHave, []byte{0}))
+			v.says(framed(frameHave, frameList{}.have()))
 			select {
 			case <-time.After(heartbeat):
 			case <-x.ended:

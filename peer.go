@@ -123,7 +123,7 @@ type node struct {
 	hands       []*hand              // handshakes under way, the oldest first
 	lacking     map[nodeID]time.Time // authors of whom somebody has more than we, and since when
 	sources     map[nodeID]*source   // whom we asked for a feed
-	gossip      map[nodeID]bool      // authors of whom we took posts since the last gossip
+	news        map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
 	blame       map[netip.Addr]int   // dials to unknown nodes there, under way or failed
 	dials       int                  // to unknown nodes, under way
 	tokens      float64              // dials to unknown nodes that are left
@@ -133,13 +133,12 @@ type node struct {
 	loggedAt    time.Time       // when logged was last empty
 	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
 	lastTick    time.Time
-	metAt       time.Time       // when anybody was last connected
-	cameWent    map[nodeID]bool // who came or went since peers last heard of that
-	toldAt      time.Time       // when they did
-	relistedAt  time.Time       // when we last forgot what nobody asks for, and looked whom our peers know
-	bestAck     uint64          // the newest post of our own that anybody has
-	takenAt     time.Time       // when anybody last acknowledged anything, or the wait for that began
-	undelivered int             // direct messages
+	metAt       time.Time // when anybody was last connected
+	toldAt      time.Time // when peers last heard the news
+	relistedAt  time.Time // when we last forgot what nobody asks for, and looked whom our peers know
+	bestAck     uint64    // the newest post of our own that anybody has
+	takenAt     time.Time // when anybody last acknowledged anything, or the wait for that began
+	undelivered int       // direct messages
 }
 
 // A contact is what we know of another node, connected or not; or an address
@@ -210,24 +209,20 @@ type conn struct {
 	ahead  time.Duration // its clock, of ours
 
 	// guarded by n.mu
-	theirs    map[nodeID]claim          // what the peer has
-	peers     map[nodeID]netip.AddrPort // whom it is connected with
-	complete  bool                      // its whole vector is in
-	gapped    bool                      // of the peer's own posts we lack some before those that it sends
-	chatAt    time.Time                 // when it last carried chat
-	ackedAt   time.Time                 // when it last acknowledged, or began to lag
-	suspect   bool                      // silent: a fresh connection may replace it
-	bye       byte                      // why we are about to end it; 0: we aren't
-	parted    bool                      // the peer hears that we leave
-	taking    bool                      // posts of it are being taken: we don't leave before we have said so
-	fresh     bool                      // nothing was sent yet
-	greet     bool                      // part of our vector is still to be sent
-	beat      bool                      // a heartbeat is due
-	tell      map[nodeID]bool           // authors whose span the peer should hear
-	tellPeers map[nodeID]bool           // nodes whose connection with us, or its end, the peer should hear
-	wants     map[nodeID]uint64         // what to ask for
-	subs      map[nodeID]*sub           // what to send
-	taken     uint64                    // acknowledge direct messages up to here; 0: nothing to acknowledge
+	theirs   map[nodeID]claim  // what the peer has
+	complete bool              // its whole vector is in
+	gapped   bool              // of the peer's own posts we lack some before those that it sends
+	chatAt   time.Time         // when it last carried chat
+	ackedAt  time.Time         // when it last acknowledged, or began to lag
+	suspect  bool              // silent: a fresh connection may replace it
+	bye      byte              // why we are about to end it; 0: we aren't
+	parted   bool              // the peer hears that we leave
+	taking   bool              // posts of it are being taken: we don't leave before we have said so
+	greet    bool              // part of our vector is still to be sent
+	beat     bool              // a HAVE is due, though there be nothing to tell
+	tell     map[nodeID]bool   // authors of whom the peer should hear what we have
+	wants    map[nodeID]uint64 // what to ask for
+	subs     map[nodeID]*sub   // what to send
 
 	due []*sub // the writer's own: what it is about to send
 }
@@ -235,7 +230,8 @@ type conn struct {
 // A claim is what a peer has of an author, by its own word.
 type claim struct {
 	span
-	stalls uint64 // how often it was asked for that, and sent nothing, since
+	at     netip.AddrPort // where it is connected with the author; invalid: it isn't
+	stalls uint64         // how often it was asked for that, and sent nothing, since
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
@@ -252,7 +248,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		tls: tlsConfig(key), lastTick: time.Now(), metAt: time.Now(), loggedAt: time.Now(), tokens: dialRate,
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
-		sources: map[nodeID]*source{}, gossip: map[nodeID]bool{}, cameWent: map[nodeID]bool{},
+		sources: map[nodeID]*source{}, news: map[nodeID]bool{},
 		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}},
 	}
@@ -376,7 +372,7 @@ func (n *node) pause(d time.Duration) {
 func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	c := &conn{n: n, raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, wake: make(chan struct{}, 1)}
 	h := n.admit(raw)
-	err := c.shake(expect)
+	first, err := c.shake(expect)
 	n.dismiss(h)
 	if err != nil {
 		raw.Close()
@@ -387,7 +383,7 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	}
 	ctx, end := context.WithCancel(n.ctx)
 	context.AfterFunc(ctx, func() { raw.Close() })
-	n.wg.Go(func() { c.writeLoop(ctx) })
+	n.wg.Go(func() { c.writeLoop(ctx, first) })
 	n.wg.Go(func() {
 		err := c.readLoop()
 		end()
@@ -433,8 +429,8 @@ func addrOf(a net.Addr) netip.AddrPort {
 }
 
 // shake does the handshake: TLS, both proofs, HELLO, and registers the
-// connection.
-func (c *conn) shake(expect nodeID) error {
+// connection. It returns what is to be sent on it first.
+func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	n := c.n
 	ctx, cancel := context.WithTimeout(n.ctx, handshakeTimeout)
 	defer cancel()
@@ -446,27 +442,27 @@ func (c *conn) shake(expect nodeID) error {
 		c.tls = tls.Client(c.raw, n.tls)
 	}
 	if err := c.tls.Handshake(); err != nil { // ctx closes what is underneath; passed on, it would cost a goroutine
-		return err
+		return nil, err
 	}
 	state := c.tls.ConnectionState()
 	key, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 	if !ok {
-		return errors.New("its key is not an Ed25519 key")
+		return nil, errors.New("its key is not an Ed25519 key")
 	}
 	c.peer = nodeID(key)
 	if c.peer == n.id {
-		return errSelf
+		return nil, errSelf
 	}
 	if expect != (nodeID{}) && c.peer != expect {
-		return fmt.Errorf("node %v is there, not %v", c.peer, expect)
+		return nil, fmt.Errorf("node %v is there, not %v", c.peer, expect)
 	}
 	exporter, err := state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	say, err := c.prove(exporter)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	return c.exchangeHello(say)
 }
@@ -499,22 +495,23 @@ func (c *conn) prove(exporter []byte) (say []byte, err error) {
 
 // exchangeHello says what is still to be said and then HELLO, if that is ours
 // to say, hears the peer's, and registers the connection: by these the lower
-// ID decides whether it stands. The lower's own HELLO is the first that its
-// writer sends.
-func (c *conn) exchangeHello(say []byte) error {
+// ID decides whether it stands. The lower's own HELLO, which lets the higher
+// register it too, is returned, to be sent first of all.
+func (c *conn) exchangeHello(say []byte) (first []byte, err error) {
 	n := c.n
+	lower := n.id.less(c.peer)
 	n.mu.Lock()
 	ct := n.contactLocked(c.peer)
-	if c.peer.less(n.id) { // we are the higher: ask
-		say = n.appendHelloLocked(say, ct.epoch)
+	if !lower { // ask
+		say = n.appendHello(say, ct.epoch)
 	}
 	n.mu.Unlock()
 	if _, err := c.tls.Write(say); err != nil {
-		return err
+		return nil, err
 	}
 	x, err := c.readHello()
 	if errors.Is(err, errDuplicate) {
-		return err // the one HELLO that epochs do not count
+		return nil, err // the one HELLO that epochs do not count
 	}
 	if err == nil {
 		err = n.register(c, x)
@@ -527,7 +524,10 @@ func (c *conn) exchangeHello(say []byte) error {
 	if errors.Is(err, errDuplicate) {
 		c.tls.Write(appendBye(nil, byeDuplicate)) // best effort: the connection ends either way
 	}
-	return err
+	if lower {
+		first = n.appendHello(nil, 0)
+	}
+	return first, err
 }
 
 // readHello reads the peer's HELLO, or why there is none.
@@ -544,7 +544,7 @@ func (c *conn) readHello() (x hello, err error) {
 	return x, fmt.Errorf("turned away by a frame of type %d", typ)
 }
 
-func (n *node) appendHelloLocked(b []byte, epoch uint32) []byte {
+func (n *node) appendHello(b []byte, epoch uint32) []byte {
 	return appendHello(b, hello{version, epoch, n.history.clock().UnixMicro(), n.port, n.myName()})
 }
 
@@ -577,16 +577,18 @@ func (n *node) register(c *conn, x hello) error {
 			t.id = c.peer
 		}
 	}
-	c.theirs, c.peers, c.subs = map[nodeID]claim{}, map[nodeID]netip.AddrPort{}, map[nodeID]*sub{}
-	c.tell, c.tellPeers, c.wants = map[nodeID]bool{}, map[nodeID]bool{}, map[nodeID]uint64{}
+	c.theirs, c.subs = map[nodeID]claim{}, map[nodeID]*sub{}
+	c.tell, c.wants = map[nodeID]bool{}, map[nodeID]uint64{}
+	n.conns[c.peer] = c
 	n.history.vector(func(author nodeID, _ span) { c.tell[author] = true })
-	c.tell[c.peer] = true
-	c.fresh, c.greet, c.ackedAt, c.chatAt = true, true, now, now
+	for id := range n.conns {
+		c.tell[id] = true
+	}
+	c.greet, c.ackedAt, c.chatAt = true, now, now
 	if n.leaving {
 		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
 	}
-	n.cameWent[c.peer] = true
-	n.conns[c.peer] = c
+	n.news[c.peer] = true
 	wake(c.wake)
 	n.welcomeLocked(c, x)
 	return nil
@@ -682,7 +684,7 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	delete(n.conns, c.peer)
 	n.logf("connection with %v (%s) ended: %v", c.peer, n.label(c.peer), err)
-	n.cameWent[c.peer] = true
+	n.news[c.peer] = true
 	for author := range c.theirs {
 		n.lackLocked(author)
 	}
@@ -977,16 +979,13 @@ func (n *node) tick() {
 // author will not send them.
 func (n *node) newsLocked() {
 	for _, c := range n.conns {
-		for author := range n.gossip {
-			n.tellLocked(c, author)
-		}
-		if len(n.cameWent) > 0 {
-			maps.Copy(c.tellPeers, n.cameWent)
-			wake(c.wake)
+		for author, cameWent := range n.news {
+			if cameWent || c.lagsLocked(author) {
+				c.tellLocked(author)
+			}
 		}
 	}
-	clear(n.gossip)
-	clear(n.cameWent)
+	clear(n.news)
 }
 
 // forgetLocked lets go of what nobody asks for any more.
@@ -1166,11 +1165,11 @@ func (n *node) dropSourceLocked(author nodeID) {
 // One that rests wakes us itself.
 func (n *node) followLocked(author nodeID, mine uint64) {
 	s, ct := n.sources[author], n.contacts[author]
-	if n.conns[author] != nil || s != nil && s.from.peers[author].IsValid() || ct != nil && !ct.asleep.IsZero() {
+	if n.conns[author] != nil || s != nil && s.from.theirs[author].at.IsValid() || ct != nil && !ct.asleep.IsZero() {
 		return
 	}
 	for _, c := range n.conns {
-		if c.complete && c.peers[author].IsValid() {
+		if c.complete && c.theirs[author].at.IsValid() {
 			n.askLocked(c, author, mine)
 			return
 		}
@@ -1208,8 +1207,8 @@ func (n *node) patienceLocked(author nodeID, now time.Time) time.Duration {
 // viaLocked returns where a peer is connected with the node, if one is.
 func (n *node) viaLocked(id nodeID) netip.AddrPort {
 	for _, c := range n.conns {
-		if addr := c.peers[id]; addr.IsValid() {
-			return addr
+		if at := c.theirs[id].at; at.IsValid() {
+			return at
 		}
 	}
 	return netip.AddrPort{}
@@ -1255,16 +1254,17 @@ func (n *node) coveredLocked(c *conn, author nodeID, number uint64) bool {
 	return false
 }
 
-// tellLocked has c hear what we have of author, unless it is more than we or
-// comes from the author itself.
-func (n *node) tellLocked(c *conn, author nodeID) {
-	if c.peer == author || c.peers[author].IsValid() {
-		return
-	}
-	if n.history.about(author).last > c.theirs[author].last {
-		c.tell[author] = true
-		wake(c.wake)
-	}
+// tellLocked has the peer hear what we have of author.
+func (c *conn) tellLocked(author nodeID) {
+	c.tell[author] = true
+	wake(c.wake)
+}
+
+// lagsLocked says whether the peer has less of author than we, and will not
+// get it from the author itself.
+func (c *conn) lagsLocked(author nodeID) bool {
+	t := c.theirs[author]
+	return c.peer != author && !t.at.IsValid() && t.last < c.n.history.about(author).last
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
@@ -1326,14 +1326,8 @@ func (c *conn) handle(typ byte, body []byte) error {
 		return c.handleHave(body)
 	case frameWant:
 		return c.handleWant(body)
-	case framePeers:
-		return c.handlePeers(body)
 	case frameDirect:
 		return c.handleDirect(body)
-	case frameTaken:
-		number, err := parseTaken(body)
-		c.n.taken(c.peer, number)
-		return err
 	case frameSeen:
 		return c.handleSeen(body)
 	case frameBye:
@@ -1389,8 +1383,7 @@ func (c *conn) handlePosts(body []byte) error {
 		}
 	}
 	if own && err == nil {
-		c.tell[author] = true // this is the acknowledgement, also of what came on another way before
-		wake(c.wake)
+		c.tellLocked(author) // this is the acknowledgement, also of what came on another way before
 	}
 	if count > 0 {
 		n.tookLocked(c, author, last, count)
@@ -1403,15 +1396,16 @@ func (c *conn) handlePosts(body []byte) error {
 func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
 	now := time.Now()
 	c.chatAt = now
+	t := c.theirs[author]
+	t.stalls = 0
 	if author == c.peer {
-		t := c.theirs[author]
-		c.theirs[author] = claim{span: span{max(t.first, 1), last.number, last.link.mark()}}
+		t.span = span{max(t.first, 1), last.number, last.link.mark()}
 	} else if s := n.sources[author]; s != nil {
 		s.at = now
-		c.theirs[author] = claim{span: c.theirs[author].span}
 	}
+	c.theirs[author] = t
 	n.relayLocked(author)
-	n.gossip[author] = true
+	n.news[author] = n.news[author]                                              // true if it came or went as well
 	if g := &n.gather; !g.done && last.number-uint64(count) < g.before[author] { // it was waited for
 		g.at = now
 		if last.number >= g.before[author] {
@@ -1438,24 +1432,26 @@ func (c *conn) handleHave(body []byte) error {
 	n := c.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	flags, err := parseHave(body, func(author nodeID, s span) {
+	flags, taken, err := parseHave(body, func(author nodeID, s span, at netip.AddrPort) {
 		if _, known := c.theirs[author]; known || author == n.id || len(c.theirs) < maxTheirs {
-			n.hasLocked(c, author, s)
+			n.hasLocked(c, author, s, at)
 		}
 	})
 	if err != nil {
 		return err
 	}
+	n.takenLocked(n.contactLocked(c.peer), taken)
 	if flags&haveComplete != 0 && !c.complete {
 		c.completeLocked()
 	}
 	return nil
 }
 
-// hasLocked notes that the peer of c has s of author, and sees what that means.
-func (n *node) hasLocked(c *conn, author nodeID, s span) {
+// hasLocked notes that the peer of c has s of author and is connected with it
+// at the given address, and sees what that means.
+func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 	had := c.theirs[author]
-	c.theirs[author] = claim{span: s}
+	c.theirs[author] = claim{span: s, at: at}
 	if author == n.id {
 		if s.last > had.last {
 			c.ackedAt = time.Now()
@@ -1471,8 +1467,15 @@ func (n *node) hasLocked(c *conn, author nodeID, s span) {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
-	if s.last > mine.last {
+	if s.last > mine.last || at != had.at {
 		n.lackLocked(author)
+	}
+	switch {
+	case at == had.at:
+	case !at.IsValid() && c.lagsLocked(author):
+		c.tellLocked(author) // the author sends it no more
+	case at.IsValid() && n.conns[author] == nil:
+		n.meetLocked(n.contactLocked(author), at)
 	}
 }
 
@@ -1511,27 +1514,6 @@ func (c *conn) handleWant(body []byte) error {
 	return err
 }
 
-func (c *conn) handlePeers(body []byte) error {
-	n := c.n
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return parsePeers(body, func(id nodeID, addr netip.AddrPort) {
-		switch {
-		case id == n.id || id == c.peer:
-		case addr.Port() == 0 || !addr.Addr().IsValid():
-			delete(c.peers, id)
-			n.tellLocked(c, id) // the author sends it no more
-			n.lackLocked(id)
-		case len(c.peers) < maxContacts:
-			c.peers[id] = addr
-			if n.conns[id] == nil {
-				n.meetLocked(n.contactLocked(id), addr)
-				n.lackLocked(id)
-			}
-		}
-	})
-}
-
 func (c *conn) handleSeen(body []byte) error {
 	n := c.n
 	x, err := parseSeen(body)
@@ -1565,7 +1547,7 @@ func (c *conn) handleDirect(body []byte) error {
 	ct := n.contactLocked(c.peer)
 	fresh := x.number > ct.directIn
 	ct.directIn = max(ct.directIn, x.number)
-	c.taken, c.chatAt = ct.directIn, time.Now()
+	c.beat, c.chatAt = true, time.Now() // a HAVE acknowledges it
 	wake(c.wake)
 	n.mu.Unlock()
 	if fresh {
@@ -1576,23 +1558,24 @@ func (c *conn) handleDirect(body []byte) error {
 
 // ---- writing
 
-func (c *conn) writeLoop(ctx context.Context) {
-	var b []byte
-	for {
+// writeLoop sends first, and then whatever is to be sent.
+func (c *conn) writeLoop(ctx context.Context, first []byte) {
+	for b := first; ; {
 		var bye byte
-		if b, bye = c.compose(b[:0]); len(b) > 0 {
+		if b, bye = c.compose(b); len(b) > 0 {
 			if _, err := c.tls.Write(b); err != nil {
 				c.raw.Close() // the reader tells the node
 				return
 			}
 		}
-		switch {
+		size := len(b)
+		switch b = b[:0]; {
 		case bye != 0:
 			return // the peer closes, so that it hears all; endLocked sees to it that somebody does
-		case len(b) == len(heartbeatFrame) && cap(b) > maxLine:
+		case size == bareHave && cap(b) > maxLine:
 			b = nil // an idle connection holds no large buffer
 			continue
-		case len(b) > 0:
+		case size > 0:
 			continue
 		}
 		select {
@@ -1654,18 +1637,9 @@ func (c *conn) appendDirects(b []byte, next uint64) ([]byte, uint64) {
 	return b, math.MaxUint64
 }
 
-// heartbeatFrame is an empty HAVE.
-var heartbeatFrame = endFrame(append(beginFrame(nil, frameHave), 0), 0)
-
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
-	n := c.n
-	if c.fresh && n.id.less(c.peer) {
-		b = n.appendHelloLocked(b, 0)
-	}
-	b = c.appendPeersLocked(b) // before the vector, so that a newcomer knows whom to wait for
-	c.fresh = false
-	if c.greet || len(c.tell) > 0 {
+	if c.beat || c.greet || len(c.tell) > 0 {
 		b = c.appendHaveLocked(b)
 	}
 	if len(c.wants) > 0 {
@@ -1680,65 +1654,35 @@ func (c *conn) controlLocked(b []byte) []byte {
 		}
 		b = endFrame(b, start)
 	}
-	if c.taken > 0 {
-		b = appendTaken(b, c.taken)
-		c.taken = 0
-	}
-	if c.beat && len(b) == 0 {
-		b = append(b, heartbeatFrame...)
-	}
-	c.beat = false
 	return b
 }
 
 // appendHaveLocked appends what the peer is to hear of what we have, as much
 // as a frame may hold. The frame that ends our vector is marked.
 func (c *conn) appendHaveLocked(b []byte) []byte {
-	start := len(b)
-	b = append(beginFrame(b, frameHave), 0)
+	n, start := c.n, len(b)
+	b = beginHave(b, 0, n.contactLocked(c.peer).directIn)
 	for author := range c.tell {
 		if len(b)-start > maxRun {
 			break
 		}
-		s := c.n.history.span(author)
+		s := n.history.span(author)
 		if author == c.peer && s.last == 0 { // an acknowledgement, though keep has dropped it
-			known := c.n.history.about(author)
+			known := n.history.about(author)
 			s = span{known.last, known.last, known.link.mark()}
 		}
-		if s.last > 0 {
-			b = appendHaveEntry(b, author, s)
+		var at netip.AddrPort
+		if o := n.conns[author]; o != nil {
+			at = o.addr
 		}
+		b = appendHaveEntry(b, author, s, at)
 		delete(c.tell, author)
 	}
 	if c.greet && len(c.tell) == 0 {
 		c.greet = false
 		b[start+5] = haveComplete
 	}
-	return endFrame(b, start)
-}
-
-// appendPeersLocked appends whom we are connected with, and later who came
-// and went.
-func (c *conn) appendPeersLocked(b []byte) []byte {
-	start := len(b)
-	b = beginFrame(b, framePeers)
-	empty := len(b)
-	if c.fresh {
-		for id, o := range c.n.conns {
-			b = appendPeersEntry(b, id, o.addr)
-		}
-	}
-	for id := range c.tellPeers {
-		if o := c.n.conns[id]; o == nil {
-			b = appendPeersEntry(b, id, netip.AddrPort{})
-		} else if !o.since.Before(c.since) { // else it was told at the beginning
-			b = appendPeersEntry(b, id, o.addr)
-		}
-	}
-	clear(c.tellPeers)
-	if len(b) == empty {
-		return b[:start]
-	}
+	c.beat = false
 	return endFrame(b, start)
 }
 
@@ -1766,9 +1710,11 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
 	} else {
 		if first > s.next { // what lies between was dropped for keep: say so, lest we seem to hide it
-			start := len(b)
-			b = append(beginFrame(b, frameHave), 0)
-			b = endFrame(appendHaveEntry(b, author, n.history.span(author)), start)
+			n.mu.Lock()
+			for c.tell[author] = true; c.tell[author]; {
+				b = c.appendHaveLocked(b)
+			}
+			n.mu.Unlock()
 		}
 		start := len(b)
 		b = append(beginFrame(b, framePosts), author[:]...)
@@ -1838,18 +1784,14 @@ func (n *node) sendDirect(to member, text []byte) error {
 	return nil
 }
 
-// taken notes that peer has the direct messages up to number.
-func (n *node) taken(peer nodeID, number uint64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	ct := n.contactLocked(peer)
-	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool {
-		if o.number <= number {
-			n.takenAt = time.Now()
-		}
-		return o.number <= number
-	})
-	n.changedLocked()
+// takenLocked notes that ct has the direct messages up to number.
+func (n *node) takenLocked(ct *contact, number uint64) {
+	waiting := len(ct.outbox)
+	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool { return o.number <= number })
+	if len(ct.outbox) < waiting {
+		n.takenAt = time.Now()
+		n.changedLocked()
+	}
 }
 
 // expireLocked gives up direct messages whose receiver left, or doesn't
@@ -2029,8 +1971,8 @@ func (n *node) expectingLocked(now time.Time) bool {
 		if !c.complete {
 			return true
 		}
-		for id := range c.peers {
-			if n.conns[id] == nil {
+		for id, t := range c.theirs {
+			if t.at.IsValid() && n.conns[id] == nil {
 				return true
 			}
 		}

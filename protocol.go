@@ -49,10 +49,13 @@ package main
 //	              lower that did not end in BYE duplicate: a greater one tells
 //	              the lower that the connection it may still hold is dead; in
 //	              the lower's answer it means nothing.
-//	   3  HAVE    flags 1 (1: the first vector ends here), then per author: ID 32,
-//	              first 8, last 8 (post numbers held; told to the author: taken),
-//	              mark 8 (the first of the last post's link).
-//	              Both begin with their vector. An empty HAVE is the heartbeat.
+//	   3  HAVE    flags 1 (1: the first vector ends here), taken 8 (DIRECT up to
+//	              this number have arrived), then per author: ID 32, first 8,
+//	              last 8 (post numbers held, or 0; told to the author: taken),
+//	              mark 8 (the first of the last post's link), address (where the
+//	              sender is connected with the author; port 0: it isn't).
+//	              Both begin with their vector: all whom they hold posts of or
+//	              are connected with. A HAVE of no author is the heartbeat.
 //	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more).
 //	              A node's own feed is sent unasked once the peer's vector is in.
 //	   5  POSTS   author 32, then a run of consecutive posts: length 4, post. The
@@ -62,10 +65,8 @@ package main
 //	   6  DIRECT  number 8 (1, 2, 3 … of this sender to this receiver), time 8, text
 //	              of at most 196,608 bytes. Sent again on the next connection, and
 //	              taken once.
-//	   7  TAKEN   number 8: DIRECT up to this one have arrived
-//	   8  SEEN    with a feed that was asked for: author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
-//	   9  PEERS   per node: ID 32, address (port 0: no longer connected)
-//	  10  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle, 5 protocol error
+//	   7  SEEN    with a feed that was asked for: author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
+//	   8  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle, 5 protocol error
 //
 // An address is a port of 2, a length of 1 (0, 4 or 16), and so many bytes of IP.
 //
@@ -142,10 +143,8 @@ const (
 	frameWant   = 4
 	framePosts  = 5
 	frameDirect = 6
-	frameTaken  = 7
-	frameSeen   = 8
-	framePeers  = 9
-	frameBye    = 10
+	frameSeen   = 7
+	frameBye    = 8
 )
 
 const (
@@ -380,25 +379,37 @@ type span struct {
 
 const haveComplete = 1 // flag of the HAVE that ends the first vector
 
-func appendHaveEntry(b []byte, author nodeID, s span) []byte {
+const bareHave = 4 + 1 + 1 + 8 // bytes of a HAVE frame of no author
+
+// beginHave starts a HAVE that acknowledges direct messages up to taken.
+func beginHave(b []byte, flags byte, taken uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(beginFrame(b, frameHave), flags), taken)
+}
+
+// appendHaveEntry adds what the sender has of an author, and where it is
+// connected with it, if it is.
+func appendHaveEntry(b []byte, author nodeID, s span, at netip.AddrPort) []byte {
 	b = append(b, author[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.first)
 	b = binary.BigEndian.AppendUint64(b, s.last)
-	return binary.BigEndian.AppendUint64(b, s.mark)
+	return appendAddr(binary.BigEndian.AppendUint64(b, s.mark), at)
 }
 
-// parseHave calls each with the entries of a HAVE and returns its flags.
-func parseHave(body []byte, each func(nodeID, span)) (flags byte, err error) {
+// parseHave calls each with the entries of a HAVE, and returns the rest.
+func parseHave(body []byte, each func(author nodeID, s span, at netip.AddrPort)) (flags byte, taken uint64, err error) {
 	f := fields{b: body}
-	flags = byte(f.uint(1))
+	flags, taken = byte(f.uint(1)), f.uint(8)
 	for len(f.b) > 0 {
-		id, s := f.id(), span{f.uint(8), f.uint(8), f.uint(8)}
-		if f.short || s.first == 0 || s.last < s.first {
-			return flags, fmt.Errorf("have: span %d to %d: %w", s.first, s.last, errShort)
+		id, s, at := f.id(), span{f.uint(8), f.uint(8), f.uint(8)}, f.addr()
+		if at.Port() == 0 {
+			at = netip.AddrPort{}
 		}
-		each(id, s)
+		if f.short || s.last < s.first || s.first == 0 && s.last > 0 {
+			return flags, taken, fmt.Errorf("have: span %d to %d: %w", s.first, s.last, errShort)
+		}
+		each(id, s, at)
 	}
-	return flags, f.err("have")
+	return flags, taken, f.err("have")
 }
 
 func appendWantEntry(b []byte, author nodeID, from uint64) []byte {
@@ -438,15 +449,6 @@ func parseDirect(body []byte) (x direct, err error) {
 	return x, f.err("direct")
 }
 
-func appendTaken(b []byte, number uint64) []byte {
-	return endFrame(binary.BigEndian.AppendUint64(beginFrame(b, frameTaken), number), len(b))
-}
-
-func parseTaken(body []byte) (uint64, error) {
-	f := fields{b: body}
-	return f.uint(8), f.err("taken")
-}
-
 // A sighting says that somebody saw a node go without a word, or come back.
 type sighting struct {
 	author nodeID
@@ -470,20 +472,6 @@ func parseSeen(body []byte) (x sighting, err error) {
 		return x, fmt.Errorf("seen: kind %d at %d", x.kind, x.time)
 	}
 	return x, f.err("seen")
-}
-
-func appendPeersEntry(b []byte, node nodeID, addr netip.AddrPort) []byte {
-	return appendAddr(append(b, node[:]...), addr)
-}
-
-func parsePeers(body []byte, each func(nodeID, netip.AddrPort)) error {
-	f := fields{b: body}
-	for len(f.b) > 0 {
-		if id, addr := f.id(), f.addr(); !f.short {
-			each(id, addr)
-		}
-	}
-	return f.err("peers")
 }
 
 func appendBye(b []byte, why byte) []byte {

@@ -154,6 +154,7 @@ func TestPostIsLaidOutAsTheTableSays(t *testing.T) {
 // A frameList is what a frame of several entries holds, in their order.
 type frameList struct {
 	flags   byte
+	taken   uint64
 	ids     []nodeID
 	spans   []span
 	numbers []uint64
@@ -161,7 +162,9 @@ type frameList struct {
 }
 
 func listHave(body []byte) (x frameList, err error) {
-	x.flags, err = parseHave(body, func(id nodeID, s span) { x.ids, x.spans = append(x.ids, id), append(x.spans, s) })
+	x.flags, x.taken, err = parseHave(body, func(id nodeID, s span, at netip.AddrPort) {
+		x.ids, x.spans, x.addrs = append(x.ids, id), append(x.spans, s), append(x.addrs, at)
+	})
 	return x, err
 }
 
@@ -170,29 +173,26 @@ func listWant(body []byte) (x frameList, err error) {
 	return x, err
 }
 
-func listPeers(body []byte) (x frameList, err error) {
-	err = parsePeers(body, func(id nodeID, a netip.AddrPort) { x.ids, x.addrs = append(x.ids, id), append(x.addrs, a) })
-	return x, err
+func (x frameList) have() []byte {
+	b := beginHave(nil, x.flags, x.taken)
+	for i, id := range x.ids {
+		b = appendHaveEntry(b, id, x.spans[i], x.addrs[i])
+	}
+	return b[5:]
 }
 
-func (x frameList) have() []byte {
-	b := []byte{x.flags}
-	for i, id := range x.ids {
-		b = appendHaveEntry(b, id, x.spans[i])
-	}
-	return b
+// has is the whole frame of a vector that says that one author's posts are here.
+func has(author nodeID, s span) []byte {
+	x := frameList{flags: haveComplete, ids: []nodeID{author}, spans: []span{s}, addrs: make([]netip.AddrPort, 1)}
+	return framed(frameHave, x.have())
 }
+
+// hasNothing is that of an empty vector.
+func hasNothing() []byte { return framed(frameHave, frameList{flags: haveComplete}.have()) }
 
 func (x frameList) want() (b []byte) {
 	for i, id := range x.ids {
 		b = appendWantEntry(b, id, x.numbers[i])
-	}
-	return b
-}
-
-func (x frameList) peers() (b []byte) {
-	for i, id := range x.ids {
-		b = appendPeersEntry(b, id, x.addrs[i])
 	}
 	return b
 }
@@ -218,9 +218,11 @@ func goldenFrames() []goldenFrame {
 	v6 := netip.MustParseAddrPort("[fe80::1]:258")
 	mac := newRoomKey("").proofOf("d", bytes.Repeat([]byte{0x11}, 32), a.id, b.id)
 	hi := hello{version: 1, epoch: 3, time: scribeTime, port: 7700, name: "Tim"}
-	have := frameList{flags: haveComplete, ids: []nodeID{a.id, b.id}, spans: []span{{1, 2, posts[1].link.mark()}, {5, 1 << 40, 7}}}
+	have := frameList{
+		flags: haveComplete, taken: 9, ids: []nodeID{a.id, b.id, b.id},
+		spans: []span{{1, 2, posts[1].link.mark()}, {5, 1 << 40, 7}, {}}, addrs: []netip.AddrPort{a.addr, v6, {}},
+	}
 	want := frameList{ids: []nodeID{a.id, b.id}, numbers: []uint64{3, 0}}
-	peers := frameList{ids: []nodeID{a.id, b.id, b.id}, addrs: []netip.AddrPort{a.addr, v6, {}}}
 	message := direct{number: 9, time: scribeTime, text: []byte("just for you")}
 	seen := sighting{author: b.id, kind: kindLost, time: scribeTime, name: []byte("Ann"), addr: a.addr}
 	type run struct {
@@ -232,22 +234,21 @@ func goldenFrames() []goldenFrame {
 			mac, anyOf(func(b []byte) ([]byte, error) { return b, nil }), 1, 0},
 		{"HELLO", "00000015 02 0001 00000003 000660dec9ce2340 1e14 03 54696d", appendHello(nil, hi),
 			hi, anyOf(parseHello), 0, 20},
-		{"HAVE", "00000072 03 01" + hexA + "0000000000000001 0000000000000002 8b7158535d18daf5" +
-			hexB + "0000000000000005 0000010000000000 0000000000000007", framed(frameHave, have.have()),
-			have, anyOf(listHave), 56, 1},
-		{"heartbeat", "00000002 03 00", framed(frameHave, frameList{}.have()), frameList{}, anyOf(listHave), 0, 1},
+		{"HAVE", "000000cf 03 01 0000000000000009" +
+			hexA + "0000000000000001 0000000000000002 8b7158535d18daf5 1e14 04 c0a80007" +
+			hexB + "0000000000000005 0000010000000000 0000000000000007 0102 10 fe800000000000000000000000000001" +
+			hexB + "0000000000000000 0000000000000000 0000000000000000 0000 00", framed(frameHave, have.have()),
+			have, anyOf(listHave), 0, 9},
+		{"heartbeat", "0000000a 03 00 0000000000000000", framed(frameHave, frameList{}.have()), frameList{}, anyOf(listHave), 0, 9},
 		{"WANT", "00000051 04" + hexA + "0000000000000003" + hexB + "0000000000000000", framed(frameWant, want.want()),
 			want, anyOf(listWant), 40, 0},
 		{"POSTS", "00000139 05" + hexA + "0000007c" + hexPost1 + "00000094" + hexPost2, framed(framePosts, runOf(a.id, posts)),
 			run{a.id, posts}, func(b []byte) (any, error) { id, p, err := parseRun(b); return run{id, p}, err }, 0, 160},
 		{"DIRECT", "0000001d 06 0000000000000009 000660dec9ce2340 6a75737420666f7220796f75", appendDirect(nil, message),
 			message, anyOf(parseDirect), 1, 16},
-		{"TAKEN", "00000009 07 0000000000000009", appendTaken(nil, 9), uint64(9), anyOf(parseTaken), 0, 8},
-		{"SEEN", "00000035 08" + hexB + "05 000660dec9ce2340 03 416e6e 1e14 04 c0a80007", appendSeen(nil, seen),
+		{"SEEN", "00000035 07" + hexB + "05 000660dec9ce2340 03 416e6e 1e14 04 c0a80007", appendSeen(nil, seen),
 			seen, anyOf(parseSeen), 0, 52},
-		{"PEERS", "0000007e 09" + hexA + "1e14 04 c0a80007" + hexB + "0102 10 fe800000000000000000000000000001" + hexB + "0000 00",
-			framed(framePeers, peers.peers()), peers, anyOf(listPeers), 0, 0},
-		{"BYE", "00000002 0a 02", appendBye(nil, byeDuplicate), byte(byeDuplicate), anyOf(parseBye), 0, 1},
+		{"BYE", "00000002 08 02", appendBye(nil, byeDuplicate), byte(byeDuplicate), anyOf(parseBye), 0, 1},
 	}
 }
 
@@ -273,8 +274,8 @@ func TestShortBodiesAreRefused(t *testing.T) {
 		for n := range body {
 			good := n >= c.least && (c.entry > 0 && (n-c.least)%c.entry == 0 || c.least == 0 && n == 0)
 			switch {
-			case c.name == "PEERS":
-				good = n == 0 || n == 39 || n == 39+51
+			case c.name == "HAVE":
+				good = n == 9 || n == 9+56+7 || n == 9+56+7+56+19
 			case c.name == "POSTS":
 				good = n == 32+4+0x7c
 			}
@@ -287,7 +288,7 @@ func TestShortBodiesAreRefused(t *testing.T) {
 
 func TestTrailingBytesAreIgnored(t *testing.T) {
 	for _, c := range goldenFrames() {
-		if !slices.Contains([]string{"HELLO", "TAKEN", "SEEN", "BYE"}, c.name) {
+		if !slices.Contains([]string{"HELLO", "SEEN", "BYE"}, c.name) {
 			continue // others end in text, or in one more entry
 		}
 		body := append(slices.Clone(c.encoded[5:]), "of a later version"...)
@@ -699,12 +700,8 @@ func malformed(stream []byte) bool {
 			_, _, err = parseRun(body)
 		case frameDirect:
 			_, err = parseDirect(body)
-		case frameTaken:
-			_, err = parseTaken(body)
 		case frameSeen:
 			_, err = parseSeen(body)
-		case framePeers:
-			_, err = listPeers(body)
 		case frameBye:
 			return true
 		}
@@ -720,7 +717,7 @@ func TestUnknownFramesAreSkipped(t *testing.T) {
 		eve := newScribe(9, "Eve")
 		s := strangerTo(l, ann, eve.key)
 		run := eve.chat(2)
-		s.says(slices.Concat(framed(0, nil), framed(frameHave, []byte{haveComplete}), framed(11, []byte("later")),
+		s.says(slices.Concat(framed(0, nil), hasNothing(), framed(11, []byte("later")),
 			framed(255, make([]byte, maxFrame-1)), framed(framePosts, runOf(eve.id, run))))
 		after(gatherPatience + time.Second)
 		if s.isCutOff() {
@@ -734,20 +731,21 @@ func TestMalformedFrameEndsItsConnectionAlone(t *testing.T) {
 	vic := newScribe(1, "Vic")
 	run := vic.chat(4)
 	for name, stream := range map[string][]byte{
-		"HAVE that ends in an entry":  framed(frameHave, append([]byte{haveComplete}, make([]byte, 55)...)),
-		"HAVE of post 0":              framed(frameHave, append([]byte{haveComplete}, make([]byte, 56)...)),
+		"HAVE that ends in an entry":  framed(frameHave, make([]byte, 9+58)),
+		"HAVE of post 0":              has(vic.id, span{0, 1, 0}),
+		"HAVE from 3 to 2":            has(vic.id, span{3, 2, 0}),
+		"HAVE with a strange IP":      framed(frameHave, append(make([]byte, 9+56), 0, 1, 5, 0, 0, 0, 0, 0)),
+		"HAVE without a number":       framed(frameHave, make([]byte, 8)),
 		"WANT that ends in an entry":  framed(frameWant, make([]byte, 39)),
 		"POSTS without a post":        framed(framePosts, vic.id[:]),
 		"POSTS that lack a post":      framed(framePosts, runOf(vic.id, []post{run[0], run[2]})),
 		"DIRECT without a time":       framed(frameDirect, make([]byte, 15)),
-		"TAKEN without a number":      framed(frameTaken, make([]byte, 7)),
 		"SEEN of an unknown kind":     framed(frameSeen, make([]byte, 100)),
-		"PEERS with a strange IP":     framed(framePeers, append(bytes.Clone(vic.id[:]), 0, 1, 5, 0, 0, 0, 0, 0)),
 		"BYE without a reason":        framed(frameBye, nil),
 		"a frame of no bytes":         make([]byte, 5),
 		"a frame of 4 GB":             {0xff, 0xff, 0xff, 0xff, frameHave},
 		"a frame of 1 byte too many":  {0, 0x10, 0, 1, 200},
-		"a frame, then one of 4 GB":   append(framed(frameTaken, make([]byte, 8)), 0xff, 0xff, 0xff, 0xff, 1),
+		"a frame, then one of 4 GB":   append(hasNothing(), 0xff, 0xff, 0xff, 0xff, 1),
 		"POSTS with an altered first": framed(framePosts, append(bytes.Clone(vic.id[:]), 0, 0, 0, 1, 0)),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -782,7 +780,7 @@ func TestWhatItsAuthorDidNotSignIsPassedOnToNobody(t *testing.T) {
 		after(time.Second)
 		eve := newScribe(9, "Eve")
 		s := strangerTo(l, ann, eve.key)
-		s.says(framed(frameHave, []byte{haveComplete}))
+		s.says(hasNothing())
 		run := eve.chat(3)
 		s.says(framed(framePosts, runOf(eve.id, run[:2])))
 		run[2].sealed[len(run[2].sealed)-1] ^= 1
@@ -807,7 +805,7 @@ func TestRelayThatLeavesOutAPostHidesNothing(t *testing.T) {
 		ann := l.enter("Ann", deaf())
 		vic := newScribe(1, "Vic")
 		run := vic.chat(4)
-		have := framed(frameHave, appendHaveEntry([]byte{haveComplete}, vic.id, span{1, 4, run[3].link.mark()}))
+		have := has(vic.id, span{1, 4, run[3].link.mark()})
 		bad := strangerTo(l, ann, newScribe(9, "Eve").key)
 		bad.says(have)
 		after(time.Second)
@@ -894,7 +892,7 @@ func FuzzFrame(f *testing.F) {
 		case frameHello:
 			again(t, body, parseHello, bodyBy(appendHello))
 		case frameHave:
-			if x, _ := listHave(body); len(x.ids) > len(body)/56 {
+			if x, _ := listHave(body); len(x.ids) > len(body)/59 {
 				t.Errorf("%d entries of %d bytes", len(x.ids), len(body))
 			}
 			again(t, body, listHave, frameList.have)
@@ -904,12 +902,8 @@ func FuzzFrame(f *testing.F) {
 			checkRun(t, body, s.id, run)
 		case frameDirect:
 			again(t, body, parseDirect, bodyBy(appendDirect))
-		case frameTaken:
-			again(t, body, parseTaken, bodyBy(appendTaken))
 		case frameSeen:
 			again(t, body, parseSeen, bodyBy(appendSeen))
-		case framePeers:
-			again(t, body, listPeers, frameList.peers)
 		case frameBye:
 			again(t, body, parseBye, bodyBy(appendBye))
 		}
@@ -1005,7 +999,7 @@ func FuzzConnection(f *testing.F) {
 		}
 		return b
 	}
-	have := framed(frameHave, appendHaveEntry([]byte{haveComplete}, vic.id, span{1, 4, others[3].link.mark()}))
+	have := has(vic.id, span{1, 4, others[3].link.mark()})
 	f.Add(pack(have, framed(framePosts, runOf(eve.id, own)), framed(framePosts, runOf(vic.id, others))))
 	f.Add(pack(have, framed(framePosts, runOf(eve.id, own[2:])), framed(framePosts, runOf(eve.id, own[:2]))))
 	f.Add(pack(have, framed(frameWant, appendWantEntry(nil, vic.id, 1)), framed(framePosts, runOf(vic.id, []post{others[0], others[2]}))))

@@ -123,7 +123,7 @@ func TestClaimIsBelievedLastWhenItCameToNothing(t *testing.T) {
 	author := nodeID{9}
 	n := &node{conns: map[nodeID]*conn{}, sources: map[nodeID]*source{}}
 	has := func(id byte, first, stalls uint64) *conn {
-		c := &conn{n: n, complete: true, theirs: map[nodeID]claim{author: {span{first, 9, 0}, stalls}}}
+		c := &conn{n: n, complete: true, theirs: map[nodeID]claim{author: {span: span{first, 9, 0}, stalls: stalls}}}
 		n.conns[nodeID{id}] = c
 		return c
 	}
