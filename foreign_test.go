@@ -423,7 +423,7 @@ func foreignVisit(t *testing.T, c *foreignConn, ann *proc) {
 	}
 	for author := range all {
 		if author != c.peer && author != self.id {
-			c.sends(foreignWANT, append(author[:], 0, 0, 0, 0, 0, 0, 0, 1))
+			c.sends(foreignWANT, append(author[:], 0, 0, 0, 0, 0, 0, 0, 1, 0))
 		}
 	}
 	heard := map[string]bool{}

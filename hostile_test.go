@@ -1102,8 +1102,8 @@ func (l *lab) lie(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Durati
 			if typ != frameWant {
 				continue
 			}
-			parseWant(body, func(author nodeID, from uint64) {
-				if author != vic || from == 0 || x.asked.Swap(true) {
+			parseWant(body, func(author nodeID, w want) {
+				if author != vic || w.from == 0 || x.asked.Swap(true) {
 					return
 				}
 				time.Sleep(wait)

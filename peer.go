@@ -73,6 +73,7 @@ const (
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
+	gapPatience      = 2 * time.Second        // before a gap is left, while somebody is about to connect who may have what lies in it
 	gatherPatience   = 3 * time.Second        // without progress before a newcomer prints what it has
 	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
@@ -122,7 +123,7 @@ type node struct {
 	targets     []*contact           // the addresses that the user named
 	hands       []*hand              // handshakes under way, the oldest first
 	lacking     map[nodeID]time.Time // authors of whom somebody has more than we, and since when
-	sources     map[nodeID]*source   // whom we asked for a feed
+	sources     map[nodeID]*source   // who sends us a feed
 	news        map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
 	blame       map[netip.Addr]int   // dials to unknown nodes there, under way or failed
 	dials       int                  // to unknown nodes, under way
@@ -175,9 +176,12 @@ type outgoing struct {
 	on       *conn // where it was sent last
 }
 
+// A source is who sends us a feed: its author, unasked, or somebody whom we
+// asked.
 type source struct {
 	from *conn
 	at   time.Time // when it last brought something
+	over bool      // it was asked to leave out what nobody has
 }
 
 type hand struct {
@@ -209,20 +213,19 @@ type conn struct {
 	ahead  time.Duration // its clock, of ours
 
 	// guarded by n.mu
-	theirs   map[nodeID]claim  // what the peer has
-	complete bool              // its whole vector is in
-	gapped   bool              // of the peer's own posts we lack some before those that it sends
-	chatAt   time.Time         // when it last carried chat
-	ackedAt  time.Time         // when it last acknowledged, or began to lag
-	suspect  bool              // silent: a fresh connection may replace it
-	bye      byte              // why we are about to end it; 0: we aren't
-	parted   bool              // the peer hears that we leave
-	taking   bool              // posts of it are being taken: we don't leave before we have said so
-	greet    bool              // part of our vector is still to be sent
-	beat     bool              // a HAVE is due, though there be nothing to tell
-	tell     map[nodeID]bool   // authors of whom the peer should hear what we have
-	wants    map[nodeID]uint64 // what to ask for
-	subs     map[nodeID]*sub   // what to send
+	theirs   map[nodeID]claim // what the peer has
+	complete bool             // its whole vector is in
+	chatAt   time.Time        // when it last carried chat
+	ackedAt  time.Time        // when it last acknowledged, or began to lag
+	suspect  bool             // silent: a fresh connection may replace it
+	bye      byte             // why we are about to end it; 0: we aren't
+	parted   bool             // the peer hears that we leave
+	taking   bool             // posts of it are being taken: we don't leave before we have said so
+	greet    bool             // part of our vector is still to be sent
+	beat     bool             // a HAVE is due, though there be nothing to tell
+	tell     map[nodeID]bool  // authors of whom the peer should hear what we have
+	wants    map[nodeID]want  // what to ask for
+	subs     map[nodeID]*sub  // what to send
 
 	due []*sub // the writer's own: what it is about to send
 }
@@ -238,6 +241,7 @@ type claim struct {
 type sub struct {
 	author nodeID
 	next   uint64 // number of the post to send next
+	over   bool   // or of one later, if that was dropped
 	notes  uint64 // seq of the last sighting sent
 }
 
@@ -578,7 +582,7 @@ func (n *node) register(c *conn, x hello) error {
 		}
 	}
 	c.theirs, c.subs = map[nodeID]claim{}, map[nodeID]*sub{}
-	c.tell, c.wants = map[nodeID]bool{}, map[nodeID]uint64{}
+	c.tell, c.wants = map[nodeID]bool{}, map[nodeID]want{}
 	n.conns[c.peer] = c
 	n.history.vector(func(author nodeID, _ span) { c.tell[author] = true })
 	for id := range n.conns {
@@ -1105,8 +1109,12 @@ func (n *node) rouseLocked(ct *contact) {
 
 // lackLocked notes that somebody may have more of author than we.
 func (n *node) lackLocked(author nodeID) {
-	if _, ok := n.lacking[author]; !ok && author != n.id {
-		n.lacking[author] = time.Now()
+	if _, ok := n.lacking[author]; ok || author == n.id {
+		return
+	}
+	n.lacking[author] = time.Now()
+	if s := n.sources[author]; s != nil {
+		s.at = time.Now() // from here on it owes us something
 	}
 }
 
@@ -1114,77 +1122,71 @@ func (n *node) lackLocked(author nodeID) {
 // peer that has them.
 func (n *node) planLocked(now time.Time) {
 	for author, since := range n.lacking {
-		known := n.history.about(author)
-		mine, s := known.last, n.sources[author]
-		if known.fork || n.sendsLocked(author, mine) {
+		known, s := n.history.about(author), n.sources[author]
+		best, help := n.bestLocked(author, known.last)
+		waited := now.Sub(since)
+		switch {
+		case known.fork:
 			delete(n.lacking, author)
-			continue
-		}
-		if s != nil && now.Sub(s.at) < noProgress || now.Sub(since) < n.patienceLocked(author, now) {
-			continue
-		}
-		if s != nil {
-			t := s.from.theirs[author]
-			t.stalls++
-			s.from.theirs[author] = t
-		}
-		best := n.bestLocked(author, mine)
-		if best == nil {
+		case waited < n.patienceLocked(author, now):
+		case help > hasLater:
 			delete(n.lacking, author)
-			if mine > 0 && known.state != left {
-				n.followLocked(author, mine)
+			if best != nil {
+				n.followLocked(best, author, known)
 			}
-			continue
+		case help == hasLater && waited < gapPatience && n.expectingLocked(now):
+		case s.servesLocked(author, known.last) && now.Sub(s.at) < noProgress:
+		default:
+			if s.servesLocked(author, known.last) {
+				t := s.from.theirs[author]
+				t.stalls++
+				s.from.theirs[author] = t
+			}
+			n.askLocked(best, author, want{known.last + 1, help == hasLater})
 		}
-		n.askLocked(best, author, mine)
 	}
 }
 
-// askLocked asks the peer of c for what follows on author's post mine, and no
-// longer anybody else, but the author, who sends it all the same.
-func (n *node) askLocked(c *conn, author nodeID, mine uint64) {
+// servesLocked says whether s, if there is one, can be expected to send what
+// follows on author's post mine.
+func (s *source) servesLocked(author nodeID, mine uint64) bool {
+	if s == nil {
+		return false
+	}
+	help := s.from.helpLocked(author, mine)
+	return help == hasNext || help == hasLater && s.over || help == isAuthor
+}
+
+// followLocked sees to it that we hear what becomes of an author of whom we
+// lack nothing, from the peer of best or from one that can do as much. One
+// that rests wakes us itself.
+func (n *node) followLocked(best *conn, author nodeID, known author) {
+	s, ct := n.sources[author], n.contacts[author]
+	follows := s != nil && s.from.helpLocked(author, known.last) == best.helpLocked(author, known.last)
+	resting := ct != nil && !ct.asleep.IsZero()
+	if !follows && !resting && known.last > 0 && known.state != left {
+		n.askLocked(best, author, want{from: known.last + 1})
+	}
+}
+
+// askLocked sends the peer of c a want of author's posts, and nobody else any
+// longer, but for the author, who sends them all the same.
+func (n *node) askLocked(c *conn, author nodeID, w want) {
 	if s := n.sources[author]; s != nil && s.from != c && s.from.peer != author {
 		n.dropSourceLocked(author)
 	}
-	n.sources[author] = &source{c, time.Now()}
-	c.wants[author] = mine + 1
+	n.sources[author] = &source{c, time.Now(), w.over}
+	c.wants[author] = w
 	wake(c.wake)
 }
 
 // dropSourceLocked asks nobody for author's posts any more.
 func (n *node) dropSourceLocked(author nodeID) {
 	if s := n.sources[author]; s != nil {
-		s.from.wants[author] = 0
+		s.from.wants[author] = want{}
 		wake(s.from.wake)
 		delete(n.sources, author)
 	}
-}
-
-// followLocked asks for the feed of an author that lacks nothing, if somebody
-// else is connected with it and we are not: then we hear what becomes of it.
-// One that rests wakes us itself.
-func (n *node) followLocked(author nodeID, mine uint64) {
-	s, ct := n.sources[author], n.contacts[author]
-	if n.conns[author] != nil || s != nil && s.from.theirs[author].at.IsValid() || ct != nil && !ct.asleep.IsZero() {
-		return
-	}
-	for _, c := range n.conns {
-		if c.complete && c.theirs[author].at.IsValid() {
-			n.askLocked(c, author, mine)
-			return
-		}
-	}
-}
-
-// sendsLocked says whether author itself will send us what follows on mine,
-// unasked.
-func (n *node) sendsLocked(author nodeID, mine uint64) bool {
-	c := n.conns[author]
-	if c == nil || !c.complete || c.gapped || n.sources[author] != nil {
-		return false
-	}
-	t := c.theirs[author]
-	return t.last > 0 && t.first <= mine+1
 }
 
 // patienceLocked says how long to wait before asking a third for author's
@@ -1214,44 +1216,59 @@ func (n *node) viaLocked(id nodeID) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// bestLocked returns the connection to ask for author's posts after mine, or
-// nil if nobody has such posts. A peer that has the very next one is better
-// than one whose posts begin later; one whose claim came to nothing maxStalls
-// times is the last resort.
-func (n *node) bestLocked(author nodeID, mine uint64) (best *conn) {
-	rank := func(c *conn) (spent, gap, stalls, behind uint64) {
-		t := c.theirs[author]
-		if t.first > mine+1 {
-			gap = t.first
-		}
-		return t.stalls / maxStalls, gap, t.stalls, ^t.last
+// What a peer can do about a feed of which we have the posts up to a number.
+const (
+	hasNext  = iota // it has the next one
+	hasLater        // it has later ones only
+	isAuthor        // it has no more than we, but will
+	hearsOf         // so has it, being connected with the author
+	noHelp
+)
+
+func (c *conn) helpLocked(author nodeID, mine uint64) int {
+	switch t := c.theirs[author]; {
+	case !c.complete:
+		return noHelp
+	case t.last > mine && t.first <= mine+1:
+		return hasNext
+	case t.last > mine:
+		return hasLater
+	case c.peer == author:
+		return isAuthor
+	case t.at.IsValid():
+		return hearsOf
 	}
+	return noHelp
+}
+
+// bestLocked returns the connection to ask for what follows on author's post
+// mine, nil if there is none, and what its peer can do. Who leaves the
+// smallest gap comes first; one whose claim came to nothing maxStalls times is
+// the last resort.
+func (n *node) bestLocked(author nodeID, mine uint64) (best *conn, help int) {
+	help = noHelp
 	for _, c := range n.conns {
-		if c.theirs[author].last <= mine || !c.complete {
+		h := c.helpLocked(author, mine)
+		if h == noHelp {
 			continue
 		}
 		if best == nil {
-			best = c
+			best, help = c, h
 			continue
 		}
-		spent, gap, stalls, behind := rank(c)
-		bestSpent, bestGap, bestStalls, bestBehind := rank(best)
-		if cmp.Or(cmp.Compare(spent, bestSpent), cmp.Compare(gap, bestGap), cmp.Compare(stalls, bestStalls), cmp.Compare(behind, bestBehind)) < 0 {
-			best = c
+		t, o := c.theirs[author], best.theirs[author]
+		order := cmp.Or(
+			cmp.Compare(max(h, hasLater), max(help, hasLater)), // whoever has more, then the author
+			cmp.Compare(t.stalls/maxStalls, o.stalls/maxStalls),
+			cmp.Compare(max(t.first, mine+1), max(o.first, mine+1)),
+			cmp.Compare(t.stalls, o.stalls),
+			cmp.Compare(o.last, t.last),
+		)
+		if order < 0 {
+			best, help = c, h
 		}
 	}
-	return best
-}
-
-// coveredLocked says whether a peer other than c has author's posts from the
-// given number on.
-func (n *node) coveredLocked(c *conn, author nodeID, number uint64) bool {
-	for _, o := range n.conns {
-		if t := o.theirs[author]; o != c && t.stalls < maxStalls && t.last >= number && t.first <= number {
-			return true
-		}
-	}
-	return false
+	return best, help
 }
 
 // tellLocked has the peer hear what we have of author.
@@ -1349,9 +1366,9 @@ func (c *conn) handlePosts(body []byte) error {
 	last := &run[len(run)-1]
 	n.mu.Lock()
 	s := n.sources[author]
-	asked := author != n.id && (own || s != nil && s.from == c)
-	next := n.history.about(author).last + 1
-	overGap := !n.coveredLocked(c, author, next)
+	source := s != nil && s.from == c
+	asked := author != n.id && (own || source)
+	next, overGap := n.history.about(author).last+1, source && s.over
 	has := c.theirs[author]
 	c.taking = asked
 	n.mu.Unlock()
@@ -1374,7 +1391,6 @@ func (c *conn) handlePosts(body []byte) error {
 	}
 	switch {
 	case err == errGap:
-		c.gapped = c.gapped || own
 		n.lackLocked(author)
 	case err == errFork:
 		n.warnOnceLocked("fork "+author.String(), "%s signed two different histories; nothing more is taken from it", n.label(author))
@@ -1400,8 +1416,9 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
 	t.stalls = 0
 	if author == c.peer {
 		t.span = span{max(t.first, 1), last.number, last.link.mark()}
-	} else if s := n.sources[author]; s != nil {
-		s.at = now
+	}
+	if s := n.sources[author]; s != nil && s.from == c {
+		s.at, s.over = now, false
 	}
 	c.theirs[author] = t
 	n.relayLocked(author)
@@ -1486,9 +1503,11 @@ func (c *conn) completeLocked() {
 	c.complete = true
 	c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
 	wake(c.wake)
-	if c.theirs[c.peer].first <= n.history.about(c.peer).last+1 {
-		n.dropSourceLocked(c.peer) // from here on the author itself sends
+	if c.helpLocked(c.peer, n.history.about(c.peer).last) != hasLater {
+		n.dropSourceLocked(c.peer)
+		n.sources[c.peer] = &source{from: c, at: time.Now()} // from here on the author itself sends
 	}
+	n.lackLocked(c.peer)
 	if g := &n.gather; !g.done {
 		for author, s := range c.theirs {
 			if author != n.id {
@@ -1505,9 +1524,14 @@ func (c *conn) handleWant(body []byte) error {
 	n := c.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	err := parseWant(body, func(author nodeID, from uint64) {
-		if delete(c.subs, author); from > 0 && len(c.subs) < maxTheirs {
-			c.subs[author] = &sub{author: author, next: from}
+	err := parseWant(body, func(author nodeID, w want) {
+		delete(c.subs, author)
+		if w.from == 0 || len(c.subs) >= maxTheirs {
+			return
+		}
+		c.subs[author] = &sub{author: author, next: w.from, over: w.over}
+		if s := n.history.span(author); w.from < s.first || w.from > s.last {
+			c.tellLocked(author) // perhaps it was asked for because we had it once
 		}
 	})
 	wake(c.wake)
@@ -1701,6 +1725,13 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 	if len(events) == 0 {
 		return b
 	}
+	if first > s.next && !s.over { // what lies between was dropped for keep: the peer may find it elsewhere
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		c.tellLocked(author)
+		c.endSubLocked(s)
+		return b
+	}
 	if first <= upTo && upTo-first < uint64(len(events)) {
 		events = events[:upTo-first+1]
 	}
@@ -1709,30 +1740,28 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 	if !signed {
 		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
 	} else {
-		if first > s.next { // what lies between was dropped for keep: say so, lest we seem to hide it
-			n.mu.Lock()
-			for c.tell[author] = true; c.tell[author]; {
-				b = c.appendHaveLocked(b)
-			}
-			n.mu.Unlock()
-		}
 		start := len(b)
 		b = append(beginFrame(b, framePosts), author[:]...)
 		for _, e := range events {
 			b = appendRunEntry(b, e.sealed)
 		}
 		b = endFrame(b, start)
-		s.next = first + uint64(len(events))
+		s.next, s.over = first+uint64(len(events)), false
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	c.chatAt = time.Now()
 	if !signed || last.kind == kindLeave && author != n.id { // nothing follows
-		if c.subs[author] == s {
-			delete(c.subs, author)
-		}
+		c.endSubLocked(s)
 	}
 	return b
+}
+
+// endSubLocked sends nothing more for s, unless it was asked for anew.
+func (c *conn) endSubLocked(s *sub) {
+	if c.subs[s.author] == s {
+		delete(c.subs, s.author)
+	}
 }
 
 // ---- what we say

@@ -56,12 +56,14 @@ package main
 //	              sender is connected with the author; port 0: it isn't).
 //	              Both begin with their vector: all whom they hold posts of or
 //	              are connected with. A HAVE of no author is the heartbeat.
-//	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more).
-//	              A node's own feed is sent unasked once the peer's vector is in.
+//	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more),
+//	              over 1 (1: or from the first later one that is held). Who has
+//	              not, or no longer, what is to be sent next says by HAVE what it
+//	              has. A node's own feed is sent unasked, from what the peer has
+//	              of it by its vector, once that is in.
 //	   5  POSTS   author 32, then a run of consecutive posts: length 4, post. The
 //	              last signature proves the run. What is neither the sender's own
-//	              nor asked for by WANT is passed over. Who begins beyond the
-//	              number asked for says by HAVE before that it has no more.
+//	              nor asked for by WANT is passed over.
 //	   6  DIRECT  number 8 (1, 2, 3 … of this sender to this receiver), time 8, text
 //	              of at most 196,608 bytes. Sent again on the next connection, and
 //	              taken once.
@@ -412,15 +414,25 @@ func parseHave(body []byte, each func(author nodeID, s span, at netip.AddrPort))
 	return flags, taken, f.err("have")
 }
 
-func appendWantEntry(b []byte, author nodeID, from uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(b, author[:]...), from)
+// A want asks for an author's posts.
+type want struct {
+	from uint64 // number of the first; 0: send no more
+	over bool   // if that one is not there, from the first later one
 }
 
-func parseWant(body []byte, each func(author nodeID, from uint64)) error {
+func appendWantEntry(b []byte, author nodeID, w want) []byte {
+	b = binary.BigEndian.AppendUint64(append(b, author[:]...), w.from)
+	if w.over {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func parseWant(body []byte, each func(author nodeID, w want)) error {
 	f := fields{b: body}
 	for len(f.b) > 0 {
-		if id, from := f.id(), f.uint(8); !f.short {
-			each(id, from)
+		if id, w := f.id(), (want{f.uint(8), f.uint(1) == 1}); !f.short {
+			each(id, w)
 		}
 	}
 	return f.err("want")

@@ -153,12 +153,12 @@ func TestPostIsLaidOutAsTheTableSays(t *testing.T) {
 
 // A frameList is what a frame of several entries holds, in their order.
 type frameList struct {
-	flags   byte
-	taken   uint64
-	ids     []nodeID
-	spans   []span
-	numbers []uint64
-	addrs   []netip.AddrPort
+	flags byte
+	taken uint64
+	ids   []nodeID
+	spans []span
+	wants []want
+	addrs []netip.AddrPort
 }
 
 func listHave(body []byte) (x frameList, err error) {
@@ -169,7 +169,7 @@ func listHave(body []byte) (x frameList, err error) {
 }
 
 func listWant(body []byte) (x frameList, err error) {
-	err = parseWant(body, func(id nodeID, n uint64) { x.ids, x.numbers = append(x.ids, id), append(x.numbers, n) })
+	err = parseWant(body, func(id nodeID, w want) { x.ids, x.wants = append(x.ids, id), append(x.wants, w) })
 	return x, err
 }
 
@@ -192,7 +192,7 @@ func hasNothing() []byte { return framed(frameHave, frameList{flags: haveComplet
 
 func (x frameList) want() (b []byte) {
 	for i, id := range x.ids {
-		b = appendWantEntry(b, id, x.numbers[i])
+		b = appendWantEntry(b, id, x.wants[i])
 	}
 	return b
 }
@@ -222,7 +222,7 @@ func goldenFrames() []goldenFrame {
 		flags: haveComplete, taken: 9, ids: []nodeID{a.id, b.id, b.id},
 		spans: []span{{1, 2, posts[1].link.mark()}, {5, 1 << 40, 7}, {}}, addrs: []netip.AddrPort{a.addr, v6, {}},
 	}
-	want := frameList{ids: []nodeID{a.id, b.id}, numbers: []uint64{3, 0}}
+	wants := frameList{ids: []nodeID{a.id, b.id, b.id}, wants: []want{{3, false}, {5, true}, {}}}
 	message := direct{number: 9, time: scribeTime, text: []byte("just for you")}
 	seen := sighting{author: b.id, kind: kindLost, time: scribeTime, name: []byte("Ann"), addr: a.addr}
 	type run struct {
@@ -240,8 +240,8 @@ func goldenFrames() []goldenFrame {
 			hexB + "0000000000000000 0000000000000000 0000000000000000 0000 00", framed(frameHave, have.have()),
 			have, anyOf(listHave), 0, 9},
 		{"heartbeat", "0000000a 03 00 0000000000000000", framed(frameHave, frameList{}.have()), frameList{}, anyOf(listHave), 0, 9},
-		{"WANT", "00000051 04" + hexA + "0000000000000003" + hexB + "0000000000000000", framed(frameWant, want.want()),
-			want, anyOf(listWant), 40, 0},
+		{"WANT", "0000007c 04" + hexA + "0000000000000003 00" + hexB + "0000000000000005 01" + hexB + "0000000000000000 00",
+			framed(frameWant, wants.want()), wants, anyOf(listWant), 41, 0},
 		{"POSTS", "00000139 05" + hexA + "0000007c" + hexPost1 + "00000094" + hexPost2, framed(framePosts, runOf(a.id, posts)),
 			run{a.id, posts}, func(b []byte) (any, error) { id, p, err := parseRun(b); return run{id, p}, err }, 0, 160},
 		{"DIRECT", "0000001d 06 0000000000000009 000660dec9ce2340 6a75737420666f7220796f75", appendDirect(nil, message),
@@ -736,7 +736,7 @@ func TestMalformedFrameEndsItsConnectionAlone(t *testing.T) {
 		"HAVE from 3 to 2":            has(vic.id, span{3, 2, 0}),
 		"HAVE with a strange IP":      framed(frameHave, append(make([]byte, 9+56), 0, 1, 5, 0, 0, 0, 0, 0)),
 		"HAVE without a number":       framed(frameHave, make([]byte, 8)),
-		"WANT that ends in an entry":  framed(frameWant, make([]byte, 39)),
+		"WANT that ends in an entry":  framed(frameWant, make([]byte, 40)),
 		"POSTS without a post":        framed(framePosts, vic.id[:]),
 		"POSTS that lack a post":      framed(framePosts, runOf(vic.id, []post{run[0], run[2]})),
 		"DIRECT without a time":       framed(frameDirect, make([]byte, 15)),
@@ -1002,7 +1002,7 @@ func FuzzConnection(f *testing.F) {
 	have := has(vic.id, span{1, 4, others[3].link.mark()})
 	f.Add(pack(have, framed(framePosts, runOf(eve.id, own)), framed(framePosts, runOf(vic.id, others))))
 	f.Add(pack(have, framed(framePosts, runOf(eve.id, own[2:])), framed(framePosts, runOf(eve.id, own[:2]))))
-	f.Add(pack(have, framed(frameWant, appendWantEntry(nil, vic.id, 1)), framed(framePosts, runOf(vic.id, []post{others[0], others[2]}))))
+	f.Add(pack(have, framed(frameWant, appendWantEntry(nil, vic.id, want{from: 1})), framed(framePosts, runOf(vic.id, []post{others[0], others[2]}))))
 	for _, c := range goldenFrames() {
 		f.Add(pack(have, c.encoded))
 	}
