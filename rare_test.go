@@ -5,6 +5,7 @@ package main
 // in the very moment in which somebody leaves. Each test here was a bug once.
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -539,6 +540,49 @@ func TestAnyTopologyOfFaultsLosesNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNewcomerGetsAllThatItsPeersHold, though each of them has dropped something
+// else.
+func TestNewcomerGetsAllThatItsPeersHold(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds() / 2 {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				w := &web{l: l, r: rand.New(rand.NewPCG(seed, 79)), small: true}
+				w.lives()
+				near, far := w.nodes[:len(w.nodes)/2], w.nodes[len(w.nodes)/2:]
+				zoe := l.enter("Zoe", withKeep(ample), apartFrom(far...))
+				after(time.Minute)
+				for _, author := range w.nodes {
+					has, want := zoe.h().span(author.id), together(near, author.id)
+					if has.first > want.first || has.last < want.last {
+						t.Errorf("of %s, Zoe holds %d to %d; her peers hold %d to %d", author.name, has.first, has.last, want.first, want.last)
+					}
+				}
+			})
+		})
+	}
+}
+
+// together returns the newest posts of author that nodes hold between them
+// without a gap.
+func together(nodes []*guest, author nodeID) (all span) {
+	var held []span
+	for _, g := range nodes {
+		if s := g.h().span(author); s.last > 0 {
+			held = append(held, s)
+			all.last = max(all.last, s.last)
+		}
+	}
+	slices.SortFunc(held, func(a, b span) int { return cmp.Compare(b.last, a.last) })
+	all.first = all.last + 1
+	for _, s := range held {
+		if s.last+1 >= all.first {
+			all.first = min(all.first, s.first)
+		}
+	}
+	return all
 }
 
 // A web is a room in which only some nodes can reach each other.
