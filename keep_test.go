@@ -18,7 +18,7 @@ func TestSmallKeepLosesNothingOnTheWay(t *testing.T) {
 	t.Parallel()
 	lines, within := 110_000, 60*time.Second
 	if raced() {
-		lines = 20_000 // seven times the memory and the time
+		lines = 8_000 // seven times the memory and the time
 	}
 	port := freePort(t)
 	var nodes []*proc

@@ -121,7 +121,7 @@ type node struct {
 	conns       map[nodeID]*conn
 	contacts    map[nodeID]*contact
 	targets     []*contact           // the addresses that the user named
-	hands       []*hand              // handshakes under way, the oldest first
+	hands       []*conn              // in their handshake, the oldest first
 	lacking     map[nodeID]time.Time // authors of whom somebody has more than we, and since when
 	sources     map[nodeID]*source   // who sends us a feed
 	news        map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
@@ -184,11 +184,6 @@ type source struct {
 	over bool      // it was asked to leave out what nobody has
 }
 
-type hand struct {
-	raw  net.Conn
-	addr netip.Addr
-}
-
 // A gather is what a newcomer still waits for before it prints.
 type gather struct {
 	from   string            // the first peer, as it is shown; empty until there is one
@@ -205,7 +200,7 @@ type conn struct {
 	dialed bool // by us
 	tls    *tls.Conn
 	peer   nodeID
-	addr   netip.AddrPort // where the peer listens, as we see it
+	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
 	since  time.Time      // it was registered
 	epoch  uint32
 	wake   chan struct{} // the writer has something to do
@@ -374,14 +369,14 @@ func (n *node) pause(d time.Duration) {
 // here, and reads it to its end. It returns who is there, as far as that is
 // known. A peer that is not expect, unless that is zero, is turned away.
 func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
-	c := &conn{n: n, raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, wake: make(chan struct{}, 1)}
-	h := n.admit(raw)
+	c := &conn{n: n, raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr()), wake: make(chan struct{}, 1)}
+	n.admit(c)
 	first, err := c.shake(expect)
-	n.dismiss(h)
+	n.dismiss(c)
 	if err != nil {
 		raw.Close()
 		if !errors.Is(err, errDuplicate) && n.ctx.Err() == nil {
-			n.logOnce("handshake "+h.addr.String(), "handshake with %v: %v", raw.RemoteAddr(), err)
+			n.logOnce("handshake "+c.addr.Addr().String(), "handshake with %v: %v", c.addr, err)
 		}
 		return c.peer, err
 	}
@@ -396,32 +391,30 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	return c.peer, nil
 }
 
-// admit counts raw among the handshakes under way. When there are too many,
-// the oldest of the address that has most gives way.
-func (n *node) admit(raw net.Conn) *hand {
+// admit counts c among the handshakes under way. When there are too many, the
+// oldest of the address that has most gives way.
+func (n *node) admit(c *conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	h := &hand{raw: raw, addr: addrOf(raw.RemoteAddr()).Addr()}
-	n.hands = append(n.hands, h)
+	n.hands = append(n.hands, c)
 	if len(n.hands) <= maxHandshakes {
-		return h
+		return
 	}
 	count := map[netip.Addr]int{}
 	most := 0
 	for _, o := range n.hands {
-		count[o.addr]++
-		most = max(most, count[o.addr])
+		count[o.addr.Addr()]++
+		most = max(most, count[o.addr.Addr()])
 	}
-	i := slices.IndexFunc(n.hands, func(o *hand) bool { return count[o.addr] == most })
+	i := slices.IndexFunc(n.hands, func(o *conn) bool { return count[o.addr.Addr()] == most })
 	n.hands[i].raw.Close() // its serve notices, and dismisses it
 	n.hands = slices.Delete(n.hands, i, i+1)
-	return h
 }
 
-func (n *node) dismiss(h *hand) {
+func (n *node) dismiss(c *conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.hands = slices.DeleteFunc(n.hands, func(o *hand) bool { return o == h })
+	n.hands = slices.DeleteFunc(n.hands, func(o *conn) bool { return o == c })
 	n.changedLocked()
 }
 
@@ -564,15 +557,14 @@ func (n *node) register(c *conn, x hello) error {
 	if n.id.less(c.peer) && old != nil && x.epoch <= old.epoch && !old.suspect {
 		return errDuplicate
 	}
-	remote := addrOf(c.raw.RemoteAddr()).Addr()
-	if old == nil && !n.admitsLocked(remote) {
+	if old == nil && !n.admitsLocked(c.addr.Addr()) {
 		return errors.New("too many connections")
 	}
 	if old != nil {
 		n.retireLocked(old)
 	}
 	now := time.Now()
-	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(remote, x.port), now, x.epoch, n.history.about(n.id).last
+	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch, n.history.about(n.id).last
 	ct := n.contactLocked(c.peer)
 	ct.asleep, ct.owed = time.Time{}, false
 	ct.addr, ct.met, ct.fails, ct.heardAt = c.addr, true, 0, now

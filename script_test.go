@@ -315,7 +315,7 @@ func TestPipedLineReachesEveryNodeEachTime(t *testing.T) {
 			}
 			room := company(t, port, names...)
 			var took []time.Duration
-			runs := long(20, 200)
+			runs := long(8, 200)
 			for i := range runs {
 				text := fmt.Sprintf("run %d of %d", i, runs)
 				from := time.Now()
