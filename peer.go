@@ -14,10 +14,12 @@ package main
 // one is a number that lags. A node is subscribed to its peers' own feeds by
 // being connected; what else it lacks, or only others are connected with, it
 // asks for by WANT, at one peer that has it: lacking is what is to be asked
-// for, sources are whom we asked, wants the words still to be sent to one, and
-// subs what a peer asked of us. What peers say they have is a claim, and each
-// time that asking comes to nothing counts against it. So live chat, relaying,
-// the newcomer's history and healing after a cut are one rule.
+// for, sources are who sends it, wants the words still to be sent to one, and
+// subs what a peer gets of us. What peers say they have is a claim, and each
+// time that asking comes to nothing counts against it. Nobody sends on beyond
+// posts that it has dropped for keep, unless asked to, and we ask for that only
+// when nobody can fill the gap. So live chat, relaying, the newcomer's history
+// and healing after a cut are one rule.
 //
 // One goroutine reads a connection and one writes it. The reader changes the
 // state of the node and wakes writers; a writer turns state into frames. A
@@ -87,6 +89,7 @@ const (
 	maxDials        = 6         // to unknown nodes, under way at once: more would make each slower, not all faster
 	maxDialsPerAddr = 4         // of these to one address, or failed of late
 	maxContacts     = 4096      // nodes that we know of
+	maxEarly        = 16        // sightings of one author that wait for its join
 	maxTheirs       = 1 << 17   // authors that a peer may announce
 	maxOutbox       = 1 << 20   // bytes of direct messages that wait for one peer
 )
@@ -179,9 +182,10 @@ type outgoing struct {
 // A source is who sends us a feed: its author, unasked, or somebody whom we
 // asked.
 type source struct {
-	from *conn
-	at   time.Time // when it last brought something
-	over bool      // it was asked to leave out what nobody has
+	from  *conn
+	at    time.Time  // when it last brought something
+	over  bool       // it was asked to leave out what nobody has
+	early []sighting // of an author whose join is still on its way
 }
 
 // A gather is what a newcomer still waits for before it prints.
@@ -1111,25 +1115,26 @@ func (n *node) lackLocked(author nodeID) {
 }
 
 // planLocked sees to it that every feed we lack posts of is asked for at one
-// peer that has them.
+// peer that has them, and that what lies in a gap is given up only when nobody
+// has it.
 func (n *node) planLocked(now time.Time) {
 	for author, since := range n.lacking {
 		known, s := n.history.about(author), n.sources[author]
 		best, help := n.bestLocked(author, known.last)
-		waited := now.Sub(since)
+		serves, waited := s.servesLocked(author, known.last), now.Sub(since)
 		switch {
 		case known.fork:
 			delete(n.lacking, author)
-		case waited < n.patienceLocked(author, now):
+		case waited < n.patienceLocked(author, now): // the author may be about to connect
 		case help > hasLater:
 			delete(n.lacking, author)
 			if best != nil {
 				n.followLocked(best, author, known)
 			}
-		case help == hasLater && waited < gapPatience && n.expectingLocked(now):
-		case s.servesLocked(author, known.last) && now.Sub(s.at) < noProgress:
+		case help == hasLater && waited < gapPatience && n.expectingLocked(now): // or somebody who fills the gap
+		case serves && now.Sub(s.at) < noProgress: // it is on its way
 		default:
-			if s.servesLocked(author, known.last) {
+			if serves {
 				t := s.from.theirs[author]
 				t.stalls++
 				s.from.theirs[author] = t
@@ -1167,7 +1172,7 @@ func (n *node) askLocked(c *conn, author nodeID, w want) {
 	if s := n.sources[author]; s != nil && s.from != c && s.from.peer != author {
 		n.dropSourceLocked(author)
 	}
-	n.sources[author] = &source{c, time.Now(), w.over}
+	n.sources[author] = &source{from: c, at: time.Now(), over: w.over}
 	c.wants[author] = w
 	wake(c.wake)
 }
@@ -1182,7 +1187,7 @@ func (n *node) dropSourceLocked(author nodeID) {
 }
 
 // patienceLocked says how long to wait before asking a third for author's
-// posts, because the author may be about to connect.
+// posts.
 func (n *node) patienceLocked(author nodeID, now time.Time) time.Duration {
 	if c := n.conns[author]; c != nil && !c.complete {
 		return askAfterBeacon
@@ -1411,6 +1416,10 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
 	}
 	if s := n.sources[author]; s != nil && s.from == c {
 		s.at, s.over = now, false
+		for _, x := range s.early {
+			n.sawLocked(c, x)
+		}
+		s.early = nil
 	}
 	c.theirs[author] = t
 	n.relayLocked(author)
@@ -1537,19 +1546,24 @@ func (c *conn) handleSeen(body []byte) error {
 		return err
 	}
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	s := n.sources[x.author]
-	asked := s != nil && s.from == c && n.conns[x.author] == nil
-	n.mu.Unlock()
-	if !asked || x.author == n.id {
-		return nil
-	}
-	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
-	if n.history.noteOf(x.author, p, x.time-c.ahead.Microseconds()) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.relayLocked(x.author)
+	switch {
+	case s == nil || s.from != c || n.conns[x.author] != nil: // not asked for
+	case n.history.about(x.author).last == 0 && len(s.early) < maxEarly:
+		s.early = append(s.early, x)
+	default:
+		n.sawLocked(c, x)
 	}
 	return nil
+}
+
+// sawLocked notes what the peer of c saw.
+func (n *node) sawLocked(c *conn, x sighting) {
+	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
+	if n.history.noteOf(x.author, p, x.time-c.ahead.Microseconds()) {
+		n.relayLocked(x.author)
+	}
 }
 
 func (c *conn) handleDirect(body []byte) error {

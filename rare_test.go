@@ -585,6 +585,35 @@ func together(nodes []*guest, author nodeID) (all span) {
 	return all
 }
 
+// TestNobodyIsLostBeforeItJoined: after a partition a third node tells of one
+// that came and went on its side.
+func TestNobodyIsLostBeforeItJoined(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(3 * time.Second)
+		l.setApart(ann, bob, true)
+		after(20 * time.Second)
+		xen := l.enter("Xen", apartFrom(ann))
+		after(3 * time.Second)
+		xen.says("is anybody there?")
+		after(time.Second)
+		xen.crash()
+		after(20 * time.Second)
+		l.heal()
+		after(10 * time.Second)
+		var of []string
+		for _, s := range ann.screen() {
+			if strings.Contains(s, "Xen@") {
+				of = append(of, s[strings.LastIndexByte(s, ' ')+1:])
+			}
+		}
+		if want := []string{"joined", "there?", "lost"}; !slices.Equal(of, want) {
+			t.Errorf("Ann shows of Xen %q, want %q", of, want)
+		}
+	})
+}
+
 // A web is a room in which only some nodes can reach each other.
 type web struct {
 	l     *lab
