@@ -1118,6 +1118,7 @@ func (n *node) lackLocked(author nodeID) {
 // peer that has them, and that what lies in a gap is given up only when nobody
 // has it.
 func (n *node) planLocked(now time.Time) {
+	expecting := sync.OnceValue(func() bool { return n.expectingLocked(now) })
 	for author, since := range n.lacking {
 		known, s := n.history.about(author), n.sources[author]
 		best, help := n.bestLocked(author, known.last)
@@ -1131,7 +1132,7 @@ func (n *node) planLocked(now time.Time) {
 			if best != nil {
 				n.followLocked(best, author, known)
 			}
-		case help == hasLater && waited < gapPatience && n.expectingLocked(now): // or somebody who fills the gap
+		case help == hasLater && waited < gapPatience && expecting(): // or somebody who fills the gap
 		case serves && now.Sub(s.at) < noProgress: // it is on its way
 		default:
 			if serves {
