@@ -1470,8 +1470,8 @@ func (c *conn) handleHave(body []byte) error {
 // at the given address, and sees what that means.
 func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 	had := c.theirs[author]
-	c.theirs[author] = claim{span: s, at: at}
 	if author == n.id {
+		c.theirs[author] = claim{span: s}
 		if s.last > had.last {
 			c.ackedAt = time.Now()
 			n.takenAt = c.ackedAt
@@ -1481,6 +1481,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 		}
 		return
 	}
+	c.theirs[author] = claim{span: s, at: at}
 	mine := n.history.about(author)
 	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",

@@ -51,7 +51,8 @@ package main
 //	              the lower's answer it means nothing.
 //	   3  HAVE    flags 1 (1: the first vector ends here), taken 8 (DIRECT up to
 //	              this number have arrived), then per author: ID 32, first 8,
-//	              last 8 (post numbers held, or 0; told to the author: taken),
+//	              last 8 (post numbers held, or 0; told to the author, as soon
+//	              as they are taken: its acknowledgement),
 //	              mark 8 (the first of the last post's link), address (where the
 //	              sender is connected with the author; port 0: it isn't).
 //	              Both begin with their vector: all whom they hold posts of or
@@ -59,8 +60,9 @@ package main
 //	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more),
 //	              over 1 (1: or from the first later one that is held). Who has
 //	              not, or no longer, what is to be sent next says by HAVE what it
-//	              has. A node's own feed is sent unasked, from what the peer has
-//	              of it by its vector, once that is in.
+//	              has, and sends nothing later until it is asked anew. A node's
+//	              own feed is sent unasked, behind what the peer has of it by its
+//	              vector, once that is in.
 //	   5  POSTS   author 32, then a run of consecutive posts: length 4, post. The
 //	              last signature proves the run. What is neither the sender's own
 //	              nor asked for by WANT is passed over.

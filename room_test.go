@@ -754,6 +754,24 @@ func TestBlockedPrinterLosesNothing(t *testing.T) {
 	})
 }
 
+// TestPipeEndsAsSoonAsAllHaveHeard, and not after a wait for somebody who is
+// connected already.
+func TestPipeEndsAsSoonAsAllHaveHeard(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		l.enter("Bob")
+		l.enter("Cid")
+		after(10 * time.Second)
+		ann.patience = patience
+		ann.says("done")
+		began := time.Now()
+		_, behind := ann.waitDelivered(context.Background())
+		if took := time.Since(began); took > 50*time.Millisecond || len(behind) > 0 {
+			t.Errorf("it took %v, and %q lag behind", took, behind)
+		}
+	})
+}
+
 func TestDirectMessageReachesItsReceiverOnce(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
