@@ -148,7 +148,7 @@ type node struct {
 // A contact is what we know of another node, connected or not; or an address
 // that the user named, and whoever is there. A connection that breaks is owed
 // until it is there again, or can't be dialed: then its node is lost. One that
-// rests (asleep) is owed when there is something to say. Where a connected
+// rests is owed when there is something to say. Where a connected
 // node is suspect, one is dialed that may replace the connection.
 type contact struct {
 	id       nodeID         // zero: nobody was found at the address yet
@@ -163,9 +163,8 @@ type contact struct {
 	dialAt   time.Time      // not before
 	dialing  bool
 	fails    int
-	asleep   time.Time       // since when our connection rests for lack of chat; zero: it doesn't
-	subs     map[nodeID]*sub // the feeds that the peer had asked for when it came to rest
-	owed     bool            // its connection broke, or is wanted again: if it can't be had, the node is lost
+	rest     *conn // the connection that was closed for lack of chat, and whose peer is still there; nil: none
+	owed     bool  // its connection broke, or is wanted again: if it can't be had, the node is lost
 
 	outbox    []*outgoing // direct messages that it has not acknowledged
 	directOut uint64      // number of the last direct message to it
@@ -205,7 +204,7 @@ type conn struct {
 	tls    *tls.Conn
 	peer   nodeID
 	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
-	since  time.Time      // it was registered
+	since  time.Time      // it was registered, or came to rest
 	epoch  uint32
 	wake   chan struct{} // the writer has something to do
 	base   uint64        // number of our last post when it came
@@ -570,7 +569,10 @@ func (n *node) register(c *conn, x hello) error {
 	now := time.Now()
 	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch, n.history.about(n.id).last
 	ct := n.contactLocked(c.peer)
-	ct.asleep, ct.owed = time.Time{}, false
+	if n.atLocked(c.peer) != c.addr {
+		n.news[c.peer] = true
+	}
+	ct.rest, ct.owed = nil, false
 	ct.addr, ct.met, ct.fails, ct.heardAt = c.addr, true, 0, now
 	for _, t := range n.targets {
 		if t.addr == c.addr {
@@ -581,14 +583,15 @@ func (n *node) register(c *conn, x hello) error {
 	c.tell, c.wants = map[nodeID]bool{}, map[nodeID]want{}
 	n.conns[c.peer] = c
 	n.history.vector(func(author nodeID, _ span) { c.tell[author] = true })
-	for id := range n.conns {
-		c.tell[id] = true
+	for id := range n.contacts {
+		if n.atLocked(id).IsValid() {
+			c.tell[id] = true
+		}
 	}
 	c.greet, c.ackedAt, c.chatAt = true, now, now
 	if n.leaving {
 		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
 	}
-	n.news[c.peer] = true
 	wake(c.wake)
 	n.welcomeLocked(c, x)
 	return nil
@@ -684,19 +687,19 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	delete(n.conns, c.peer)
 	n.logf("connection with %v (%s) ended: %v", c.peer, n.label(c.peer), err)
-	n.news[c.peer] = true
 	for author := range c.theirs {
 		n.lackLocked(author)
 	}
 	if c.bye == byeIdle || err == byeError(byeIdle) {
 		ct := n.contactLocked(c.peer)
-		ct.asleep, ct.subs = time.Now(), c.subs
+		ct.rest, c.since = c, time.Now()
 		ct.retryLocked()
 		if c.acked() < n.history.about(n.id).last || len(ct.outbox) > 0 {
 			n.rouseLocked(ct) // it crossed what we had to say
 		}
 		return
 	}
+	n.news[c.peer] = true
 	switch {
 	case n.ctx.Err() != nil || n.leaving && (c.parted || err == byeError(byeLeaving)):
 	case c.bye == byeSilent:
@@ -711,7 +714,7 @@ func (n *node) unregister(c *conn, err error) {
 // oweLocked opens the connection of ct anew. If that can't be done, and the
 // peer doesn't do it, it is lost.
 func (n *node) oweLocked(ct *contact) {
-	ct.asleep, ct.owed, ct.dialAt = time.Time{}, true, time.Time{}
+	ct.owed, ct.dialAt = true, time.Time{}
 	n.dialLocked(ct)
 }
 
@@ -719,7 +722,8 @@ func (n *node) oweLocked(ct *contact) {
 // have come.
 func (n *node) loseLocked(peer nodeID) {
 	ct := n.contactLocked(peer)
-	ct.asleep, ct.owed = time.Time{}, false
+	ct.rest, ct.owed = nil, false
+	n.news[peer] = true
 	if n.history.about(peer).state == unknown {
 		return
 	}
@@ -809,10 +813,10 @@ func (n *node) dialLocked(ct *contact) {
 	switch known := n.contacts[ct.id]; {
 	case ct.owed:
 	case ct.named:
-		if ct.id == n.id || known != nil && !known.asleep.IsZero() {
+		if ct.id == n.id || known != nil && known.rest != nil {
 			return
 		}
-	case !ct.asleep.IsZero(): // is it still there?
+	case ct.rest != nil: // is it still there?
 		if now.Sub(ct.beaconAt) < slowHeartbeat {
 			return
 		}
@@ -833,7 +837,7 @@ func (n *node) dialLocked(ct *contact) {
 		n.blame[ct.addr.Addr()]++
 	}
 	ct.dialing = true
-	id, addr, resting := ct.id, ct.addr, !ct.asleep.IsZero()
+	id, addr, resting := ct.id, ct.addr, ct.rest != nil && !ct.owed
 	if ct.named {
 		id = nodeID{} // another may have taken its place
 	}
@@ -890,7 +894,7 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 	}
 	switch {
 	case n.conns[ct.id] != nil || n.ctx.Err() != nil:
-	case err != nil && (ct.owed || !ct.asleep.IsZero()):
+	case err != nil && (ct.owed || ct.rest != nil):
 		n.loseLocked(ct.id)
 	case ct.owed: // it broke again meanwhile
 		n.oweLocked(ct)
@@ -902,7 +906,7 @@ func (ct *contact) retryLocked() {
 	wait := min(retryFirst<<min(ct.fails, 8), retryMost)
 	if ct.named {
 		wait = min(tickEvery<<min(ct.fails, 8), retryNamed) // perhaps it is just being started
-	} else if !ct.asleep.IsZero() {
+	} else if ct.rest != nil {
 		wait = slowHeartbeat
 	}
 	ct.dialAt = time.Now().Add(wait)
@@ -976,12 +980,18 @@ func (n *node) tick() {
 }
 
 // newsLocked has everybody hear who came and went, and of posts that their
-// author will not send them.
+// author will not send them. A connection that rests is opened for that, but
+// not for what its peer hears anyway.
 func (n *node) newsLocked() {
-	for _, c := range n.conns {
-		for author, cameWent := range n.news {
+	for author, cameWent := range n.news {
+		for _, c := range n.conns {
 			if cameWent || c.lagsLocked(author) {
 				c.tellLocked(author)
+			}
+		}
+		for id, ct := range n.contacts {
+			if c := ct.rest; c != nil && id != author && (cameWent && !c.theirs[author].at.IsValid() || c.lagsLocked(author)) {
+				n.rouseLocked(ct)
 			}
 		}
 	}
@@ -991,7 +1001,7 @@ func (n *node) newsLocked() {
 // forgetLocked lets go of what nobody asks for any more.
 func (n *node) forgetLocked(now time.Time) {
 	for id, ct := range n.contacts {
-		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || n.conns[id] != nil || len(ct.outbox) > 0 || !ct.asleep.IsZero() {
+		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || n.atLocked(id).IsValid() || len(ct.outbox) > 0 {
 			continue
 		}
 		state, spoken := n.history.about(id).state, ct.directIn+ct.directOut > 0
@@ -1011,7 +1021,7 @@ func (n *node) forgetLocked(now time.Time) {
 		}
 	}
 	for id, ct := range n.contacts { // whom our peers are connected with, and we are not
-		if addr := n.viaLocked(id); addr.IsValid() && n.conns[id] == nil {
+		if addr := n.viaLocked(id); addr.IsValid() && !n.atLocked(id).IsValid() {
 			n.meetLocked(ct, addr)
 		}
 	}
@@ -1089,6 +1099,17 @@ func (c *conn) endLocked(why byte) {
 
 // ---- connections that rest
 
+// atLocked returns where we are connected with the node, be it that the
+// connection rests.
+func (n *node) atLocked(id nodeID) netip.AddrPort {
+	if ct := n.contacts[id]; ct == nil {
+		return netip.AddrPort{}
+	} else if c := cmp.Or(n.conns[id], ct.rest); c != nil {
+		return c.addr
+	}
+	return netip.AddrPort{}
+}
+
 // isListedLocked says whether the table of the user has the node.
 func (n *node) isListedLocked(id nodeID) bool {
 	return slices.ContainsFunc(n.targets, func(ct *contact) bool { return ct.alias != "" && ct.id == id })
@@ -1096,7 +1117,7 @@ func (n *node) isListedLocked(id nodeID) bool {
 
 // rouseLocked opens the connection with a resting node again.
 func (n *node) rouseLocked(ct *contact) {
-	if !ct.asleep.IsZero() {
+	if ct.rest != nil && !ct.owed {
 		n.oweLocked(ct)
 	}
 }
@@ -1159,9 +1180,9 @@ func (s *source) servesLocked(author nodeID, mine uint64) bool {
 // lack nothing, from the peer of best or from one that can do as much. One
 // that rests wakes us itself.
 func (n *node) followLocked(best *conn, author nodeID, known author) {
-	s, ct := n.sources[author], n.contacts[author]
+	s := n.sources[author]
 	follows := s != nil && s.from.helpLocked(author, known.last) == best.helpLocked(author, known.last)
-	resting := ct != nil && !ct.asleep.IsZero()
+	resting := n.conns[author] == nil && n.atLocked(author).IsValid()
 	if !follows && !resting && known.last > 0 && known.state != left {
 		n.askLocked(best, author, want{from: known.last + 1})
 	}
@@ -1306,7 +1327,7 @@ func (n *node) gatherLocked(now time.Time) {
 // hear it.
 func (n *node) hereLocked(id nodeID) bool {
 	ct := n.contacts[id]
-	return n.conns[id] != nil || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.viaLocked(id).IsValid()
+	return n.atLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.viaLocked(id).IsValid()
 }
 
 // ---- reading
@@ -1441,7 +1462,7 @@ func (n *node) relayLocked(author nodeID) {
 		}
 	}
 	for _, ct := range n.contacts {
-		if ct.subs[author] != nil {
+		if ct.rest != nil && ct.rest.subs[author] != nil {
 			n.rouseLocked(ct)
 		}
 	}
@@ -1494,7 +1515,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 	case at == had.at:
 	case !at.IsValid() && c.lagsLocked(author):
 		c.tellLocked(author) // the author sends it no more
-	case at.IsValid() && n.conns[author] == nil:
+	case at.IsValid() && !n.atLocked(author).IsValid():
 		n.meetLocked(n.contactLocked(author), at)
 	}
 }
@@ -1703,11 +1724,7 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 			known := n.history.about(author)
 			s = span{known.last, known.last, known.link.mark()}
 		}
-		var at netip.AddrPort
-		if o := n.conns[author]; o != nil {
-			at = o.addr
-		}
-		b = appendHaveEntry(b, author, s, at)
+		b = appendHaveEntry(b, author, s, n.atLocked(author))
 		delete(c.tell, author)
 	}
 	if c.greet && len(c.tell) == 0 {
@@ -1883,10 +1900,8 @@ func (n *node) members() (all []member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for id, ct := range n.contacts {
-		if c := n.conns[id]; c != nil {
-			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since})
-		} else if !ct.asleep.IsZero() {
-			all = append(all, member{id: id, name: n.history.about(id).name, addr: ct.addr, since: ct.asleep, idle: true})
+		if c := cmp.Or(n.conns[id], ct.rest); c != nil {
+			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since, idle: n.conns[id] == nil})
 		}
 	}
 	slices.SortFunc(all, func(a, b member) int {
@@ -2000,7 +2015,7 @@ func (n *node) expectingLocked(now time.Time) bool {
 		return true
 	}
 	for id, ct := range n.contacts {
-		if n.conns[id] == nil && (ct.dialing || now.Sub(ct.beaconAt) < beaconFresh) {
+		if !n.atLocked(id).IsValid() && (ct.dialing || now.Sub(ct.beaconAt) < beaconFresh) {
 			return true
 		}
 	}
@@ -2009,7 +2024,7 @@ func (n *node) expectingLocked(now time.Time) bool {
 			return true
 		}
 		for id, t := range c.theirs {
-			if t.at.IsValid() && n.conns[id] == nil {
+			if t.at.IsValid() && !n.atLocked(id).IsValid() {
 				return true
 			}
 		}

@@ -840,6 +840,44 @@ func TestIdleConnectionRestsAndWakesForChat(t *testing.T) {
 	})
 }
 
+// TestIdleConnectionWakesForWhatAThirdSays, but only if its peer doesn't hear
+// that by itself.
+func TestIdleConnectionWakesForWhatAThirdSays(t *testing.T) {
+	t.Parallel()
+	for _, apart := range []bool{true, false} {
+		t.Run(fmt.Sprint("apart ", apart), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				bob := l.enter("Bob", deaf())
+				ann := l.enter("Ann", deaf(), listed("Bobby", bob, 2*time.Second))
+				after(10 * time.Second)
+				if ann.peersNow() != 0 {
+					t.Fatal("the connection does not rest")
+				}
+				opts := []option{deaf(), told(ann)}
+				if apart {
+					opts = append(opts, apartFrom(bob))
+				}
+				dot := l.enter("Dot", opts...)
+				after(2 * time.Second)
+				bob.wantCount(1, `Dot@10.0.0.3 joined`)
+				after(10 * time.Second)
+				if got := ann.peersNow(); got != 1 {
+					t.Errorf("Ann has %d connections, want that with Bob to rest again", got)
+				}
+				dot.says("hi")
+				after(500 * time.Millisecond)
+				if got, want := ann.peersNow() == 2, apart; got != want {
+					t.Errorf("the connection is open: %v, want %v", got, want)
+				}
+				after(2 * time.Second)
+				bob.wantCount(1, `: hi$`)
+				ann.wantCount(0, `lost|left|back`)
+				bob.wantCount(0, `lost|left|back`)
+			})
+		})
+	}
+}
+
 func TestIdleNodeStillSaysThatItLeaves(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
