@@ -87,7 +87,7 @@ const (
 	maxConnsPerAddr = 300       // one host may be a room of 200
 	dialRate        = 50        // dials per second to unknown nodes
 	maxDials        = 6         // to unknown nodes, under way at once: more would make each slower, not all faster
-	maxDialsPerAddr = 4         // of these to one address, or failed of late
+	maxDialsPerAddr = 4         // of these to one address
 	maxContacts     = 4096      // nodes that we know of
 	maxEarly        = 16        // sightings of one author that wait for its join
 	maxTheirs       = 1 << 17   // authors that a peer may announce
@@ -128,8 +128,9 @@ type node struct {
 	lacking     map[nodeID]time.Time // authors of whom somebody has more than we, and since when
 	sources     map[nodeID]*source   // who sends us a feed
 	news        map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
-	blame       map[netip.Addr]int   // dials to unknown nodes there, under way or failed
-	dials       int                  // to unknown nodes, under way
+	underWay    map[netip.Addr]int   // dials to unknown nodes there
+	blame       map[netip.Addr]int   // and those that failed of late
+	dials       int                  // to unknown nodes, that hold a place
 	tokens      float64              // dials to unknown nodes that are left
 	gather      gather
 	warned      map[string]bool // what the user was warned of and isn't again
@@ -251,7 +252,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, news: map[nodeID]bool{},
-		blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
+		underWay: map[netip.Addr]int{}, blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}},
 	}
 	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
@@ -825,16 +826,16 @@ func (n *node) dialLocked(ct *contact) {
 	}
 	unknown := !ct.met && !ct.named
 	if unknown {
-		blame, spare := n.blame[ct.addr.Addr()], 0
-		if blame > 0 {
+		host, spare := ct.addr.Addr(), 0
+		if n.blame[host] > 0 {
 			spare = 2 // kept for addresses of which nothing bad is known
 		}
-		if n.tokens < float64(1+spare*dialRate/4) || n.dials >= maxDials-spare || blame >= maxDialsPerAddr {
+		if n.tokens < float64(1+spare*dialRate/4) || n.dials >= maxDials-spare || n.underWay[host] >= maxDialsPerAddr {
 			return
 		}
 		n.tokens--
 		n.dials++
-		n.blame[ct.addr.Addr()]++
+		n.underWay[host]++
 	}
 	ct.dialing = true
 	id, addr, resting := ct.id, ct.addr, ct.rest != nil && !ct.owed
@@ -842,19 +843,29 @@ func (n *node) dialLocked(ct *contact) {
 		id = nodeID{} // another may have taken its place
 	}
 	n.wg.Go(func() {
-		if unknown {
-			next := sync.OnceFunc(n.dialNext)
-			defer next()
-			defer time.AfterFunc(dialTurn, next).Stop()
+		if !unknown {
+			n.dialOut(ct, id, addr, resting)
+			return
 		}
-		n.dialOut(ct, id, addr, resting)
+		next := sync.OnceFunc(n.dialNext)
+		defer next()
+		defer time.AfterFunc(dialTurn, next).Stop()
+		err := n.dialOut(ct, id, addr, resting)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.underWay[addr.Addr()]--; n.underWay[addr.Addr()] == 0 {
+			delete(n.underWay, addr.Addr())
+		}
+		if err != nil && !errors.Is(err, errDuplicate) {
+			n.blame[addr.Addr()]++
+		}
 	})
 }
 
 // dialOut dials the node of ct, again and again if its connection is owed: a
 // dying process still accepts for a moment. Of one that rests it only finds
 // out whether it is there.
-func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting bool) {
+func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
 	var peer nodeID
@@ -889,9 +900,6 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 	if ct.named && peer != (nodeID{}) {
 		ct.id = peer
 	}
-	if err == nil || errors.Is(err, errDuplicate) {
-		n.blame[addr.Addr()] = max(0, n.blame[addr.Addr()]-1)
-	}
 	switch {
 	case n.conns[ct.id] != nil || n.ctx.Err() != nil:
 	case err != nil && (ct.owed || ct.rest != nil):
@@ -899,6 +907,7 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 	case ct.owed: // it broke again meanwhile
 		n.oweLocked(ct)
 	}
+	return err
 }
 
 // retryLocked says when to dial ct again.

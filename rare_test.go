@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -583,6 +584,28 @@ func together(nodes []*guest, author nodeID) (all span) {
 		}
 	}
 	return all
+}
+
+// TestLeaversHoldUpNobodyOnTheirHost: many that say where they are have left
+// before they could be met, and then somebody comes who stays.
+func TestLeaversHoldUpNobodyOnTheirHost(t *testing.T) {
+	t.Parallel()
+	for range 8 {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann")
+			after(5 * time.Second)
+			host := netip.AddrFrom4([4]byte{10, 0, 0, 2})
+			for i := range byte(20) {
+				ann.heard(beacon{node: nodeID{255, i}, counter: 1, port: 1000}, host)
+				after(20 * time.Millisecond)
+			}
+			if bob := l.enter("Bob"); bob.addr.Addr() != host {
+				t.Fatal("Bob is elsewhere")
+			}
+			after(700 * time.Millisecond)
+			ann.wantCount(1, `^\* Bob@10.0.0.2 joined$`)
+		})
+	}
 }
 
 // TestNobodyIsLostBeforeItJoined: after a partition a third node tells of one
