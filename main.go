@@ -47,6 +47,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -60,6 +61,7 @@ const (
 	printSize    = 64 << 10               // bytes of posts that are formatted and written at once
 	farewell     = 150 * time.Millisecond // for what is still to be printed when a signal ends us
 	maxSecret    = 1024                   // bytes
+	maxUnread    = 1 << 20                // bytes that wait for standard error
 	smallestKeep = 64 << 10
 )
 
@@ -311,7 +313,7 @@ type app struct {
 func program(args []string) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard output is an error to handle, not the end
 	runtime.GOMAXPROCS(1)          // a second core costs more in hand-overs than it takes over: a third of the throughput figure
-	v := newVoice(os.Stderr)
+	v := &voice{w: os.Stderr}
 	defer v.close()
 	cfg, err := parseArgs(args, os.Stdout)
 	if err == nil {
@@ -767,11 +769,8 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 
 func (a *app) refuse(format string, args ...any) {
 	a.refused++
-	if a.input == fromPipe {
-		a.v.insist(format, args...) // a script that has a thousand lines refused is told of each
-	} else {
-		a.v.say(format, args...)
-	}
+	a.v.say(format, args...)
+	runtime.Gosched() // so that of a thousand in a row each is written
 }
 
 func (a *app) show(b batch) {
@@ -890,62 +889,55 @@ func (a *app) who(s string) (to []member, who, text string, known bool) {
 // ---- standard error
 
 // A voice speaks on standard error, a line at a time, and never holds up
-// who has something to say: when nobody reads, lines are dropped.
+// who has something to say, who may hold a lock: when nobody reads, lines
+// beyond maxUnread are dropped.
 type voice struct {
-	lines    chan string
-	stop     chan struct{} // closed by close
-	done     chan struct{} // closed when all is written
-	patience time.Duration // of insist, whose only caller uses it; none while nobody reads
+	w io.Writer // immutable
+
+	mu     sync.Mutex    // guards all below
+	unread []byte        // what is still to be written
+	done   chan struct{} // closed when all is written; nil when it is
 }
 
-func newVoice(w io.Writer) *voice {
-	v := &voice{lines: make(chan string, 256), stop: make(chan struct{}), done: make(chan struct{}), patience: time.Second}
-	go v.write(w) // waited for by close, but not for ever: w may block
-	return v
-}
-
-func (v *voice) write(w io.Writer) {
-	defer close(v.done)
-	for {
-		select {
-		case s := <-v.lines:
-			io.WriteString(w, s) // there is nowhere to complain to
-		case <-v.stop:
-			for len(v.lines) > 0 {
-				io.WriteString(w, <-v.lines)
-			}
-			return
-		}
-	}
-}
-
-// say queues one line. Whatever came from elsewhere is cleaned here.
+// say says one line. Whatever came from elsewhere is cleaned here.
 func (v *voice) say(format string, args ...any) {
-	select {
-	case v.lines <- voiced(format, args):
-	default:
+	line := append(appendClean([]byte("p2pchat: "), fmt.Appendf(nil, format, args...)), '\n')
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.unread)+len(line) > maxUnread {
+		return
+	}
+	v.unread = append(v.unread, line...)
+	if v.done == nil {
+		v.done = make(chan struct{})
+		go v.write() // waited for by close, but not for ever: w may block
 	}
 }
 
-// insist says a line that is waited for, unless nobody reads.
-func (v *voice) insist(format string, args ...any) {
-	select {
-	case v.lines <- voiced(format, args):
-		v.patience = time.Second
-	case <-time.After(v.patience):
-		v.patience = 0
+func (v *voice) write() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for len(v.unread) > 0 {
+		text := v.unread
+		v.unread = nil
+		v.mu.Unlock()
+		v.w.Write(text) // there is nowhere to complain to
+		v.mu.Lock()
 	}
-}
-
-func voiced(format string, args []any) string {
-	return string(appendClean([]byte("p2pchat: "), fmt.Appendf(nil, format, args...))) + "\n"
+	close(v.done)
+	v.done = nil
 }
 
 // close waits a moment for what was said to be written.
 func (v *voice) close() {
-	close(v.stop)
+	v.mu.Lock()
+	done := v.done
+	v.mu.Unlock()
+	if done == nil {
+		return
+	}
 	select {
-	case <-v.done:
+	case <-done:
 	case <-time.After(farewell):
 	}
 }
