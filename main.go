@@ -628,8 +628,8 @@ func (a *app) read(ctx context.Context) {
 				post()
 			}
 			a.replace(line, gap)
-			text = append(appendValid(text, message), '\n')
-		case len(line) > 0 || length > 0:
+			text = append(append(text, valid(message)...), '\n')
+		case length > 0:
 			post() // what a command does comes after what was said before it
 			a.gap = gap
 			if !a.command(ctx, line, length) {
@@ -655,41 +655,25 @@ func (a *app) replace(line []byte, gap time.Duration) {
 // readLine returns the next line without its line end, valid until the next
 // call. Of a line that is too long it returns the length alone.
 func readLine(r *bufio.Reader) (line []byte, length int, err error) {
-	line, err = r.ReadSlice('\n')
+	line, more, err := r.ReadLine()
 	length = len(line)
-	for err == bufio.ErrBufferFull {
-		var more []byte
-		more, err = r.ReadSlice('\n')
-		length += len(more)
-		line = more // only its end matters: the line feed
+	for more && err == nil {
+		line, more, err = r.ReadLine()
+		length += len(line)
 	}
-	whole := length == len(line)
-	if n := len(line); n > 0 && line[n-1] == '\n' {
-		line, length = line[:n-1], length-1
-		if n > 1 && line[n-2] == '\r' {
-			line, length = line[:n-2], length-1
-		}
-		if length == 0 {
-			return nil, 0, nil // an empty line, whatever comes after
-		}
-	}
-	if !whole || length > maxLine {
-		return nil, length, err
+	if length > maxLine {
+		line = nil
 	}
 	return line, length, err
 }
 
-// appendValid appends line as UTF-8, with U+FFFD for each byte that is not.
-func appendValid(b, line []byte) []byte {
+// valid returns line as UTF-8, with U+FFFD for each byte that is not, where
+// bytes.ToValidUTF8 has one for many.
+func valid(line []byte) []byte {
 	if utf8.Valid(line) {
-		return append(b, line...)
+		return line
 	}
-	for len(line) > 0 {
-		r, size := utf8.DecodeRune(line)
-		b = utf8.AppendRune(b, r)
-		line = line[size:]
-	}
-	return b
+	return []byte(string([]rune(string(line))))
 }
 
 // columns returns how many columns of a terminal line takes at most.
@@ -738,7 +722,7 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 		a.refuse("a line of %d bytes is too long; send at most %d at a time", length, maxLine)
 		return true
 	}
-	s := string(appendValid(nil, line))
+	s := string(valid(line))
 	word, rest, _ := strings.Cut(s, " ")
 	rest = strings.TrimSpace(rest)
 	switch {
