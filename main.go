@@ -305,7 +305,7 @@ type app struct {
 	onlyTTY  bool          // input and output are both a terminal
 	said     int           // messages of ours; the reader of the input alone, until it ends
 	refused  int           // lines that were refused; likewise
-	gap      time.Duration // between the last two lines; likewise
+	onRow    bool          // the last line surely is the row above the cursor of a terminal; likewise
 	ended    chan struct{} // closed at the end of the input
 	broken   chan error    // receives what stopped the printer
 }
@@ -617,21 +617,20 @@ func (a *app) read(ctx context.Context) {
 			}
 			return
 		}
-		var gap time.Duration
 		if a.onlyTTY {
 			now := time.Now()
-			gap, last = now.Sub(last), now
+			a.onRow = columns(line) < screenWidth && now.Sub(last) > pasteGap && !a.printing.Load()
+			last = now
 		}
 		switch message, ok := a.message(line); {
 		case ok:
 			if len(text)+len(message) > maxLine {
 				post()
 			}
-			a.replace(line, gap)
+			a.replaceRow()
 			text = append(append(text, valid(message)...), '\n')
 		case length > 0:
 			post() // what a command does comes after what was said before it
-			a.gap = gap
 			if !a.command(ctx, line, length) {
 				return
 			}
@@ -643,11 +642,10 @@ func (a *app) read(ctx context.Context) {
 	}
 }
 
-// replace has the printed form of line, which came so long after the one
-// before, take the place of what was typed, if that surely stands above the
-// cursor.
-func (a *app) replace(line []byte, gap time.Duration) {
-	if a.onlyTTY && columns(line) < screenWidth && gap > pasteGap && !a.printing.Load() {
+// replaceRow has the printed form of the last line take the place of what
+// was typed.
+func (a *app) replaceRow() {
+	if a.onRow {
 		a.typed.Add(1)
 	}
 }
@@ -797,14 +795,12 @@ func (a *app) history(arg string) {
 
 // direct sends a line that begins with @WHO or WHO/.
 func (a *app) direct(ctx context.Context, s string) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
+	defer cancel()
 	to, who, text, known := a.who(s)
-	if len(to) == 0 && a.input == fromPipe { // it may be about to come
-		ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
-		defer cancel()
-		for len(to) == 0 && ctx.Err() == nil {
-			a.n.wait(ctx)
-			to, who, text, known = a.who(s)
-		}
+	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil { // it may be about to come
+		a.n.wait(ctx)
+		to, who, text, known = a.who(s)
 	}
 	switch {
 	case text == "" && len(to) > 0:
@@ -820,7 +816,7 @@ func (a *app) direct(ctx context.Context, s string) {
 		}
 		a.refuse("%q can be any of %s; write one of these", who, strings.Join(all, ", "))
 	default:
-		a.replace([]byte(s), a.gap)
+		a.replaceRow()
 		if err := a.n.sendDirect(to[0], []byte(text)); err != nil {
 			a.typed.Store(0)
 			a.refuse("%v", err)
@@ -832,42 +828,33 @@ func (a *app) direct(ctx context.Context, s string) {
 // longest WHO that fits. known says that WHO is a name, though nobody who is
 // connected may bear it.
 func (a *app) who(s string) (to []member, who, text string, known bool) {
-	rest, at := strings.CutPrefix(s, "@")
-	fits := func(form string) bool {
-		return strings.HasPrefix(rest, form) && (len(rest) == len(form) || rest[len(form)] == ' ')
-	}
+	s, at := strings.CutPrefix(s, "@")
+	end := " " // of WHO
 	if !at {
-		who, text, _ = strings.Cut(s, "/")
-		known = true
-		fits = func(form string) bool { return form == who }
-	} else if who, text, _ = strings.Cut(rest, " "); who == "" {
-		who = s
+		end = "/"
 	}
-	best := 0
+	who, _, _ = strings.Cut(s, end) // unless a longer one fits
 	for _, m := range a.n.members() {
-		forms := m.aliases
-		if m.id != (nodeID{}) {
+		here, forms := m.id != (nodeID{}), m.aliases
+		if here {
 			forms = append(forms, m.name)
-			if ip, addr := m.addr.Addr().String(), m.addr.String(); at {
-				forms = append(forms, m.name+"@"+ip, m.name+"@"+addr, ip, addr)
-			}
+		}
+		if ip, addr := m.addr.Addr().String(), m.addr.String(); here && at {
+			forms = append(forms, m.name+"@"+ip, m.name+"@"+addr, ip, addr)
 		}
 		for _, form := range forms {
-			if len(form) < best || !fits(form) {
+			if len(form) < len(who) || !strings.HasPrefix(s+end, form+end) {
 				continue
 			}
-			if known = true; len(form) > best {
-				best, to = len(form), nil
+			if known = true; len(form) > len(who) {
+				who, to = form, nil
 			}
-			if m.id != (nodeID{}) && !slices.ContainsFunc(to, func(o member) bool { return o.id == m.id }) {
+			if here && !slices.ContainsFunc(to, func(o member) bool { return o.id == m.id }) {
 				to = append(to, m)
 			}
 		}
 	}
-	if best > 0 && at {
-		who, text = rest[:best], strings.TrimPrefix(rest[best:], " ")
-	}
-	return to, who, text, known
+	return to, who, strings.TrimPrefix(s[len(who):], end), known || !at
 }
 
 // ---- standard error
