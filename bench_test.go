@@ -238,7 +238,7 @@ func BenchmarkFormat(b *testing.B) {
 		must2nd(b)(h.add(w.id, w.run(1, text), false, false))
 		h.reached(w.id, w.addr, "Alex")
 		l := &liner{self: h.self, port: 7700}
-		e := shown{h.chronology()[0].event, w.addr}
+		e := shown{event: h.chronology()[0].event, addr: w.addr}
 		var out []byte
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

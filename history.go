@@ -161,7 +161,7 @@ type history struct {
 	horizon   int64           // time of the newest event dropped for keep
 	cursors   []*cursor
 	printer   *cursor       // the one that the queue is for
-	queue     []batch       // what the printer prints before it goes on
+	queue     []batch       // what the printer prints before it goes on: a replay, answers to commands
 	held      bool          // the printer waits for release
 	delivered uint64        // posts of our own up to this number are where they must be
 	heard     uint64        // and up to this one anybody has them
@@ -661,36 +661,25 @@ func (h *history) prove(e *event) bool {
 	return true
 }
 
-// A shown is an event and the address to show its author with.
+// A shown is an event as it is to be shown.
 type shown struct {
 	*event
-	addr netip.AddrPort
+	addr netip.AddrPort // where its author was reached
+	skip int            // of its lines, the first so many are left out
 }
 
 func (e shown) compare(o shown) int { return e.event.compare(o.event) }
 
-// A batch is what a reader of the log gets at once, or what the printer is to
-// print in one piece: a replay, an answer to a command.
-type batch struct {
-	head   []string // lines to print before
-	events []shown
-	tail   string // line to print after, if any
-	skip   int    // lines of the first event to leave out
-	live   bool   // printed once in any case, not because it was asked for
-}
+// A batch is what a reader of the log gets at once.
+type batch []shown
 
-// cut takes events of about the given size off the front of b.
-func (b *batch) cut(size int) batch {
-	n := 0
-	for ; n < len(b.events) && size > 0; n++ {
-		size -= len(b.events[n].sealed)
+// answer returns lines that nobody said: as events of no author, of the
+// present moment.
+func answer(lines ...string) (b batch) {
+	for _, s := range lines {
+		b = append(b, shown{event: &event{sealed: []byte(s), time: time.Now().UnixMicro()}})
 	}
-	part := *b
-	part.events, b.events, b.head, b.skip = slices.Clone(b.events[:n]), b.events[n:], nil, 0 // a copy lets the rest go
-	if len(b.events) > 0 {
-		part.tail = ""
-	}
-	return part
+	return b
 }
 
 // take puts events of about the given size into b, whose memory it uses
@@ -699,24 +688,36 @@ func (b *batch) cut(size int) batch {
 func (h *history) take(c *cursor, b *batch, size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c == h.printer && h.held {
+	*b = (*b)[:0]
+	printing := c == h.printer
+	if printing && h.held {
 		return false
 	}
-	if c == h.printer && len(h.queue) > 0 {
-		*b = h.queue[0].cut(size)
-		if len(h.queue[0].events) == 0 {
+	for printing && len(h.queue) > 0 && size > 0 {
+		if first := h.queue[0]; len(first) > 0 {
+			size -= len(first[0].sealed)
+			*b, h.queue[0] = append(*b, first[0]), first[1:]
+		} else {
 			h.queue = slices.Delete(h.queue, 0, 1)
 		}
-		return true
 	}
-	*b = batch{events: b.events[:0], live: true}
 	for i := h.findLocked(c.next); i < len(h.log) && size > 0; i++ {
-		size -= len(h.log[i].sealed)
-		b.events = append(b.events, shown{h.log[i], h.log[i].feed.addr})
-		c.next = h.log[i].seq + 1
+		e := h.log[i]
+		c.next = e.seq + 1
+		if printing && !h.isNews(e) {
+			continue
+		}
+		size -= len(e.sealed)
+		*b = append(*b, shown{event: e, addr: e.feed.addr})
 	}
 	h.openRoomLocked()
-	return len(b.events) > 0
+	return len(*b) > 0
+}
+
+// isNews says whether e is printed when it comes: our own coming and going
+// is in /history only, and what a later version says nowhere.
+func (h *history) isNews(e *event) bool {
+	return e.kind == kindLines || e.feed.id != h.self && e.lines() > 0
 }
 
 // show queues something for the printer. It returns false when so much is
@@ -733,7 +734,7 @@ func (h *history) show(b batch) bool {
 }
 
 // chronology returns all events in chronological order.
-func (h *history) chronology() []shown {
+func (h *history) chronology() batch {
 	h.mu.Lock()
 	all := shownLocked(h.log)
 	h.mu.Unlock()
@@ -741,10 +742,10 @@ func (h *history) chronology() []shown {
 	return all
 }
 
-func shownLocked(events []*event) []shown {
-	all := make([]shown, len(events))
+func shownLocked(events []*event) batch {
+	all := make(batch, len(events))
 	for i, e := range events {
-		all[i] = shown{e, e.feed.addr}
+		all[i] = shown{event: e, addr: e.feed.addr}
 	}
 	return all
 }
@@ -764,22 +765,23 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.held = false
-	replay, rest := batch{live: true}, batch{live: true}
-	framed := false
+	var replay, rest batch
+	gone := false
 	for _, e := range shownLocked(h.log[h.findLocked(h.printer.next):]) {
-		if e.feed.id == h.self || e.kind >= kindDirectFrom || !e.isNote() && e.content().number > before[e.feed.id] {
-			rest.events = append(rest.events, e)
-			continue
+		switch {
+		case !h.isNews(e.event):
+		case e.feed.id == h.self || e.kind >= kindDirectFrom || !e.isNote() && e.content().number > before[e.feed.id]:
+			rest = append(rest, e)
+		default:
+			replay = append(replay, e)
+			gone = gone || e.kind != kindJoin || !here(e.feed.id)
 		}
-		replay.events = append(replay.events, e)
-		framed = framed || e.kind != kindJoin || !here(e.feed.id)
 	}
-	slices.SortFunc(replay.events, shown.compare)
-	if framed {
-		replay.head = []string{fmt.Sprintf("history: %d events from %s", countLines(replay.events), from)}
-		replay.tail = "end of history"
+	slices.SortFunc(replay, shown.compare)
+	if gone {
+		replay = asHistory(replay, " from "+from)
 	}
-	h.queue = slices.Concat([]batch{replay, rest}, h.queue)
+	h.queue = slices.Insert(h.queue, 0, append(replay, rest...))
 	h.printer.next = h.seq + 1
 	wake(h.printer.wake)
 	h.openRoomLocked()
@@ -896,7 +898,7 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 		ending := ctx.Err() != nil // asked first: what was added before the end is saved
 		for h.take(c, b, maxRun) {
 			out = out[:0]
-			for _, e := range b.events {
+			for _, e := range *b {
 				x := record{typ: recordPost, author: e.feed.id, body: e.sealed}
 				if e.isNote() {
 					x.typ = recordNote
@@ -945,6 +947,9 @@ func (l *liner) appendStamp(b []byte, t int64) []byte {
 // appendEvent appends the lines of e, each with its line feed; of what is
 // not shown, none.
 func (l *liner) appendEvent(b []byte, e shown) []byte {
+	if e.feed == nil {
+		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
+	}
 	p := e.content()
 	addr := e.addr
 	if e.isNote() || !addr.IsValid() {
@@ -974,6 +979,9 @@ func (l *liner) appendEvent(b []byte, e shown) []byte {
 	case kindLines:
 		b = append(who(b), ": "...)
 		l.prefix = append(l.prefix[:0], b[start:]...)
+		for range e.skip {
+			_, p.text, _ = bytes.Cut(p.text, []byte{'\n'})
+		}
 		return l.appendLines(b[:start], p.text)
 	}
 	return b[:start]
@@ -1011,22 +1019,26 @@ func (e *event) lines() int {
 	return 0
 }
 
-// lastLines returns the events that hold the last n lines of events, and how
-// many lines of the first of them are too many.
-func lastLines(events []shown, n int) (last []shown, skip int) {
-	for i := len(events) - 1; i >= 0; i-- {
-		if n -= events[i].lines(); n <= 0 {
-			return events[i:], -n
-		}
+// lastLines returns the last n lines of events.
+func lastLines(events batch, n int) batch {
+	i := len(events)
+	for ; i > 0 && n > 0; i-- {
+		n -= events[i-1].lines()
 	}
-	return events, 0
+	if n < 0 {
+		events[i].skip = -n
+	}
+	return events[i:]
 }
 
-func countLines(events []shown) (n int) {
+// asHistory returns events in the frame that says what they are.
+func asHistory(events batch, from string) batch {
+	lines := 0
 	for _, e := range events {
-		n += e.lines()
+		lines += e.lines() - e.skip
 	}
-	return n
+	head := answer(fmt.Sprintf("history: %d events%s", lines, from))
+	return slices.Concat(head, events, answer("end of history"))
 }
 
 // ---- cleaning

@@ -445,7 +445,7 @@ func TestWhatACursorHasToPassIsNotDropped(t *testing.T) {
 		var b batch
 		n := uint64(0)
 		for h.take(c, &b, 5000) {
-			for _, e := range b.events {
+			for _, e := range b {
 				if n++; e.content().number != n {
 					t.Fatalf("%s: post %d comes where %d should", name, e.content().number, n)
 				}
@@ -545,7 +545,7 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 	}
 	for _, s := range []*scribe{first, all[maxAuthors+1]} { // forgotten, and remembered
 		if _, err := h.add(s.id, []post{s.last}, true, false); err != nil || h.take(h.printer, &drain, ample) {
-			t.Errorf("%d events that were dropped are shown again, %v", len(drain.events), err)
+			t.Errorf("%d events that were dropped are shown again, %v", len(drain), err)
 		}
 	}
 	if n := len(vectorOf(h)); n > keep/2000 {
@@ -609,7 +609,7 @@ func TestCursorPassesEverythingOnceInOrderOfArrival(t *testing.T) {
 		c := h.newCursor()
 		var b batch
 		if h.take(c, &b, ample) {
-			t.Fatalf("a new cursor gets %d events of before", len(b.events))
+			t.Fatalf("a new cursor gets %d events of before", len(b))
 		}
 		var got, want []string
 		for i := 1; i < 3; i++ {
@@ -625,22 +625,29 @@ func TestCursorPassesEverythingOnceInOrderOfArrival(t *testing.T) {
 					t.Fatal("it was not woken")
 				}
 				for h.take(c, &b, 1+r.IntN(1000)) {
-					for _, e := range b.events {
+					for _, e := range b {
 						got = append(got, string(e.sealed))
 					}
 				}
 			}
 		}
 		for h.take(c, &b, 1) {
-			if len(b.events) != 1 {
-				t.Fatalf("%d events of one byte", len(b.events))
+			if len(b) != 1 {
+				t.Fatalf("%d events of one byte", len(b))
 			}
-			got = append(got, string(b.events[0].sealed))
+			got = append(got, string(b[0].sealed))
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("passed %d events, want %d in their order", len(got), len(want))
 		}
 	})
+}
+
+func (l *liner) appendAll(out []byte, b batch) []byte {
+	for _, e := range b {
+		out = l.appendEvent(out, e)
+	}
+	return out
 }
 
 // printedLines returns what the printer would print now, without timestamps.
@@ -649,7 +656,7 @@ func printedLines(h *history) []string {
 	var out []byte
 	var b batch
 	for h.take(h.printer, &b, 100) {
-		out = new(app).appendBatch(out, l, &b)
+		out = l.appendAll(out, b)
 	}
 	return withoutStamps(string(out))
 }
@@ -697,7 +704,7 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 		if got := printedLines(h); len(got) > 0 {
 			t.Errorf("%s: prints %q while it is held", c.name, got)
 		}
-		h.show(batch{head: []string{"an answer"}})
+		h.show(answer("an answer"))
 		h.release(c.before, "Ann@192.168.0.7", c.here)
 		if got, want := printedLines(h), append(c.want, "* an answer"); !slices.Equal(got, want) {
 			t.Errorf("%s: prints\n%s\nwant\n%s", c.name, strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -715,7 +722,7 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
 	h := emptyHistory(ample, time.Now)
 	n := 0
-	for h.show(batch{head: []string{"x"}}) {
+	for h.show(answer("x")) {
 		if n++; n > 10_000 {
 			t.Fatal("there is no bound")
 		}
@@ -723,7 +730,7 @@ func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
 	if got := printedLines(h); len(got) != n {
 		t.Errorf("%d answers are printed of %d", len(got), n)
 	}
-	if !h.show(batch{}) {
+	if !h.show(answer("y")) {
 		t.Error("no more answers, though all were read")
 	}
 }
@@ -744,14 +751,10 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 		}
 		l := &liner{self: h.self, port: 7700}
 		lines := func(n int) []string {
-			events, skip := lastLines(h.chronology(), n)
-			b := batch{skip: skip}
-			for _, e := range events {
-				b.events = append(b.events, e)
-			}
-			out := string(new(app).appendBatch(nil, l, &b))
-			if got := countLines(events) - skip; got != strings.Count(out, "\n") {
-				t.Fatalf("the last %d lines are said to be %d, but are %q", n, got, out)
+			events := lastLines(h.chronology(), n)
+			out := string(l.appendAll(nil, events))
+			if got := string(asHistory(events, "")[0].sealed); got != fmt.Sprintf("history: %d events", strings.Count(out, "\n")) {
+				t.Fatalf("the last %d lines are said to be %q, but are %q", n, got, out)
 			}
 			return strings.SplitAfter(out, "\n")
 		}
@@ -840,7 +843,7 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 		l := &liner{self: me.id, port: 7700}
 		const stamp = "2026-11-22 15:04:05 "
 		want := strings.TrimSuffix(stamp+strings.ReplaceAll(c.want, "\n", "\n"+stamp), stamp)
-		if got := string(l.appendEvent([]byte("kept "), shown{e, c.reached})); got != "kept "+want {
+		if got := string(l.appendEvent([]byte("kept "), shown{event: e, addr: c.reached})); got != "kept "+want {
 			t.Errorf("kind %d is shown as\n%qwant\n%q", c.p.kind, got, "kept "+want)
 		}
 		if e.lines() != strings.Count(want, "\n") {

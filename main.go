@@ -510,9 +510,9 @@ func (a *app) print(gone <-chan struct{}) {
 	for ending := false; ; {
 		for a.h.take(a.h.printer, &b, printSize) {
 			a.printing.Store(true)
-			out = a.appendBatch(out[:0], l, &b)
-			if len(out) == 0 {
-				continue
+			out = a.appendGap(out[:0])
+			for _, e := range b {
+				out = l.appendEvent(out, e)
 			}
 			if _, err := os.Stdout.Write(out); err != nil {
 				a.broken <- err
@@ -532,37 +532,17 @@ func (a *app) print(gone <-chan struct{}) {
 	}
 }
 
-// appendBatch appends the lines of b, if there are any.
-func (a *app) appendBatch(out []byte, l *liner, b *batch) []byte {
-	start := len(out)
-	if a.onlyTTY { // the line being typed makes room; Ctrl-R shows it again
-		out = append(out, '\r')
-		for range a.typed.Swap(0) {
-			out = append(out, "\x1b[A"...)
-		}
-		out = append(out, "\x1b[J"...)
+// appendGap makes room on a terminal where a line is being typed, which
+// Ctrl-R shows again, and where those stand that are about to be printed.
+func (a *app) appendGap(out []byte) []byte {
+	if !a.onlyTTY {
+		return out
 	}
-	empty := len(out)
-	for _, s := range b.head {
-		out = append(append(append(l.appendStamp(out, time.Now().UnixMicro()), "* "...), s...), '\n')
+	out = append(out, '\r')
+	for range a.typed.Swap(0) {
+		out = append(out, "\x1b[A"...)
 	}
-	for _, e := range b.events {
-		if b.live && e.feed.id == l.self && e.kind != kindLines {
-			continue // our own coming and going is in /history only
-		}
-		from := len(out)
-		out = l.appendEvent(out, e)
-		for ; b.skip > 0; b.skip-- {
-			out = slices.Delete(out, from, from+bytes.IndexByte(out[from:], '\n')+1)
-		}
-	}
-	if b.tail != "" {
-		out = append(append(append(l.appendStamp(out, time.Now().UnixMicro()), "* "...), b.tail...), '\n')
-	}
-	if len(out) == empty {
-		return out[:start]
-	}
-	return out
+	return append(out, "\x1b[J"...)
 }
 
 // ---- reading
@@ -740,7 +720,7 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 		a.said++
 		a.n.say(kindLines, []byte(greeting))
 	case s == "/help":
-		a.show(batch{head: helpText})
+		a.show(answer(helpText...))
 	case s[0] == '/':
 		a.refuse("unknown command %q; /help lists the commands, and a second / before it sends it as a line", word)
 	default:
@@ -773,22 +753,21 @@ func (a *app) members() {
 		}
 		lines = append(lines, fmt.Sprintf("member %s@%v %ssince %s", m.name, m.addr, idle, m.since.Format(stampLayout)))
 	}
-	a.show(batch{head: lines})
+	a.show(answer(lines...))
 }
 
 // history shows the last of the history, or all of it.
 func (a *app) history(arg string) {
-	events, skip := a.h.chronology(), 0
+	events := a.h.chronology()
 	if arg != "" {
 		n, err := strconv.Atoi(arg)
 		if err != nil || n < 0 {
 			a.refuse("%q is no number of lines; try /history 20", arg)
 			return
 		}
-		events, skip = lastLines(events, n)
+		events = lastLines(events, n)
 	}
-	head := fmt.Sprintf("history: %d events", countLines(events)-skip)
-	a.show(batch{head: []string{head}, events: events, skip: skip, tail: "end of history"})
+	a.show(asHistory(events, ""))
 }
 
 // ---- direct messages

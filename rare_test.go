@@ -282,7 +282,7 @@ func TestClockFarAheadShutsNobodyOutLater(t *testing.T) {
 	}
 	now += 60e6
 	h.add(late.id, []post{late.writes(kindJoin, int64(now), "")}, true, false)
-	if !h.take(h.printer, &drain, ample) || drain.events[0].feed.id != late.id {
+	if !h.take(h.printer, &drain, ample) || drain[0].feed.id != late.id {
 		t.Error("a newcomer with the right clock is not shown")
 	}
 }
@@ -303,7 +303,7 @@ func TestAcknowledgedDirectMessageOutlivesTheWait(t *testing.T) {
 	printed := false
 	var b batch
 	for h.take(h.printer, &b, ample) {
-		printed = printed || slices.ContainsFunc(b.events, func(e shown) bool { return e.kind == kindDirectFrom })
+		printed = printed || slices.ContainsFunc(b, func(e shown) bool { return e.kind == kindDirectFrom })
 	}
 	if !printed {
 		t.Error("a direct message that was acknowledged is never printed")

@@ -377,10 +377,9 @@ func (e *wireEnd) SetWriteDeadline(t time.Time) error { return nil }
 func (g *guest) print(ctx context.Context) {
 	l := &liner{self: g.h().self, port: 7700}
 	var b batch
-	a := &app{}
 	for ctx.Err() == nil {
 		for !g.isStuck() && g.h().take(g.h().printer, &b, printSize) {
-			out := a.appendBatch(nil, l, &b)
+			out := l.appendAll(nil, b)
 			g.mu.Lock()
 			g.out.Write(out)
 			g.mu.Unlock()
@@ -444,7 +443,7 @@ func (g *guest) recalls() []string {
 	var b []byte
 	for _, e := range g.h().chronology() {
 		if !e.isNote() {
-			b = l.appendEvent(b, shown{e.event, netip.AddrPort{}})
+			b = l.appendEvent(b, shown{event: e.event, addr: netip.AddrPort{}})
 		}
 	}
 	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
