@@ -48,6 +48,7 @@ const (
 	spareKeep  = 16              // when keep is full, 1/16 of it is freed at once
 	maxMarks   = 8               // combining marks, or tags of an emoji, in a row that a line may carry
 	maxQueue   = 64              // answers waiting for the printer
+	followSize = 64 << 10        // bytes of posts that are printed, or saved, at once
 	maxNames   = 4096            // that are remembered as such
 	maxAuthors = 1024            // that are remembered though nothing is held of them
 )
@@ -714,6 +715,27 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 	return len(*b) > 0
 }
 
+// follow calls each with all that c passes, until that fails, or ctx has
+// ended and c is at the end of the log. Nobody else may use c.
+func (h *history) follow(ctx context.Context, c *cursor, each func(batch) error) error {
+	defer h.dropCursor(c)
+	for b := new(batch); ; {
+		ending := ctx.Err() != nil // asked first: what was added before the end is passed
+		for h.take(c, b, followSize) {
+			if err := each(*b); err != nil {
+				return err
+			}
+		}
+		if ending {
+			return nil
+		}
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // isNews says whether e is printed when it comes: our own coming and going
 // is in /history only, and what a later version says nowhere.
 func (h *history) isNews(e *event) bool {
@@ -889,34 +911,22 @@ func (h *history) addFound(found map[nodeID][]post) {
 	clear(found)
 }
 
-// save appends to w all that c passes, until ctx ends and c is at the end of
-// the log. Each Write holds whole records. Nobody else may use c.
+// save appends to w all that c passes, until ctx ends. Each Write holds whole
+// records.
 func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
-	defer h.dropCursor(c)
 	var out []byte
-	for b := new(batch); ; {
-		ending := ctx.Err() != nil // asked first: what was added before the end is saved
-		for h.take(c, b, maxRun) {
-			out = out[:0]
-			for _, e := range *b {
-				x := record{typ: recordPost, author: e.feed.id, body: e.sealed}
-				if e.isNote() {
-					x.typ = recordNote
-				}
-				out = appendRecord(out, x)
+	return h.follow(ctx, c, func(b batch) error {
+		out = out[:0]
+		for _, e := range b {
+			x := record{typ: recordPost, author: e.feed.id, body: e.sealed}
+			if e.isNote() {
+				x.typ = recordNote
 			}
-			if _, err := w.Write(out); err != nil {
-				return err
-			}
+			out = appendRecord(out, x)
 		}
-		if ending {
-			return nil
-		}
-		select {
-		case <-c.wake:
-		case <-ctx.Done():
-		}
-	}
+		_, err := w.Write(out)
+		return err
+	})
 }
 
 // ---- lines

@@ -1231,8 +1231,8 @@ func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "history")
 	for launch, cut := range []int64{0, 5, 1, 70, 20} {
 		a := &app{cfg: &config{history: name}, v: &voice{w: io.Discard}, h: emptyHistory(ample, time.Now)}
-		closed, err := a.openHistory(nodeID{7})
-		must(t, err)
+		ctx, end := context.WithCancel(t.Context())
+		must(t, a.openHistory(ctx, nodeID{7}))
 		for _, e := range a.h.chronology() { // what was there is told to everybody
 			if n := e.content().number; !bytes.Equal(e.sealed, run[n-1].sealed) {
 				t.Errorf("launch %d: post %d is not as it was written", launch, n)
@@ -1242,9 +1242,10 @@ func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 		if want := uint64(launch * 7); last != want {
 			t.Errorf("launch %d: loads up to post %d, want %d", launch, last, want)
 		}
-		_, err = a.h.add(vic.id, slices.Clone(run[last:launch*7+8]), true, false)
+		_, err := a.h.add(vic.id, slices.Clone(run[last:launch*7+8]), true, false)
 		must(t, err)
-		closed()
+		end()
+		a.saving.Wait()
 		a.v.close()
 		info, err := os.Stat(name)
 		must(t, err)

@@ -58,7 +58,6 @@ const (
 	aloneHint    = 5 * time.Second        // without company before we say what to try
 	pasteGap     = 100 * time.Millisecond // lines that follow faster were not typed
 	screenWidth  = 80                     // columns; a typed line that is shorter is surely one row
-	printSize    = 64 << 10               // bytes of posts that are formatted and written at once
 	farewell     = 150 * time.Millisecond // for what is still to be printed when a signal ends us
 	maxSecret    = 1024                   // bytes
 	maxUnread    = 1 << 20                // bytes that wait for standard error
@@ -300,14 +299,14 @@ type app struct {
 	h        *history
 	v        *voice
 	input    inputKind
-	typed    atomic.Int32  // lines on the terminal that their printed form replaces
-	printing atomic.Bool   // something is being written, perhaps to a terminal that was stopped
-	onlyTTY  bool          // input and output are both a terminal
-	said     int           // messages of ours; the reader of the input alone, until it ends
-	refused  int           // lines that were refused; likewise
-	onRow    bool          // the last line surely is the row above the cursor of a terminal; likewise
-	ended    chan struct{} // closed at the end of the input
-	broken   chan error    // receives what stopped the printer
+	typed    atomic.Int32   // lines on the terminal that their printed form replaces
+	printing atomic.Bool    // something is being written, perhaps to a terminal that was stopped
+	onlyTTY  bool           // input and output are both a terminal
+	said     int            // messages of ours; the reader of the input alone, until it ends
+	refused  int            // lines that were refused; likewise
+	onRow    bool           // the last line surely is the row above the cursor of a terminal; likewise
+	ended    chan struct{}  // closed at the end of the input
+	saving   sync.WaitGroup // what appends to the history file
 }
 
 func program(args []string) int {
@@ -330,7 +329,7 @@ func program(args []string) int {
 }
 
 func newApp(cfg *config, v *voice) *app {
-	a := &app{cfg: cfg, v: v, input: kindOf(os.Stdin), ended: make(chan struct{}), broken: make(chan error, 1)}
+	a := &app{cfg: cfg, v: v, input: kindOf(os.Stdin), ended: make(chan struct{})}
 	a.onlyTTY = a.input == fromTerminal && kindOf(os.Stdout) == fromTerminal
 	return a
 }
@@ -352,8 +351,9 @@ func (a *app) run() int {
 	tcpPort := uint16(listener.Addr().(*net.TCPAddr).Port)
 	own := func() netip.AddrPort { return netip.AddrPortFrom(d.ownAddr(), tcpPort) }
 	a.h = newHistory(private, a.cfg.keep, time.Now, own)
-	saved, err := a.openHistory(key.mark)
-	if err != nil {
+	coming, end := context.WithCancel(context.Background()) // what is to be printed, and saved
+	defer end()
+	if err := a.openHistory(coming, key.mark); err != nil {
 		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
 	}
 	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort, a.cfg.port)
@@ -374,26 +374,27 @@ func (a *app) run() int {
 	defer restore()
 	ctx, leave := context.WithCancel(context.Background())
 	defer leave()
-	printed, gone, heard := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	go func() { defer close(printed); a.print(gone) }()
-	go func() { defer close(gone); a.n.run(ctx, listener) }()
-	go func() { defer close(heard); d.run(ctx, a.n) }()
+	printed, broken := context.WithCancelCause(context.Background())
+	go func() { broken(a.print(coming)) }()
+	var network sync.WaitGroup
+	network.Go(func() { a.n.run(ctx, listener) })
+	network.Go(func() { d.run(ctx, a.n) })
 	go a.read(interrupted) // not waited for: nothing wakes a blocked read of a terminal
-	go a.hint(ctx, d)
+	defer time.AfterFunc(aloneHint, func() { a.hint(d) }).Stop()
 
-	status := a.serve(interrupted)
+	status := a.serve(interrupted, printed)
 	leave()
-	<-gone
-	<-heard
+	network.Wait()
+	end()
 	select {
-	case <-printed:
+	case <-printed.Done():
 	case <-interrupted.Done(): // a pipe that is read slowly may take for ever
 		select {
-		case <-printed:
+		case <-printed.Done():
 		case <-time.After(farewell):
 		}
 	}
-	saved()
+	a.saving.Wait()
 	return status
 }
 
@@ -415,32 +416,27 @@ func (a *app) greet(own netip.AddrPort) {
 }
 
 // hint says what to try when nobody was found.
-func (a *app) hint(ctx context.Context, d *discovery) {
-	select {
-	case <-time.After(aloneHint):
-		if a.n.alone() {
-			a.v.say("nobody here yet, announced to %s; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
-				d.destinationText(), a.cfg.port)
-		}
-	case <-ctx.Done():
+func (a *app) hint(d *discovery) {
+	if a.n.alone() {
+		a.v.say("nobody here yet, announced to %s; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
+			d.destinationText(), a.cfg.port)
 	}
 }
 
-// openHistory loads the history file and sees to it that what comes is
-// appended to it, behind the room's mark. The function that it returns waits
-// until all is.
-func (a *app) openHistory(room nodeID) (saved func(), err error) {
+// openHistory loads the history file and sees to it that what comes until
+// ctx ends is appended to it, behind the room's mark.
+func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	if a.cfg.history == "" {
-		return func() {}, nil
+		return nil
 	}
 	f, err := os.OpenFile(a.cfg.history, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	damaged, err := a.h.load(f, room)
 	if err != nil {
 		f.Close()
-		return nil, err
+		return err
 	}
 	if damaged > 0 {
 		a.v.say("%d bytes of %s are damaged and were left out; the rest is there", damaged, a.cfg.history)
@@ -449,29 +445,27 @@ func (a *app) openHistory(room nodeID) (saved func(), err error) {
 		f.WriteString(fileHeader[info.Size():]) // an error shows again at the first record
 	}
 	f.Write(appendRecord(nil, record{typ: recordRoom, author: room})) // likewise
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
 	c := a.h.newCursor()
-	go func() {
-		defer close(done)
+	a.saving.Go(func() {
+		defer f.Close()
 		if err := a.h.save(ctx, c, f); err != nil {
 			a.v.say("cannot write the history: %v; the chat goes on without it", err)
 		}
-		f.Close()
-	}()
-	return func() { stop(); <-done }, nil
+	})
+	return nil
 }
 
-// serve waits for a reason to leave, and returns the exit status.
-func (a *app) serve(interrupted context.Context) int {
+// serve waits for a reason to leave, of which one is that printing ended, and
+// returns the exit status.
+func (a *app) serve(interrupted, printed context.Context) int {
 	ended := a.ended
 	if a.input == fromNull {
 		ended = nil // a listener stays
 	}
 	select {
 	case <-interrupted.Done():
-	case err := <-a.broken:
-		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) { // else the reader has seen enough: | head -1
+	case <-printed.Done():
+		if err := context.Cause(printed); !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) { // else the reader has seen enough: | head -1
 			return a.fail("cannot write to standard output: %v; what comes would be lost", err)
 		}
 	case <-ended:
@@ -501,35 +495,20 @@ func (a *app) deliveredStatus(interrupted context.Context) int {
 
 // ---- printing
 
-// print prints the log as it grows. Once gone is closed nothing more comes,
-// and it returns when all is printed.
-func (a *app) print(gone <-chan struct{}) {
+// print prints the log as it grows, until ctx ends and all is printed.
+func (a *app) print(ctx context.Context) error {
 	l := &liner{self: a.h.self, port: a.cfg.port}
-	var b batch
 	var out []byte
-	for ending := false; ; {
-		for a.h.take(a.h.printer, &b, printSize) {
-			a.printing.Store(true)
-			out = a.appendGap(out[:0])
-			for _, e := range b {
-				out = l.appendEvent(out, e)
-			}
-			if _, err := os.Stdout.Write(out); err != nil {
-				a.broken <- err
-				a.h.dropCursor(a.h.printer)
-				return
-			}
+	return a.h.follow(ctx, a.h.printer, func(b batch) error {
+		a.printing.Store(true)
+		defer a.printing.Store(false)
+		out = a.appendGap(out[:0])
+		for _, e := range b {
+			out = l.appendEvent(out, e)
 		}
-		a.printing.Store(false)
-		if ending {
-			return
-		}
-		select {
-		case <-a.h.printer.wake:
-		case <-gone:
-			ending = true
-		}
-	}
+		_, err := os.Stdout.Write(out)
+		return err
+	})
 }
 
 // appendGap makes room on a terminal where a line is being typed, which

@@ -378,7 +378,7 @@ func (g *guest) print(ctx context.Context) {
 	l := &liner{self: g.h().self, port: 7700}
 	var b batch
 	for ctx.Err() == nil {
-		for !g.isStuck() && g.h().take(g.h().printer, &b, printSize) {
+		for !g.isStuck() && g.h().take(g.h().printer, &b, followSize) {
 			out := l.appendAll(nil, b)
 			g.mu.Lock()
 			g.out.Write(out)
