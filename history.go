@@ -161,18 +161,19 @@ type history struct {
 	latest    int64           // hybrid logical clock, µs since 1970
 	horizon   int64           // time of the newest event dropped for keep
 	cursors   []*cursor
-	printer   *cursor       // the one that the queue is for
-	queue     []batch       // what the printer prints before it goes on: a replay, answers to commands
-	held      bool          // the printer waits for release
-	delivered uint64        // posts of our own up to this number are where they must be
-	heard     uint64        // and up to this one anybody has them
-	unheard   int           // lines of those that were dropped though nobody has them
-	unheardTo uint64        // number of the last of these
-	room      chan struct{} // closed when a cursor moves or a bound changes; nil when nobody waits
+	printer   *cursor    // the one that the queue is for
+	queue     []batch    // what the printer prints before it goes on: a replay, answers to commands
+	held      bool       // the printer waits for release
+	delivered uint64     // posts of our own up to this number are where they must be
+	heard     uint64     // and up to this one anybody has them
+	unheard   int        // lines of those that were dropped though nobody has them
+	unheardTo uint64     // number of the last of these
+	room      *sync.Cond // a cursor moved, or a bound changed
 }
 
 func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
 	h := &history{key: key, keep: keep, clock: clock, addr: addr, feeds: map[nodeID]*feed{}, names: map[string]bool{}}
+	h.room = sync.NewCond(&h.mu)
 	copy(h.self[:], key.Public().(ed25519.PublicKey))
 	h.feedLocked(h.self).here = true
 	h.printer = h.newCursor()
@@ -193,7 +194,7 @@ func (h *history) dropCursor(c *cursor) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.cursors = slices.DeleteFunc(h.cursors, func(o *cursor) bool { return o == c })
-	h.openRoomLocked()
+	h.room.Broadcast()
 }
 
 // ---- adding
@@ -447,12 +448,7 @@ func (h *history) bore(name string) bool {
 // dropOldestLocked drops the oldest events until 1/16 of keep is free, or
 // nothing more may go.
 func (h *history) dropOldestLocked() {
-	passed := h.seq
-	for _, c := range h.cursors {
-		if !h.held || c != h.printer { // what a newcomer has not printed yet may exceed its keep
-			passed = min(passed, c.next-1)
-		}
-	}
+	passed := h.passedLocked()
 	byTime := slices.Clone(h.log)
 	slices.SortFunc(byTime, (*event).compare)
 	for _, e := range byTime {
@@ -485,62 +481,48 @@ func (h *history) dropOldestLocked() {
 }
 
 // waitRoom returns once so little waits for the cursors that more may be
-// added, or ctx ends.
-func (h *history) waitRoom(ctx context.Context) { h.await(ctx, h.passedLocked) }
-
-// waitDelivered does so too, and waits until so much of what we said is delivered
-// that we may say more.
-func (h *history) waitDelivered(ctx context.Context) {
-	h.await(ctx, func() bool { return h.passedLocked() && h.deliveredLocked() })
-}
-
-func (h *history) await(ctx context.Context, ready func() bool) {
+// added, and for own posts also so little to be delivered; or ctx ends.
+func (h *history) waitRoom(ctx context.Context, own bool) {
+	stop := context.AfterFunc(ctx, func() {
+		h.mu.Lock() // or whoever is about to wait would miss it
+		defer h.mu.Unlock()
+		h.room.Broadcast()
+	})
+	defer stop()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for h.size > h.keep/2 && !ready() && ctx.Err() == nil {
-		if h.room == nil {
-			h.room = make(chan struct{})
-		}
-		room := h.room
-		h.mu.Unlock()
-		select {
-		case <-room:
-		case <-ctx.Done():
-		}
-		h.mu.Lock()
+	for h.size > h.keep/2 && !h.hasRoomLocked(own) && ctx.Err() == nil {
+		h.room.Wait()
 	}
 }
 
-// passedLocked says whether at most half of keep waits for the slowest
-// cursor.
-func (h *history) passedLocked() bool {
-	for _, c := range h.cursors {
-		if h.held && c == h.printer {
-			continue
-		}
-		if !atMost(h.log[h.findLocked(c.next):], h.keep/2) {
-			return false
-		}
-	}
-	return true
-}
-
-// deliveredLocked says whether at most half of keep are posts of ours that
+// hasRoomLocked says whether at most half of keep waits for the slowest
+// cursor, and at most half are, if that matters, posts of ours that
 // setDelivered has not named.
-func (h *history) deliveredLocked() bool { return atMost(h.ownAboveLocked(h.delivered), h.keep/2) }
+func (h *history) hasRoomLocked(own bool) bool {
+	return h.isHalf(h.log[h.findLocked(h.passedLocked()+1):]) && (!own || h.isHalf(h.ownAboveLocked(h.delivered)))
+}
 
-func atMost(events []*event, size int64) bool {
+// isHalf says whether events take at most half of keep.
+func (h *history) isHalf(events []*event) bool {
+	size := h.keep / 2
 	for i := len(events) - 1; i >= 0 && size >= 0; i-- {
 		size -= events[i].cost()
 	}
 	return size >= 0
 }
 
-func (h *history) openRoomLocked() {
-	if h.room != nil {
-		close(h.room)
-		h.room = nil
+// passedLocked returns the seq of the last event that all cursors have
+// passed. The printer of a newcomer doesn't count: what it has not printed
+// yet may exceed keep.
+func (h *history) passedLocked() uint64 {
+	passed := h.seq
+	for _, c := range h.cursors {
+		if !h.held || c != h.printer {
+			passed = min(passed, c.next-1)
+		}
 	}
+	return passed
 }
 
 // findLocked returns the index of the first event with at least this seq.
@@ -582,7 +564,7 @@ func (h *history) setDelivered(number, heard uint64) {
 	if h.size > h.keep {
 		h.dropOldestLocked()
 	}
-	h.openRoomLocked()
+	h.room.Broadcast()
 }
 
 // ---- reading
@@ -711,7 +693,7 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 		size -= len(e.sealed)
 		*b = append(*b, shown{event: e, addr: e.feed.addr})
 	}
-	h.openRoomLocked()
+	h.room.Broadcast()
 	return len(*b) > 0
 }
 
@@ -806,7 +788,7 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 	h.queue = slices.Insert(h.queue, 0, append(replay, rest...))
 	h.printer.next = h.seq + 1
 	wake(h.printer.wake)
-	h.openRoomLocked()
+	h.room.Broadcast()
 }
 
 // ---- the history file

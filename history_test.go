@@ -477,7 +477,7 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	if got := h.span(h.self); got.first != 1 || got.last != 200 {
 		t.Errorf("holds %+v though nobody heard anything", got)
 	}
-	if h.deliveredLocked() {
+	if h.hasRoomLocked(true) {
 		t.Error("more may be said though nobody heard anything")
 	}
 	h.setDelivered(150, 150)
@@ -488,7 +488,7 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownAboveLocked(0)) != 60 {
 		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownAboveLocked(0)))
 	}
-	if h.setDelivered(190, 190); !h.deliveredLocked() {
+	if h.setDelivered(190, 190); !h.hasRoomLocked(true) {
 		t.Error("no more may be said though all but 20 posts were heard")
 	}
 	if n := len(h.ownAboveLocked(205)); n != 5 {
@@ -559,13 +559,13 @@ func TestRoomIsMadeByReaders(t *testing.T) {
 		h := emptyHistory(keep, time.Now)
 		vic := newScribe(1, "Vic")
 		ctx, cancel := context.WithCancel(t.Context())
-		h.waitRoom(ctx) // nothing is there: at once
+		h.waitRoom(ctx, false) // nothing is there: at once
 		for i := range 100 {
 			h.add(vic.id, []post{vic.writes(kindLines, scribeTime+int64(i), strings.Repeat("x", 1000))}, true, false)
 		}
 		waits := func(end func()) bool {
 			done := make(chan struct{})
-			go func() { h.waitRoom(ctx); close(done) }()
+			go func() { h.waitRoom(ctx, false); close(done) }()
 			synctest.Wait()
 			select {
 			case <-done:

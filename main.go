@@ -559,7 +559,7 @@ func (a *app) read(ctx context.Context) {
 	post := func() {
 		if len(text) > 0 {
 			if a.input == fromPipe {
-				a.h.waitDelivered(ctx)
+				a.h.waitRoom(ctx, true)
 			}
 			a.said += bytes.Count(text, []byte{'\n'})
 			a.n.say(kindLines, text[:len(text)-1])

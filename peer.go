@@ -1409,7 +1409,7 @@ func (c *conn) handlePosts(body []byte) error {
 	if !own && !last.verify(author) {
 		return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
 	}
-	n.history.waitRoom(n.ctx)
+	n.history.waitRoom(n.ctx, false)
 	count, err := n.history.add(author, run, !own, overGap)
 	runtime.Gosched() // the printer goes first, then the acknowledgement
 	n.mu.Lock()
@@ -1604,7 +1604,7 @@ func (c *conn) handleDirect(body []byte) error {
 	if err != nil {
 		return err
 	}
-	n.history.waitRoom(n.ctx)
+	n.history.waitRoom(n.ctx, false)
 	n.mu.Lock()
 	ct := n.contactLocked(c.peer)
 	fresh := x.number > ct.directIn

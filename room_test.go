@@ -737,7 +737,7 @@ func TestBlockedPrinterLosesNothing(t *testing.T) {
 		go func() {
 			defer close(done)
 			for i := range 3000 {
-				a.h().waitDelivered(ctx)
+				a.h().waitRoom(ctx, true)
 				a.says("%d %s", i, line)
 			}
 		}()
