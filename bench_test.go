@@ -281,10 +281,12 @@ func BenchmarkVector(b *testing.B) {
 	var body []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		body = append(body[:0], haveComplete)
-		h.vector(func(author nodeID, s span) { body = appendHaveEntry(body, author, s, netip.AddrPort{}) })
+		body = beginHave(body[:0], haveComplete, 0)
+		for author, s := range h.vector() {
+			body = appendHaveEntry(body, author, s, netip.AddrPort{})
+		}
 		theirs := map[nodeID]span{}
-		if _, _, err := parseHave(body, func(author nodeID, s span, _ netip.AddrPort) { theirs[author] = s }); err != nil || len(theirs) != 1000 {
+		if _, _, err := parseHave(body[5:], func(author nodeID, s span, _ netip.AddrPort) { theirs[author] = s }); err != nil || len(theirs) != 1000 {
 			b.Fatal(len(theirs), err)
 		}
 	}

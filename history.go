@@ -128,6 +128,12 @@ func (f *feed) span() span {
 	return span{f.last - uint64(len(f.posts)) + 1, f.last, f.link.mark()}
 }
 
+// above returns the posts held of f whose numbers are greater than number.
+func (f *feed) above(number uint64) []*event {
+	n := min(f.last-min(number, f.last), uint64(len(f.posts)))
+	return f.posts[uint64(len(f.posts))-n:]
+}
+
 // A cursor is somebody's place in the log. Its wake channel receives when
 // there is more to take. Fields but wake are guarded by history.mu.
 type cursor struct {
@@ -144,11 +150,12 @@ func wake(c chan struct{}) {
 }
 
 type history struct {
-	self  nodeID                // immutable
-	key   ed25519.PrivateKey    // immutable
-	keep  int64                 // bytes; immutable
-	clock func() time.Time      // immutable
-	addr  func() netip.AddrPort // what our posts name as our address; immutable
+	self   nodeID                // immutable
+	key    ed25519.PrivateKey    // immutable
+	keep   int64                 // bytes; immutable
+	clock  func() time.Time      // immutable
+	addr   func() netip.AddrPort // what our posts name as our address; immutable
+	nobody *feed                 // of whom nothing is known; immutable
 
 	saying sync.Mutex // held while a post of our own is made, so that they are numbered one by one
 
@@ -172,7 +179,7 @@ type history struct {
 }
 
 func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
-	h := &history{key: key, keep: keep, clock: clock, addr: addr, feeds: map[nodeID]*feed{}, names: map[string]bool{}}
+	h := &history{key: key, keep: keep, clock: clock, addr: addr, nobody: new(feed), feeds: map[nodeID]*feed{}, names: map[string]bool{}}
 	h.room = sync.NewCond(&h.mu)
 	copy(h.self[:], key.Public().(ed25519.PublicKey))
 	h.feedLocked(h.self).here = true
@@ -418,14 +425,15 @@ func (h *history) sweepLocked() {
 	maps.DeleteFunc(h.feeds, func(_ nodeID, f *feed) bool { return !f.here && len(f.posts)+len(f.notes) == 0 })
 }
 
+// knownLocked returns the feed of an author to look at; of one that is not
+// known, an empty one.
+func (h *history) knownLocked(id nodeID) *feed { return cmp.Or(h.feeds[id], h.nobody) }
+
 // about returns what is known of an author at this moment.
 func (h *history) about(id nodeID) author {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if f := h.feeds[id]; f != nil {
-		return f.author
-	}
-	return author{}
+	return h.knownLocked(id).author
 }
 
 // bore says whether anybody bore this name since we started.
@@ -500,7 +508,7 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 // cursor, and at most half are, if that matters, posts of ours that
 // setDelivered has not named.
 func (h *history) hasRoomLocked(own bool) bool {
-	return h.isHalf(h.log[h.findLocked(h.passedLocked()+1):]) && (!own || h.isHalf(h.ownAboveLocked(h.delivered)))
+	return h.isHalf(h.log[h.findLocked(h.passedLocked()+1):]) && (!own || h.isHalf(h.feeds[h.self].above(h.delivered)))
 }
 
 // isHalf says whether events take at most half of keep.
@@ -537,20 +545,12 @@ func (h *history) linesAbove(number uint64) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n = h.unheard
-	for _, e := range h.ownAboveLocked(number) {
+	for _, e := range h.feeds[h.self].above(number) {
 		if e.kind == kindLines {
 			n += e.lines()
 		}
 	}
 	return n
-}
-
-// ownAboveLocked returns our own posts above the given number, as far as they
-// are held.
-func (h *history) ownAboveLocked(number uint64) []*event {
-	f := h.feedLocked(h.self)
-	n := min(f.last-min(number, f.last), uint64(len(f.posts)))
-	return f.posts[uint64(len(f.posts))-n:]
 }
 
 // setDelivered allows own posts up to this number to be dropped, and says up
@@ -573,22 +573,20 @@ func (h *history) setDelivered(number, heard uint64) {
 func (h *history) span(author nodeID) span {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if f := h.feeds[author]; f != nil {
-		return f.span()
-	}
-	return span{}
+	return h.knownLocked(author).span()
 }
 
-// vector calls each for every author of whom posts are held.
-func (h *history) vector(each func(nodeID, span)) {
+// vector returns the spans of all authors of whom posts are held.
+func (h *history) vector() map[nodeID]span {
 	h.mu.Lock()
-	authors := slices.Collect(maps.Keys(h.feeds))
-	h.mu.Unlock()
-	for _, id := range authors {
-		if s := h.span(id); s.last > 0 {
-			each(id, s)
+	defer h.mu.Unlock()
+	v := map[nodeID]span{}
+	for id, f := range h.feeds {
+		if len(f.posts) > 0 {
+			v[id] = f.span()
 		}
 	}
+	return v
 }
 
 // posts returns the events of author's feed from the given number on, up to
@@ -597,33 +595,22 @@ func (h *history) vector(each func(nodeID, span)) {
 func (h *history) posts(author nodeID, from uint64) (events []*event, first uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.feeds[author]
-	if f == nil || from > f.last || len(f.posts) == 0 {
-		return nil, from
-	}
-	from = max(from, f.span().first)
-	all := f.posts[uint64(len(f.posts))-(f.last-from+1):]
+	f := h.knownLocked(author)
+	all := f.above(from - 1)
 	size, n := 0, 0
 	for n < len(all) && (n == 0 || size+len(all[n].sealed) < maxRun) {
 		size += len(all[n].sealed) + 4
 		n++
 	}
-	return slices.Clone(all[:n]), from // dropping shifts what lies behind all
+	return slices.Clone(all[:n]), f.last - uint64(len(all)) + 1 // dropping shifts what lies behind all
 }
 
 // sightings returns the notes on author that came after the given seq.
 func (h *history) sightings(author nodeID, after uint64) []*event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.feeds[author]
-	if f == nil {
-		return nil
-	}
-	i := slices.IndexFunc(f.notes, func(e *event) bool { return e.seq > after })
-	if i < 0 {
-		return nil
-	}
-	return slices.Clone(f.notes[i:])
+	notes := slices.Clone(h.knownLocked(author).notes)
+	return slices.DeleteFunc(notes, func(e *event) bool { return e.seq <= after })
 }
 
 // prove says whether the signature of e is good. It checks it once.

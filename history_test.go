@@ -65,13 +65,6 @@ func (h *history) contents() (all []string) {
 	return all
 }
 
-// vectorOf returns the version vector of h.
-func vectorOf(h *history) map[nodeID]span {
-	v := map[nodeID]span{}
-	h.vector(func(id nodeID, s span) { v[id] = s })
-	return v
-}
-
 // checkBooks fails unless the sums that h keeps are those of what it holds.
 func checkBooks(t *testing.T, h *history) {
 	t.Helper()
@@ -169,22 +162,22 @@ func TestAnyInterleavingOfPostsEndsInOneHistory(t *testing.T) {
 
 // learn has h take from o whatever it lacks, as a peer's subscription would.
 func (h *history) learn(o *history) *history {
-	o.vector(func(id nodeID, s span) {
+	for id := range o.vector() {
 		for {
 			last := h.about(id).last
 			events, from := o.posts(id, last+1)
 			if len(events) == 0 {
-				return
+				break
 			}
 			var run []post
 			for _, e := range events {
 				run = append(run, noError(parsePost(id, e.sealed)))
 			}
 			if _, err := h.add(id, run, true, from > last+1); err != nil {
-				return
+				break
 			}
 		}
-	})
+	}
 	return h
 }
 
@@ -325,7 +318,7 @@ func TestOwnClockNeverGoesBack(t *testing.T) {
 				}
 			}
 			h.say(kindLines, []byte("an answer"))
-			own := h.ownAboveLocked(0)
+			own := h.feeds[h.self].above(0)
 			got := own[len(own)-1].time
 			if got <= latest || got > max(latest+1, int64(clock)) {
 				t.Fatalf("said at %d, with the clock at %d, after what was said at %d", got, clock, latest)
@@ -348,7 +341,7 @@ func TestClockFollowsOthersFiveMinutesAheadAndNoFurther(t *testing.T) {
 		p := vic.writes(kindJoin, scribeTime+c.ahead.Microseconds(), "")
 		h.add(vic.id, []post{p}, true, false)
 		h.say(kindLines, []byte("an answer"))
-		got, want := h.ownAboveLocked(0)[0].time, int64(scribeTime)
+		got, want := h.feeds[h.self].above(0)[0].time, int64(scribeTime)
 		if c.follow {
 			want = p.time + 1
 		}
@@ -395,7 +388,7 @@ func TestKeepHoldsAndTheOldestGoFirst(t *testing.T) {
 		if h.horizon == 0 {
 			t.Error("nothing was ever dropped")
 		}
-		for id, s := range vectorOf(h) {
+		for id, s := range h.vector() {
 			events, from := h.posts(id, 1)
 			if len(events) == 0 || from != s.first {
 				t.Errorf("says that it holds %+v of %v, but passes on %d posts from %d on", s, id, len(events), from)
@@ -485,16 +478,16 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 		t.Errorf("holds %+v, %d bytes, though 150 posts were heard", got, h.size)
 	}
 	say(10)
-	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownAboveLocked(0)) != 60 {
-		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownAboveLocked(0)))
+	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.feeds[h.self].above(0)) != 60 {
+		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.feeds[h.self].above(0)))
 	}
 	if h.setDelivered(190, 190); !h.hasRoomLocked(true) {
 		t.Error("no more may be said though all but 20 posts were heard")
 	}
-	if n := len(h.ownAboveLocked(205)); n != 5 {
+	if n := len(h.feeds[h.self].above(205)); n != 5 {
 		t.Errorf("%d posts are above 205, want 5", n)
 	}
-	if n := len(h.ownAboveLocked(1000)); n != 0 {
+	if n := len(h.feeds[h.self].above(1000)); n != 0 {
 		t.Errorf("%d posts are above all", n)
 	}
 }
@@ -536,7 +529,7 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 		h.forget(s.id)
 		h.take(h.printer, &drain, ample)
 	}
-	if n := len(vectorOf(h)); n > keep/2000 || len(h.feeds) > maxAuthors {
+	if n := len(h.vector()); n > keep/2000 || len(h.feeds) > maxAuthors {
 		t.Errorf("the vector names %d authors, %d are remembered", n, len(h.feeds))
 	}
 	first := all[0]
@@ -548,7 +541,7 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 			t.Errorf("%d events that were dropped are shown again, %v", len(drain), err)
 		}
 	}
-	if n := len(vectorOf(h)); n > keep/2000 {
+	if n := len(h.vector()); n > keep/2000 {
 		t.Errorf("the vector names %d authors", n)
 	}
 }
@@ -1372,7 +1365,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 	}
 	end()
 	must(t, <-done)
-	for _, e := range h.ownAboveLocked(0) {
+	for _, e := range h.feeds[h.self].above(0) {
 		want = append(want, recordName(h.self, e.sealed))
 	}
 	g := newHistory(newScribe(201, "").key, ample, time.Now, nil)

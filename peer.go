@@ -583,7 +583,9 @@ func (n *node) register(c *conn, x hello) error {
 	c.theirs, c.subs = map[nodeID]claim{}, map[nodeID]*sub{}
 	c.tell, c.wants = map[nodeID]bool{}, map[nodeID]want{}
 	n.conns[c.peer] = c
-	n.history.vector(func(author nodeID, _ span) { c.tell[author] = true })
+	for author := range n.history.vector() {
+		c.tell[author] = true
+	}
 	for id := range n.contacts {
 		if n.atLocked(id).IsValid() {
 			c.tell[id] = true
