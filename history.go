@@ -37,6 +37,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -58,15 +59,15 @@ var (
 	errFork = errors.New("its author signed two different histories")
 )
 
-// An event is a post or a note. Immutable but for what history.mu guards.
+// An event is a post or a note. Immutable but for the last two fields.
 type event struct {
 	feed    *feed
 	sealed  []byte // the sealed post; of a note, its content
 	time    int64  // µs since 1970
 	seq     uint64 // place in the order of arrival
 	kind    byte
-	proved  bool // its own signature was checked; guarded by history.mu
-	dropped bool // it is no longer in the log; likewise
+	dropped bool        // it is no longer in the log; guarded by history.mu
+	proved  atomic.Bool // its own signature was checked
 }
 
 // compare orders events chronologically. Times of one author never tie.
@@ -83,6 +84,15 @@ func (e *event) content() post {
 		b = b[:len(b)-signatureSize]
 	}
 	return noError(parseContent(b))
+}
+
+// isSigned says whether its author signed e, a post. It checks that once.
+func (e *event) isSigned() bool {
+	if !e.proved.Load() {
+		p, err := parsePost(e.feed.id, e.sealed)
+		e.proved.Store(err == nil && p.verify(e.feed.id))
+	}
+	return e.proved.Load()
 }
 
 func (e *event) isNote() bool { return isNote(e.kind) }
@@ -287,7 +297,8 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 	events := make([]event, len(run)) // one piece of memory for the run, as its posts lie in one frame
 	for i := range run {
 		p, e := &run[i], &events[i]
-		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, proved: proved && i == len(run)-1}
+		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind}
+		e.proved.Store(proved && i == len(run)-1)
 		f.posts = append(f.posts, e)
 		h.takeLocked(f, p)
 		h.logLocked(e)
@@ -611,24 +622,6 @@ func (h *history) sightings(author nodeID, after uint64) []*event {
 	defer h.mu.Unlock()
 	notes := slices.Clone(h.knownLocked(author).notes)
 	return slices.DeleteFunc(notes, func(e *event) bool { return e.seq <= after })
-}
-
-// prove says whether the signature of e is good. It checks it once.
-func (h *history) prove(e *event) bool {
-	h.mu.Lock()
-	proved, author := e.proved, e.feed.id
-	h.mu.Unlock()
-	if proved || author == h.self {
-		return true
-	}
-	p, err := parsePost(author, e.sealed)
-	if err != nil || !p.verify(author) {
-		return false
-	}
-	h.mu.Lock()
-	e.proved = true
-	h.mu.Unlock()
-	return true
 }
 
 // A shown is an event as it is to be shown.
