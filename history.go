@@ -268,18 +268,14 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 	if len(run) == 0 {
 		return 0, nil
 	}
-	first := &run[0]
-	switch {
-	case first.number == f.last+1:
-		if first.prev != f.link || first.time <= f.time {
-			f.fork = true
-			return 0, errFork
-		}
-	case !overGap:
+	switch first := &run[0]; {
+	case first.number > f.last+1 && !overGap:
 		return 0, errGap
-	}
-	if first.number != f.last+1 {
+	case first.number > f.last+1:
 		f.posts = nil
+	case first.prev != f.link || first.time <= f.time:
+		f.fork = true
+		return 0, errFork
 	}
 	count := len(run)
 	for proved && !f.shown && len(run) > 0 && run[0].time <= h.horizon {
@@ -303,7 +299,7 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 		h.takeLocked(f, p)
 		h.logLocked(e)
 	}
-	if f.last > 0 && f.time <= h.clock().Add(clockLimit).UnixMicro() {
+	if f.time <= h.clock().Add(clockLimit).UnixMicro() {
 		h.latest = max(h.latest, f.time)
 	}
 	h.grownLocked()
@@ -951,19 +947,18 @@ func (l *liner) appendEvent(b []byte, e shown) []byte {
 	case kindLines:
 		b = append(who(b), ": "...)
 		l.prefix = append(l.prefix[:0], b[start:]...)
-		for range e.skip {
-			_, p.text, _ = bytes.Cut(p.text, []byte{'\n'})
-		}
-		return l.appendLines(b[:start], p.text)
+		return l.appendLines(b[:start], p.text, e.skip)
 	}
 	return b[:start]
 }
 
-func (l *liner) appendLines(b, text []byte) []byte {
-	for more := true; more; {
-		var line []byte
-		line, text, more = bytes.Cut(text, []byte{'\n'})
-		b = append(appendClean(append(b, l.prefix...), line), '\n')
+// appendLines appends the lines of text behind the prefix, but for the first
+// few.
+func (l *liner) appendLines(b, text []byte, skip int) []byte {
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
+		if skip--; skip < 0 {
+			b = append(appendClean(append(b, l.prefix...), line), '\n')
+		}
 	}
 	return b
 }
@@ -1092,7 +1087,7 @@ func validName(name string) error {
 	case n > maxName:
 		return fmt.Errorf("a name of %d characters is too long; use at most %d", n, maxName)
 	case strings.ContainsAny(name, forbidden):
-		return fmt.Errorf("a name can't hold any of %s", spaced(forbidden))
+		return fmt.Errorf("a name can't hold any of %s", strings.Join(strings.Split(forbidden, ""), " "))
 	case strings.Contains(name, "  ") || strings.TrimSpace(name) != name:
 		return errors.New("a name can't begin or end with a space, or hold two in a row")
 	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
@@ -1107,8 +1102,6 @@ const (
 	forbidden = "@:/*()>"
 )
 
-func spaced(s string) string { return strings.Join(strings.Split(s, ""), " ") }
-
 // cleanName returns a name as it may be shown, whoever sent it.
 func cleanName(name []byte) string {
 	s := string(name)
@@ -1121,11 +1114,8 @@ func cleanName(name []byte) string {
 		}
 		return r
 	}, string(appendClean(nil, name)))
-	for i := range s {
-		if utf8.RuneCountInString(s[:i]) == maxName {
-			s = strings.TrimRight(s[:i], " \u200d") // a joiner that joins nothing would be hidden
-			break
-		}
+	if long := []rune(s); len(long) > maxName {
+		s = strings.TrimRight(string(long[:maxName]), " \u200d") // a joiner that joins nothing would be hidden
 	}
 	return cmp.Or(s, "_")
 }
