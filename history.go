@@ -50,7 +50,7 @@ const (
 	maxMarks   = 8               // combining marks, or tags of an emoji, in a row that a line may carry
 	maxQueue   = 64              // answers waiting for the printer
 	followSize = 64 << 10        // bytes of posts that are printed, or saved, at once
-	maxNames   = 4096            // that are remembered as such
+	maxNames   = 4096            // remembered beyond twice those in use, before all but these are forgotten
 	maxAuthors = 1024            // that are remembered though nothing is held of them
 )
 
@@ -325,8 +325,12 @@ func (h *history) takeLocked(f *feed, p *post) {
 func (h *history) nameLocked(f *feed, name []byte) {
 	if f.name != string(name) {
 		f.name = cleanName(name)
-		if len(h.names) < maxNames {
-			h.names[f.name] = true
+		h.names[f.name] = true
+		if len(h.names) > maxNames+2*len(h.feeds) {
+			clear(h.names)
+			for _, o := range h.feeds {
+				h.names[o.name] = true
+			}
 		}
 	}
 }
@@ -447,15 +451,7 @@ func (h *history) about(id nodeID) author {
 func (h *history) bore(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.names[name] || len(h.names) < maxNames {
-		return h.names[name]
-	}
-	for _, f := range h.feeds {
-		if f.name == name {
-			return true
-		}
-	}
-	return false
+	return h.names[name]
 }
 
 // ---- bounds
