@@ -13,12 +13,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +31,7 @@ const (
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
 )
 
-var localNet = netip.MustParsePrefix("127.0.0.0/8")
+var localNet = netip.MustParsePrefix("127.0.0.1/8")
 
 type discovery struct {
 	bind    netip.Addr // the one address to announce from; invalid: all
@@ -49,7 +47,7 @@ type discovery struct {
 // A local is what the interfaces that are up have.
 type local struct {
 	own  []netip.Addr   // their addresses
-	nets []netip.Prefix // the IPv4 networks of those that can broadcast, with their addresses
+	nets []netip.Prefix // the IPv4 networks to announce to, each with our address there
 }
 
 // openDiscovery opens the sockets of the room at the given port.
@@ -102,10 +100,7 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 		select {
 		case <-time.After(wait):
 		case <-d.soon:
-			select {
-			case <-time.After(min(time.Duration(heardOf)*answerGap, answerMost) - time.Since(sent)):
-			case <-ctx.Done():
-			}
+			n.pause(min(time.Duration(heardOf)*answerGap, answerMost) - time.Since(sent))
 		case <-ctx.Done():
 		}
 		if ctx.Err() != nil {
@@ -136,6 +131,12 @@ func (d *discovery) look() []netip.Addr {
 	if !d.bind.IsLoopback() {
 		*l = interfaces()
 	}
+	if d.bind.IsValid() {
+		l.nets = slices.DeleteFunc(l.nets, func(p netip.Prefix) bool { return p.Addr() != d.bind })
+	}
+	if !d.bind.IsValid() || d.bind.IsLoopback() {
+		l.nets = append(l.nets, localNet)
+	}
 	d.local.Store(l)
 	return l.own
 }
@@ -144,24 +145,10 @@ func (d *discovery) look() []netip.Addr {
 func (d *discovery) destinations() []netip.AddrPort {
 	var to []netip.AddrPort
 	for _, p := range d.local.Load().nets {
-		if !d.bind.IsValid() || p.Addr() == d.bind {
-			to = append(to, netip.AddrPortFrom(broadcastOf(p), d.port))
-		}
-	}
-	if !d.bind.IsValid() || d.bind.IsLoopback() {
-		to = append(to, netip.AddrPortFrom(broadcastOf(localNet), d.port))
+		to = append(to, netip.AddrPortFrom(broadcastOf(p), d.port))
 	}
 	slices.SortFunc(to, netip.AddrPort.Compare)
 	return slices.Compact(to)
-}
-
-// destinationText names the destinations for the user.
-func (d *discovery) destinationText() string {
-	var s []string
-	for _, to := range d.destinations() {
-		s = append(s, to.String())
-	}
-	return strings.Join(s, ", ")
 }
 
 // interfaces returns nothing when that can't be found out: it is asked again
@@ -206,14 +193,16 @@ func (d *discovery) ownAddr() netip.Addr {
 	}
 	l := d.local.Load()
 	for _, p := range l.nets {
-		return p.Addr()
+		if p != localNet {
+			return p.Addr()
+		}
 	}
 	for _, a := range l.own {
 		if a.Is4() && !a.IsLoopback() {
 			return a
 		}
 	}
-	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return localNet.Addr()
 }
 
 func (d *discovery) listen(n *node) {
@@ -243,26 +232,15 @@ func (d *discovery) listen(n *node) {
 // near says whether a beacon from addr concerns us: bound to one address, we
 // hear only those of its network.
 func (d *discovery) near(addr netip.Addr) bool {
-	if !d.bind.IsValid() {
-		return true
-	}
-	if d.bind.IsLoopback() {
-		return localNet.Contains(addr)
-	}
-	return slices.ContainsFunc(d.local.Load().nets, func(p netip.Prefix) bool {
-		return p.Addr() == d.bind && p.Contains(addr)
-	})
+	return !d.bind.IsValid() || slices.ContainsFunc(d.local.Load().nets, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // listenTCP listens on the room's port, or if that is taken on any.
 func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
-	host := ""
-	if bind.IsValid() {
-		host = bind.String()
+	at := &net.TCPAddr{IP: bind.AsSlice(), Port: int(port)}
+	if l, err := net.ListenTCP("tcp", at); err == nil {
+		return l, nil
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
-	if err != nil {
-		l, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
-	}
-	return l, err
+	at.Port = 0
+	return net.ListenTCP("tcp", at)
 }

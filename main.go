@@ -418,8 +418,8 @@ func (a *app) greet(own netip.AddrPort) {
 // hint says what to try when nobody was found.
 func (a *app) hint(d *discovery) {
 	if a.n.alone() {
-		a.v.say("nobody here yet, announced to %s; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
-			d.destinationText(), a.cfg.port)
+		a.v.say("nobody here yet, announced to %v; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
+			d.destinations(), a.cfg.port)
 	}
 }
 
