@@ -1223,7 +1223,7 @@ func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 	run := vic.chat(40)
 	name := filepath.Join(t.TempDir(), "history")
 	for launch, cut := range []int64{0, 5, 1, 70, 20} {
-		a := &app{cfg: &config{history: name}, v: &voice{w: io.Discard}, h: emptyHistory(ample, time.Now)}
+		a := &app{cfg: &config{history: name}, v: newVoice(io.Discard), h: emptyHistory(ample, time.Now)}
 		ctx, end := context.WithCancel(t.Context())
 		must(t, a.openHistory(ctx, nodeID{7}))
 		for _, e := range a.h.chronology() { // what was there is told to everybody

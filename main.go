@@ -312,7 +312,7 @@ type app struct {
 func program(args []string) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard output is an error to handle, not the end
 	runtime.GOMAXPROCS(1)          // a second core costs more in hand-overs than it takes over: a third of the throughput figure
-	v := &voice{w: os.Stderr}
+	v := newVoice(os.Stderr)
 	defer v.close()
 	cfg, err := parseArgs(args, os.Stdout)
 	if err == nil {
@@ -821,12 +821,14 @@ func (a *app) who(s string) (to []member, who, text string, known bool) {
 // who has something to say, who may hold a lock: when nobody reads, lines
 // beyond maxUnread are dropped.
 type voice struct {
-	w io.Writer // immutable
+	w    io.Writer     // immutable
+	turn chan struct{} // holds what its one writer has put there
 
-	mu     sync.Mutex    // guards all below
-	unread []byte        // what is still to be written
-	done   chan struct{} // closed when all is written; nil when it is
+	mu     sync.Mutex // guards all below
+	unread []byte     // what is still to be written
 }
+
+func newVoice(w io.Writer) *voice { return &voice{w: w, turn: make(chan struct{}, 1)} }
 
 // say says one line. Whatever came from elsewhere is cleaned here.
 func (v *voice) say(format string, args ...any) {
@@ -837,9 +839,10 @@ func (v *voice) say(format string, args ...any) {
 		return
 	}
 	v.unread = append(v.unread, line...)
-	if v.done == nil {
-		v.done = make(chan struct{})
+	select {
+	case v.turn <- struct{}{}:
 		go v.write() // waited for by close, but not for ever: w may block
+	default: // whoever has the turn finds it
 	}
 }
 
@@ -853,20 +856,13 @@ func (v *voice) write() {
 		v.w.Write(text) // there is nowhere to complain to
 		v.mu.Lock()
 	}
-	close(v.done)
-	v.done = nil
+	<-v.turn
 }
 
 // close waits a moment for what was said to be written.
 func (v *voice) close() {
-	v.mu.Lock()
-	done := v.done
-	v.mu.Unlock()
-	if done == nil {
-		return
-	}
 	select {
-	case <-done:
+	case v.turn <- struct{}{}:
 	case <-time.After(farewell):
 	}
 }

@@ -1159,7 +1159,7 @@ func FuzzLine(f *testing.F) {
 	for _, s := range []string{"/exit", "a\nb", "a\r\nb\r", "\r\n\n\r\r\n", "\xf8\n", "\xf8\xf8\n", "x\xf8\xf8\xf8\xf8\r\nnext\n", "\xf8x\xf8\r\n"} {
 		f.Add([]byte(s), true)
 	}
-	voice := &voice{w: io.Discard}
+	voice := newVoice(io.Discard)
 	f.Fuzz(func(t *testing.T, input []byte, verbatim bool) {
 		if bytes.Count(input, []byte{0xf8})+bytes.Count(input, []byte{'\n'}) > 50 {
 			return
