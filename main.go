@@ -32,6 +32,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -127,9 +128,8 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-var errShown = errors.New("what was asked for was shown")
-
-// parseArgs reads the command line. It returns errShown after -h or -version.
+// parseArgs reads the command line. It returns flag.ErrHelp after -h or
+// -version, when what was asked for was shown.
 func parseArgs(args []string, stdout io.Writer) (*config, error) {
 	cfg := &config{keep: 256 << 20, wait: 3 * time.Second}
 	fs := flag.NewFlagSet("p2pchat", flag.ContinueOnError)
@@ -150,7 +150,7 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 	for len(args) > 0 { // flags may stand before and after NAME
 		if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 			io.WriteString(stdout, usageText)
-			return nil, errShown
+			return nil, err
 		} else if err != nil {
 			return nil, usagef("%v; p2pchat -h lists the flags", err)
 		}
@@ -162,7 +162,7 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 	if *showVersion {
 		info, _ := debug.ReadBuildInfo()
 		fmt.Fprintln(stdout, "p2pchat", info.Main.Version)
-		return nil, errShown
+		return nil, flag.ErrHelp
 	}
 	var empty string // of a value such as "$UNSET", which would mean the contrary of what was wanted
 	fs.Visit(func(f *flag.Flag) {
@@ -247,16 +247,10 @@ func parsePeersFile(content string, port uint16) (table []*contact, err error) {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		at := strings.LastIndexAny(line, " \t")
-		if at < 0 {
-			return nil, fmt.Errorf("line %d: %q has no address", i+1, line)
-		}
+		at := strings.LastIndexAny(line, " \t") + 1
 		name := strings.TrimSpace(line[:at])
-		if err := validName(name); err != nil {
-			return nil, fmt.Errorf("line %d: %q: %w", i+1, name, err)
-		}
-		a, err := parseAddr(line[at+1:], port)
-		if err != nil {
+		a, err := parseAddr(line[at:], port)
+		if err = cmp.Or(err, validName(name)); err != nil {
 			return nil, fmt.Errorf("line %d: %w", i+1, err)
 		}
 		table = append(table, &contact{named: true, alias: name, addr: a})
@@ -318,7 +312,7 @@ func program(args []string) int {
 	if err == nil {
 		return newApp(cfg, v).run()
 	}
-	if errors.Is(err, errShown) {
+	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
 	v.say("%v", err)
@@ -458,17 +452,13 @@ func (a *app) openHistory(ctx context.Context, room nodeID) error {
 // serve waits for a reason to leave, of which one is that printing ended, and
 // returns the exit status.
 func (a *app) serve(interrupted, printed context.Context) int {
-	ended := a.ended
-	if a.input == fromNull {
-		ended = nil // a listener stays
-	}
 	select {
 	case <-interrupted.Done():
 	case <-printed.Done():
 		if err := context.Cause(printed); !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) { // else the reader has seen enough: | head -1
 			return a.fail("cannot write to standard output: %v; what comes would be lost", err)
 		}
-	case <-ended:
+	case <-a.ended:
 		if a.input == fromPipe {
 			return a.deliveredStatus(interrupted)
 		}
@@ -553,6 +543,9 @@ func kindOf(f *os.File) inputKind {
 // read reads the input to its end. Lines that wait in the buffer together
 // are one post.
 func (a *app) read(ctx context.Context) {
+	if a.input == fromNull {
+		return // a listener stays
+	}
 	defer close(a.ended)
 	r := bufio.NewReaderSize(os.Stdin, 2*maxLine)
 	var text []byte // lines that are still to be posted

@@ -18,6 +18,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/netip"
@@ -1325,7 +1326,7 @@ func FuzzParseArgs(f *testing.F) {
 			return // these read files
 		}
 		cfg, err := parseArgs(strings.Split(line, "\x00"), io.Discard)
-		if errors.Is(err, errShown) {
+		if errors.Is(err, flag.ErrHelp) {
 			return
 		}
 		if err != nil {
