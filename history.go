@@ -124,9 +124,9 @@ type author struct {
 type feed struct {
 	id nodeID // immutable
 	author
-	shown bool     // posts of it were taken into the log: what follows on them never was
-	posts []*event // consecutive numbers up to last
-	notes []*event // lost and is back, in the order in which they were noted
+	logged bool     // posts of it were taken into the log: what follows on them never was
+	posts  []*event // consecutive numbers up to last
+	notes  []*event // lost and is back, in the order in which they were noted
 
 	notedAt int64 // when the last of notes was noticed, by our clock; µs since 1970
 }
@@ -278,12 +278,12 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 		return 0, errFork
 	}
 	count := len(run)
-	for proved && !f.shown && len(run) > 0 && run[0].time <= h.horizon {
-		h.takeLocked(f, &run[0])
+	for proved && !f.logged && len(run) > 0 && run[0].time <= h.horizon {
+		h.advanceLocked(f, &run[0])
 		run = run[1:]
 	}
 	if len(run) > 0 {
-		f.shown = true
+		f.logged = true
 		h.appendLocked(f, run, proved)
 	}
 	return count, nil
@@ -296,7 +296,7 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind}
 		e.proved.Store(proved && i == len(run)-1)
 		f.posts = append(f.posts, e)
-		h.takeLocked(f, p)
+		h.advanceLocked(f, p)
 		h.logLocked(e)
 	}
 	if f.time <= h.clock().Add(clockLimit).UnixMicro() {
@@ -305,8 +305,8 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 	h.grownLocked()
 }
 
-// takeLocked notes what p tells of its author.
-func (h *history) takeLocked(f *feed, p *post) {
+// advanceLocked moves f on to p, its newest post, and by what that tells.
+func (h *history) advanceLocked(f *feed, p *post) {
 	f.last, f.link, f.time = p.number, p.link, p.time
 	name := p.name
 	if p.kind == kindRename {
@@ -321,7 +321,7 @@ func (h *history) takeLocked(f *feed, p *post) {
 	}
 }
 
-// nameLocked notes what an author calls itself.
+// nameLocked remembers what an author calls itself.
 func (h *history) nameLocked(f *feed, name []byte) {
 	if f.name != string(name) {
 		f.name = cleanName(name)
@@ -405,7 +405,7 @@ func (h *history) feedLocked(id nodeID) *feed {
 	return f
 }
 
-// reached notes where author was reached, and what it calls itself.
+// reached remembers where author was reached, and what it calls itself.
 func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -467,9 +467,9 @@ func (h *history) dropOldestLocked() {
 			break
 		}
 		f := e.feed
-		own := f.id == h.self && f.last-uint64(len(f.posts)) >= h.delivered
-		direct := h.held && e.kind == kindDirectFrom && e.seq >= h.printer.next // we said that we have it
-		if e.seq > passed || own || direct {
+		undelivered := f.id == h.self && f.span().first > h.delivered
+		promised := h.held && e.kind == kindDirectFrom && e.seq >= h.printer.next // we said that we have it
+		if e.seq > passed || undelivered || promised {
 			continue
 		}
 		h.horizon = max(h.horizon, min(e.time, h.clock().UnixMicro())) // whose clock is ahead shuts nobody out
@@ -1029,10 +1029,8 @@ func appendClean(b, text []byte) []byte {
 		switch {
 		case r == utf8.RuneError && size == 1:
 			b, before = append(b, "\uFFFD"...), 0
-		case r < ' ' && r != '\t':
-			b, before = utf8.AppendRune(b, 0x2400+r), 0 // the control pictures
-		case r == 0x7f:
-			b, before = append(b, "\u2421"...), 0
+		case r < ' ' && r != '\t' || r == 0x7f:
+			b, before = utf8.AppendRune(b, 0x2400+min(r, 0x21)), 0 // the control pictures, of which the last is DEL's
 		case marks > maxMarks || isHidden(r) && !isJoint(before, r, next):
 			b, before = fmt.Appendf(b, "<U+%04X>", r), 0
 		default:
