@@ -297,12 +297,11 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 		e.proved.Store(proved && i == len(run)-1)
 		f.posts = append(f.posts, e)
 		h.advanceLocked(f, p)
-		h.logLocked(e)
 	}
 	if f.time <= h.clock().Add(clockLimit).UnixMicro() {
 		h.latest = max(h.latest, f.time)
 	}
-	h.grownLocked()
+	h.logLocked(f.posts[len(f.posts)-len(run):]...)
 }
 
 // advanceLocked moves f on to p, its newest post, and by what that tells.
@@ -335,15 +334,15 @@ func (h *history) nameLocked(f *feed, name []byte) {
 	}
 }
 
-func (h *history) logLocked(e *event) {
-	h.seq++
-	e.seq = h.seq
-	h.log = append(h.log, e)
-	h.size += e.cost()
-}
-
-// grownLocked makes the log fit keep again and wakes its readers.
-func (h *history) grownLocked() {
+// logLocked adds events to the log, makes it fit keep again, and wakes its
+// readers.
+func (h *history) logLocked(events ...*event) {
+	for _, e := range events {
+		h.seq++
+		e.seq = h.seq
+		h.size += e.cost()
+	}
+	h.log = append(h.log, events...)
 	if h.size > h.keep {
 		h.dropOldestLocked()
 	}
@@ -392,7 +391,6 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 		f.notedAt = cmp.Or(at, p.time)
 	}
 	h.logLocked(e)
-	h.grownLocked()
 	return true
 }
 
