@@ -237,8 +237,8 @@ func BenchmarkFormat(b *testing.B) {
 		w, h := newPen(1), benchHistory()
 		must2nd(b)(h.add(w.id, w.run(1, text), false, false))
 		h.reached(w.id, w.addr, "Alex")
-		l := &liner{self: h.self, port: 7700}
-		e := shown{event: h.chronology()[0].event, addr: w.addr}
+		l := newLiner(h, 7700)
+		e := h.chronology()[0]
 		var out []byte
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

@@ -614,23 +614,14 @@ func (h *history) sightings(author nodeID, after uint64) []*event {
 	return slices.DeleteFunc(notes, func(e *event) bool { return e.seq <= after })
 }
 
-// A shown is an event as it is to be shown.
-type shown struct {
-	*event
-	addr netip.AddrPort // where its author was reached
-	skip int            // of its lines, the first so many are left out
-}
-
-func (e shown) compare(o shown) int { return e.event.compare(o.event) }
-
 // A batch is what a reader of the log gets at once.
-type batch []shown
+type batch []*event
 
 // answer returns lines that nobody said: as events of no author, of the
 // present moment.
 func answer(lines ...string) (b batch) {
 	for _, s := range lines {
-		b = append(b, shown{event: &event{sealed: []byte(s), time: time.Now().UnixMicro()}})
+		b = append(b, &event{sealed: []byte(s), time: time.Now().UnixMicro()})
 	}
 	return b
 }
@@ -661,7 +652,7 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 			continue
 		}
 		size -= len(e.sealed)
-		*b = append(*b, shown{event: e, addr: e.feed.addr})
+		*b = append(*b, e)
 	}
 	h.room.Broadcast()
 	return len(*b) > 0
@@ -710,17 +701,9 @@ func (h *history) show(b batch) bool {
 // chronology returns all events in chronological order.
 func (h *history) chronology() batch {
 	h.mu.Lock()
-	all := shownLocked(h.log)
+	all := slices.Clone(h.log)
 	h.mu.Unlock()
-	slices.SortFunc(all, shown.compare)
-	return all
-}
-
-func shownLocked(events []*event) batch {
-	all := make(batch, len(events))
-	for i, e := range events {
-		all[i] = shown{event: e, addr: e.feed.addr}
-	}
+	slices.SortFunc(all, (*event).compare)
 	return all
 }
 
@@ -741,9 +724,9 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 	h.held = false
 	var replay, rest batch
 	gone := false
-	for _, e := range shownLocked(h.log[h.findLocked(h.printer.next):]) {
+	for _, e := range h.log[h.findLocked(h.printer.next):] {
 		switch {
-		case !h.isNews(e.event):
+		case !h.isNews(e):
 		case e.feed.id == h.self || e.kind >= kindDirectFrom || !e.isNote() && e.content().number > before[e.feed.id]:
 			rest = append(rest, e)
 		default:
@@ -751,7 +734,7 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 			gone = gone || e.kind != kindJoin || !here(e.feed.id)
 		}
 	}
-	slices.SortFunc(replay, shown.compare)
+	slices.SortFunc(replay, (*event).compare)
 	if gone {
 		replay = asHistory(replay, " from "+from)
 	}
@@ -889,12 +872,17 @@ const stampLayout = "2006-01-02 15:04:05"
 
 // A liner turns events into lines of text. It is used by one goroutine.
 type liner struct {
-	self nodeID
-	port uint16 // of the room; not shown
+	self    nodeID
+	port    uint16                      // of the room; not shown
+	reached func(nodeID) netip.AddrPort // where we reached an author; invalid if we never did
 
 	second int64 // to which stamp belongs, s since 1970
 	stamp  []byte
 	prefix []byte // of the lines of one post
+}
+
+func newLiner(h *history, port uint16) *liner {
+	return &liner{self: h.self, port: port, reached: func(id nodeID) netip.AddrPort { return h.about(id).addr }}
 }
 
 // appendStamp appends the local time of t (µs since 1970), and a space.
@@ -908,14 +896,14 @@ func (l *liner) appendStamp(b []byte, t int64) []byte {
 
 // appendEvent appends the lines of e, each with its line feed; of what is
 // not shown, none.
-func (l *liner) appendEvent(b []byte, e shown) []byte {
+func (l *liner) appendEvent(b []byte, e *event) []byte {
 	if e.feed == nil {
 		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
 	}
 	p := e.content()
-	addr := e.addr
-	if e.isNote() || !addr.IsValid() {
-		addr = p.addr
+	addr := p.addr
+	if at := l.reached(e.feed.id); at.IsValid() && !e.isNote() {
+		addr = at
 	}
 	who := func(b []byte) []byte {
 		b = append(b, cleanName(p.name)...)
@@ -941,18 +929,15 @@ func (l *liner) appendEvent(b []byte, e shown) []byte {
 	case kindLines:
 		b = append(who(b), ": "...)
 		l.prefix = append(l.prefix[:0], b[start:]...)
-		return l.appendLines(b[:start], p.text, e.skip)
+		return l.appendLines(b[:start], p.text)
 	}
 	return b[:start]
 }
 
-// appendLines appends the lines of text behind the prefix, but for the first
-// few.
-func (l *liner) appendLines(b, text []byte, skip int) []byte {
+// appendLines appends the lines of text, each behind the prefix.
+func (l *liner) appendLines(b, text []byte) []byte {
 	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-		if skip--; skip < 0 {
-			b = append(appendClean(append(b, l.prefix...), line), '\n')
-		}
+		b = append(appendClean(append(b, l.prefix...), line), '\n')
 	}
 	return b
 }
@@ -980,23 +965,33 @@ func (e *event) lines() int {
 	return 0
 }
 
-// lastLines returns the last n lines of events.
+// lastLines returns the last n lines of events, which it may change.
 func lastLines(events batch, n int) batch {
 	i := len(events)
 	for ; i > 0 && n > 0; i-- {
 		n -= events[i-1].lines()
 	}
 	if n < 0 {
-		events[i].skip = -n
+		events[i] = events[i].without(-n)
 	}
 	return events[i:]
+}
+
+// without returns e, a post of several lines, to be shown without the first n.
+func (e *event) without(n int) *event {
+	p := e.content()
+	for range n {
+		_, p.text, _ = bytes.Cut(p.text, []byte{'\n'})
+	}
+	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
+	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind}
 }
 
 // asHistory returns events in the frame that says what they are.
 func asHistory(events batch, from string) batch {
 	lines := 0
 	for _, e := range events {
-		lines += e.lines() - e.skip
+		lines += e.lines()
 	}
 	head := answer(fmt.Sprintf("history: %d events%s", lines, from))
 	return slices.Concat(head, events, answer("end of history"))

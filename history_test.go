@@ -645,7 +645,7 @@ func (l *liner) appendAll(out []byte, b batch) []byte {
 
 // printedLines returns what the printer would print now, without timestamps.
 func printedLines(h *history) []string {
-	l := &liner{self: h.self, port: 7700}
+	l := newLiner(h, 7700)
 	var out []byte
 	var b batch
 	for h.take(h.printer, &b, 100) {
@@ -742,7 +742,7 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 			}
 			h.add(s.id, []post{s.writes(kind, scribeTime+int64(i)*1e6, text)}, true, false)
 		}
-		l := &liner{self: h.self, port: 7700}
+		l := newLiner(h, 7700)
 		lines := func(n int) []string {
 			events := lastLines(h.chronology(), n)
 			out := string(l.appendAll(nil, events))
@@ -772,7 +772,7 @@ func TestUnknownKindsTakeNoLine(t *testing.T) {
 		h := emptyHistory(ample, time.Now)
 		h.add(s.id, []post{s.writes(byte(kind), scribeTime, "x")}, true, false)
 		e := h.chronology()[0]
-		out := new(liner).appendEvent(nil, e)
+		out := newLiner(h, 7700).appendEvent(nil, e)
 		if got, want := e.lines(), bytes.Count(out, []byte{'\n'}); got != want {
 			t.Errorf("a post of kind %d counts as %d lines, is shown as %d", kind, got, want)
 		}
@@ -833,10 +833,10 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 		} else {
 			e.sealed = sealPost(c.who.key, c.who.id, c.p).sealed
 		}
-		l := &liner{self: me.id, port: 7700}
+		l := &liner{self: me.id, port: 7700, reached: func(nodeID) netip.AddrPort { return c.reached }}
 		const stamp = "2026-11-22 15:04:05 "
 		want := strings.TrimSuffix(stamp+strings.ReplaceAll(c.want, "\n", "\n"+stamp), stamp)
-		if got := string(l.appendEvent([]byte("kept "), shown{event: e, addr: c.reached})); got != "kept "+want {
+		if got := string(l.appendEvent([]byte("kept "), e)); got != "kept "+want {
 			t.Errorf("kind %d is shown as\n%qwant\n%q", c.p.kind, got, "kept "+want)
 		}
 		if e.lines() != strings.Count(want, "\n") {
@@ -1413,7 +1413,7 @@ func FuzzLoadHistory(f *testing.F) {
 			return
 		}
 		checkBooks(t, h)
-		l := &liner{port: 7700}
+		l := newLiner(h, 7700)
 		for _, e := range h.chronology() {
 			out := l.appendEvent(nil, e)
 			for line := range strings.Lines(string(out)) {

@@ -487,7 +487,7 @@ func (a *app) deliveredStatus(interrupted context.Context) int {
 
 // print prints the log as it grows, until ctx ends and all is printed.
 func (a *app) print(ctx context.Context) error {
-	l := &liner{self: a.h.self, port: a.cfg.port}
+	l := newLiner(a.h, a.cfg.port)
 	var out []byte
 	return a.h.follow(ctx, a.h.printer, func(b batch) error {
 		a.printing.Store(true)

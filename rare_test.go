@@ -303,7 +303,7 @@ func TestAcknowledgedDirectMessageOutlivesTheWait(t *testing.T) {
 	printed := false
 	var b batch
 	for h.take(h.printer, &b, ample) {
-		printed = printed || slices.ContainsFunc(b, func(e shown) bool { return e.kind == kindDirectFrom })
+		printed = printed || slices.ContainsFunc(b, func(e *event) bool { return e.kind == kindDirectFrom })
 	}
 	if !printed {
 		t.Error("a direct message that was acknowledged is never printed")

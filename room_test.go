@@ -375,7 +375,7 @@ func (e *wireEnd) SetWriteDeadline(t time.Time) error { return nil }
 // ---- what guests do and show
 
 func (g *guest) print(ctx context.Context) {
-	l := &liner{self: g.h().self, port: 7700}
+	l := newLiner(g.h(), 7700)
 	var b batch
 	for ctx.Err() == nil {
 		for !g.isStuck() && g.h().take(g.h().printer, &b, followSize) {
@@ -439,11 +439,11 @@ func (g *guest) warnings() []string {
 // recalls returns the history of g as everybody should have it: itself by
 // name and address like anybody else, and without what was merely observed.
 func (g *guest) recalls() []string {
-	l := &liner{port: 7700} // whose self is nobody
+	l := &liner{port: 7700, reached: func(nodeID) netip.AddrPort { return netip.AddrPort{} }} // whose self is nobody
 	var b []byte
 	for _, e := range g.h().chronology() {
 		if !e.isNote() {
-			b = l.appendEvent(b, shown{event: e.event, addr: netip.AddrPort{}})
+			b = l.appendEvent(b, e)
 		}
 	}
 	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
