@@ -368,8 +368,8 @@ func (a *app) run() int {
 	defer restore()
 	ctx, leave := context.WithCancel(context.Background())
 	defer leave()
-	printed, broken := context.WithCancelCause(context.Background())
-	go func() { broken(a.print(coming)) }()
+	printed, endPrint := context.WithCancelCause(context.Background())
+	go func() { endPrint(a.print(coming)) }()
 	var network sync.WaitGroup
 	network.Go(func() { a.n.run(ctx, listener) })
 	network.Go(func() { d.run(ctx, a.n) })
@@ -380,14 +380,10 @@ func (a *app) run() int {
 	leave()
 	network.Wait()
 	end()
-	select {
-	case <-printed.Done():
-	case <-interrupted.Done(): // a pipe that is read slowly may take for ever
-		select {
-		case <-printed.Done():
-		case <-time.After(farewell):
-		}
-	}
+	context.AfterFunc(interrupted, func() {
+		time.AfterFunc(farewell, func() { endPrint(nil) }) // a pipe that is read slowly may take for ever
+	})
+	<-printed.Done()
 	a.saving.Wait()
 	return status
 }
