@@ -509,11 +509,11 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 // cursor, and at most half are, if that matters, posts of ours that
 // setDelivered has not named.
 func (h *history) hasRoomLocked(own bool) bool {
-	return h.isHalf(h.log[h.findLocked(h.passedLocked()+1):]) && (!own || h.isHalf(h.feeds[h.self].above(h.delivered)))
+	return h.fitsHalf(h.log[h.findLocked(h.passedLocked()+1):]) && (!own || h.fitsHalf(h.feeds[h.self].above(h.delivered)))
 }
 
-// isHalf says whether events take at most half of keep.
-func (h *history) isHalf(events []*event) bool {
+// fitsHalf says whether events take at most half of keep.
+func (h *history) fitsHalf(events []*event) bool {
 	size := h.keep / 2
 	for i := len(events) - 1; i >= 0 && size >= 0; i-- {
 		size -= events[i].cost()
