@@ -806,12 +806,12 @@ func (a *app) who(s string) (to []member, who, text string, known bool) {
 
 // ---- standard error
 
-// A voice speaks on standard error, a line at a time, and never holds up
-// who has something to say, who may hold a lock: when nobody reads, lines
-// beyond maxUnread are dropped.
+// A voice speaks on standard error, a line at a time, and never holds up who
+// has something to say and may hold a lock meanwhile: when nobody reads, what
+// exceeds maxUnread is dropped.
 type voice struct {
 	w    io.Writer     // immutable
-	turn chan struct{} // holds what its one writer has put there
+	turn chan struct{} // full while somebody writes, who alone may
 
 	mu     sync.Mutex // guards all below
 	unread []byte     // what is still to be written
