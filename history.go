@@ -238,6 +238,13 @@ func (h *history) say(kind byte, text []byte) {
 	h.appendLocked(f, []post{p}, true)
 }
 
+// now is nowLocked for who does not hold the lock.
+func (h *history) now() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.nowLocked()
+}
+
 // nowLocked ticks the hybrid logical clock and returns it.
 func (h *history) nowLocked() int64 {
 	h.latest = min(max(h.clock().UnixMicro(), h.latest+1), latestTime)
@@ -298,10 +305,16 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 		f.posts = append(f.posts, e)
 		h.advanceLocked(f, p)
 	}
-	if f.time <= h.clock().Add(clockLimit).UnixMicro() {
-		h.latest = max(h.latest, f.time)
-	}
+	h.heedLocked(f.time)
 	h.logLocked(f.posts[len(f.posts)-len(run):]...)
+}
+
+// heedLocked sees to it that what we say sorts after what was said at t,
+// unless the clock that says so is too far ahead.
+func (h *history) heedLocked(t int64) {
+	if t <= h.clock().Add(clockLimit).UnixMicro() {
+		h.latest = max(h.latest, t)
+	}
 }
 
 // advanceLocked moves f on to p, its newest post, and by what that tells.
@@ -361,7 +374,7 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	if p.time != 0 && (p.time <= h.horizon || p.kind <= kindBack && at <= f.notedAt) {
+	if p.kind <= kindBack && p.time != 0 && (p.time <= h.horizon || at <= f.notedAt) {
 		return false
 	}
 	switch p.kind {
@@ -385,6 +398,7 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	if !p.addr.IsValid() {
 		p.addr = f.addr
 	}
+	h.heedLocked(p.time)
 	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind}
 	if p.kind == kindLost || p.kind == kindBack {
 		f.notes = append(f.notes, e)

@@ -1503,6 +1503,7 @@ func (c *conn) handleHave(body []byte) error {
 func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 	had := c.theirs[author]
 	if author == n.id {
+		s.last = min(s.last, n.history.about(n.id).last) // nobody has what we have not said
 		c.theirs[author] = claim{span: s}
 		if s.last > had.last {
 			c.ackedAt = time.Now()
@@ -1615,7 +1616,7 @@ func (c *conn) handleDirect(body []byte) error {
 	wake(c.wake)
 	n.mu.Unlock()
 	if fresh {
-		n.history.note(c.peer, post{kind: kindDirectFrom, addr: c.addr, text: x.text})
+		n.history.note(c.peer, post{kind: kindDirectFrom, time: x.time, addr: c.addr, text: x.text})
 	}
 	return nil
 }
@@ -1835,12 +1836,13 @@ func (n *node) sendDirect(to member, text []byte) error {
 	}
 	ct.directOut++
 	text = slices.Clone(text)
+	at := n.history.now()
 	ct.outbox = append(ct.outbox, &outgoing{
-		direct:   direct{ct.directOut, n.history.clock().UnixMicro(), text},
+		direct:   direct{ct.directOut, at, text},
 		after:    n.history.about(n.id).last,
 		deadline: time.Now().Add(directPatience),
 	})
-	n.history.note(to.id, post{kind: kindDirectTo, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
+	n.history.note(to.id, post{kind: kindDirectTo, time: at, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
 	if c := n.conns[to.id]; c != nil {
 		c.chatAt = time.Now()
 		wake(c.wake)
@@ -1869,7 +1871,7 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 		}
 		n.undelivered++
 		what := "could not be delivered: %q; send it again when it is back"
-		if n.conns[ct.id] != nil {
+		if o.on != nil && state != left {
 			what = "was not acknowledged: %q; it may still arrive"
 		}
 		n.warn("a direct message to %s "+what, n.label(ct.id), clipped(o.text))

@@ -457,6 +457,9 @@ func appendDirect(b []byte, x direct) []byte {
 func parseDirect(body []byte) (x direct, err error) {
 	f := fields{b: body}
 	x = direct{number: f.uint(8), time: int64(f.uint(8)), text: f.b}
+	if !validTime(x.time) {
+		return x, fmt.Errorf("direct message at %d", x.time)
+	}
 	if len(x.text) > maxText {
 		return x, fmt.Errorf("direct message of %d bytes, limit %d", len(x.text), maxText)
 	}

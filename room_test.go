@@ -771,6 +771,16 @@ func TestPipeEndsAsSoonAsAllHaveHeard(t *testing.T) {
 	})
 }
 
+// whenIn returns the time of the last event of g's history that holds text.
+func whenIn(g *guest, text string) (at int64) {
+	for _, e := range g.h().chronology() {
+		if bytes.Contains(e.content().text, []byte(text)) {
+			at = e.time
+		}
+	}
+	return at
+}
+
 func TestDirectMessageReachesItsReceiverOnce(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
@@ -789,6 +799,9 @@ func TestDirectMessageReachesItsReceiverOnce(t *testing.T) {
 		l.setApart(a, b, false)
 		after(6 * time.Second)
 		b.wantCount(1, `once more`)
+		if said, heard := whenIn(a, "once more"), whenIn(b, "once more"); said != heard {
+			t.Errorf("said at %d, and shown as of %d", said, heard)
+		}
 		if w := a.warnings(); len(w) != 0 {
 			t.Errorf("Ann is told %q of a message that arrived", w)
 		}
