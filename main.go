@@ -56,13 +56,14 @@ import (
 )
 
 const (
-	aloneHint    = 5 * time.Second        // without company before we say what to try
-	pasteGap     = 100 * time.Millisecond // lines that follow faster were not typed
-	screenWidth  = 80                     // columns; a typed line that is shorter is surely one row
-	farewell     = 150 * time.Millisecond // for what is still to be printed when a signal ends us
-	maxSecret    = 1024                   // bytes
-	maxUnread    = 1 << 20                // bytes that wait for standard error
-	smallestKeep = 64 << 10
+	aloneHint     = 5 * time.Second        // without company before we say what to try
+	pasteGap      = 100 * time.Millisecond // lines that follow faster were not typed
+	screenWidth   = 80                     // columns; a typed line that is shorter is surely one row
+	farewell      = 150 * time.Millisecond // for what is still to be printed when a signal ends us
+	maxSecret     = 1024                   // bytes
+	maxCandidates = 10                     // for a direct message, that are listed
+	maxUnread     = 1 << 20                // bytes that wait for standard error
+	smallestKeep  = 64 << 10
 )
 
 const usageText = `usage: p2pchat [flags] NAME
@@ -243,15 +244,16 @@ func (cfg *config) readPeers(file string) error {
 
 func parsePeersFile(content string, port uint16) (table []*contact, err error) {
 	for i, line := range strings.Split(content, "\n") {
+		line, _, _ = strings.Cut(" "+strings.ReplaceAll(line, "\t", " "), " #")
 		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
+		if line == "" {
 			continue
 		}
-		at := strings.LastIndexAny(line, " \t") + 1
+		at := strings.LastIndexByte(line, ' ') + 1
 		name := strings.TrimSpace(line[:at])
 		a, err := parseAddr(line[at:], port)
 		if err = cmp.Or(err, validName(name)); err != nil {
-			return nil, fmt.Errorf("line %d: %w", i+1, err)
+			return nil, fmt.Errorf("line %d: %q: %w", i+1, line, err)
 		}
 		table = append(table, &contact{named: true, alias: name, addr: a})
 	}
@@ -262,21 +264,28 @@ func parsePeersFile(content string, port uint16) (table []*contact, err error) {
 func (cfg *config) readSecret(file string) error {
 	secret, set := os.LookupEnv("P2PCHAT_SECRET")
 	if file != "" {
-		b, err := os.ReadFile(file)
+		f, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("cannot read -secret: %w; check the path", err)
+		}
+		defer f.Close()
+		b, err := io.ReadAll(io.LimitReader(f, 2*maxSecret))
 		if err != nil {
 			return fmt.Errorf("cannot read -secret: %w; check the path", err)
 		}
 		secret, set = string(b), true
-		if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o044 != 0 && runtime.GOOS != "windows" {
+		if info, err := f.Stat(); err == nil && info.Mode().Perm()&0o044 != 0 && runtime.GOOS != "windows" {
 			cfg.warning = fmt.Sprintf("others on this machine can read %s; chmod 600 it", file)
 		}
 	}
-	secret = strings.TrimSuffix(strings.TrimSuffix(secret, "\n"), "\r")
+	if line, ok := strings.CutSuffix(secret, "\n"); ok {
+		secret = strings.TrimSuffix(line, "\r")
+	}
 	switch {
 	case set && secret == "":
 		return usagef("the secret is empty; write a passphrase into it, or leave it out for the open room")
 	case len(secret) > maxSecret:
-		return usagef("the secret has %d bytes; use at most %d", len(secret), maxSecret)
+		return usagef("the secret is too long; use at most %d bytes", maxSecret)
 	}
 	cfg.secret = secret
 	return nil
@@ -543,7 +552,8 @@ func (a *app) read(ctx context.Context) {
 		return // a listener stays
 	}
 	defer close(a.ended)
-	r := bufio.NewReaderSize(os.Stdin, 2*maxLine)
+	stdin := io.MultiReader(os.Stdin) // whose first end is the last: a terminal would go on after one
+	r := bufio.NewReaderSize(stdin, 2*maxLine)
 	var text []byte // lines that are still to be posted
 	post := func() {
 		if len(text) > 0 {
@@ -681,7 +691,7 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 	case word == "/name":
 		if err := validName(rest); err != nil {
 			a.refuse("%q is no name: %v; try /name Alex", rest, err)
-		} else {
+		} else if rest != a.n.myName() {
 			a.n.say(kindRename, []byte(rest))
 		}
 	case s == "/hooray":
@@ -753,15 +763,11 @@ func (a *app) direct(ctx context.Context, s string) {
 	case text == "" && len(to) > 0:
 		a.refuse("nothing to say to %s; write the text after it", who)
 	case len(to) == 0 && known:
-		a.refuse("%s is not connected; /members lists who is", who)
+		a.refuse("%s is not connected; write to one who is: %s", who, candidates(a.n.members()))
 	case len(to) == 0:
-		a.refuse("nobody here is called %q; /members lists who is here, and a second @ before it sends it as a line", who)
+		a.refuse("nobody here is called %q; write to one who is here: %s; or a second @ before it to send it as a line", who, candidates(a.n.members()))
 	case len(to) > 1:
-		var all []string
-		for _, m := range to {
-			all = append(all, fmt.Sprintf("@%s@%v", m.name, m.addr))
-		}
-		a.refuse("%q can be any of %s; write one of these", who, strings.Join(all, ", "))
+		a.refuse("%q can be any of several; write to one of them: %s", who, candidates(to))
 	default:
 		a.replaceRow()
 		if err := a.n.sendDirect(to[0], []byte(text)); err != nil {
@@ -769,6 +775,20 @@ func (a *app) direct(ctx context.Context, s string) {
 			a.refuse("%v", err)
 		}
 	}
+}
+
+// candidates lists those of all who are here, as one may write to them.
+func candidates(all []member) string {
+	var list []string
+	for _, m := range all {
+		if m.id != (nodeID{}) {
+			list = append(list, fmt.Sprintf("@%s@%v", m.name, m.addr))
+		}
+	}
+	if len(list) > maxCandidates {
+		list = append(list[:maxCandidates], "whom else /members lists")
+	}
+	return cmp.Or(strings.Join(list, ", "), "nobody")
 }
 
 // who finds the receivers that a direct message may mean: those of the

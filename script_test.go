@@ -834,7 +834,7 @@ func TestRefusedLineIsExplainedAndNotSent(t *testing.T) {
 		{"/name a\u200bb", `name`},
 		{"/\x1b]0;owned\x07\u202e", `owned`},
 		{"@\x1b[31mRed\u2028 hello", `Red`},
-		{"@Nobody hello", `Nobody`},
+		{"@Nobody hello", `Nobody.*@Tim@127\.0\.0\.1:\d+`},
 		{"@Nobody@127.0.0.1 hello", `Nobody`},
 		{"@127.0.0.2 hello", `127\.0\.0\.2`},
 		{"@Tim@127.0.0.1:1 hello", `127\.0\.0\.1:1`},
@@ -1261,6 +1261,7 @@ func TestPeersTable(t *testing.T) {
 		{"address is none", "Tim nowhere\n", 1},
 		{"bad port", "Tim 127.0.0.1:7700\nAnn 127.0.0.1:70000\n", 2},
 		{"bad name", "Tim 127.0.0.1\n# comment\na@b 127.0.0.1", 3},
+		{"nothing behind a comment", "Tim C# 127.0.0.1 # our office\nAnn # 127.0.0.1\n", 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -1353,6 +1354,22 @@ func TestEmptySecretIsRefused(t *testing.T) {
 	p := startNode(t, freePort(t), []string{"-secret", filepath.Join(t.TempDir(), "none"), "Alex"}, withInput(strings.NewReader("")))
 	ends(p, patience, 1)
 	p.complains(patience, refusal.String())
+}
+
+func TestSecretIsTheFileButForItsLineEnd(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		"correct horse": "correct horse", "correct horse\n": "correct horse", "correct horse\r\n": "correct horse",
+		"correct horse\r": "correct horse\r", "correct horse\n\n": "correct horse\n", " \n": " ",
+	} {
+		cfg := new(config)
+		if err := cfg.readSecret(file(t, "secret", content)); err != nil || cfg.secret != want {
+			t.Errorf("%q is the secret %q, %v; want %q", content, cfg.secret, err, want)
+		}
+	}
+	if _, err := os.Stat("/dev/zero"); err == nil && new(config).readSecret("/dev/zero") == nil {
+		t.Error("a file without end is a secret")
+	}
 }
 
 func TestHistoryFileOutlivesTheProgram(t *testing.T) {

@@ -255,6 +255,19 @@ func TestTerminalLeaves(t *testing.T) {
 	}
 }
 
+// TestCtrlDEndsAHalfTypedLineAndThenTheChat: the first sends what was typed,
+// as cat does, and the second is the end.
+func TestCtrlDEndsAHalfTypedLineAndThenTheChat(t *testing.T) {
+	t.Parallel()
+	tim, alex := atTerminal(t)
+	alex.types("half a line")
+	alex.presses("C-d", "C-d")
+	tim.sees(patience, `: half a line$`)
+	if status := alex.ended(); status != "0" {
+		t.Errorf("exit status %s, want 0", status)
+	}
+}
+
 func TestTerminalIsAnsweredAtOnce(t *testing.T) {
 	t.Parallel()
 	// At a keyboard nobody is waited for: a mistake is told at once, and is no
