@@ -493,7 +493,7 @@ func (s *siege) withstand(a *attack) {
 		growth  = 50                    // MB
 		handful = 5                     // lines
 	)
-	atLeast := lasting(2*time.Second, time.Second)
+	atLeast := lasting(2*time.Second, 500*time.Millisecond)
 	var stderr []int
 	for _, p := range s.nodes {
 		stderr = append(stderr, len(p.err.lines()))

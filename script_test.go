@@ -1151,16 +1151,6 @@ func TestWrongUsage(t *testing.T) {
 		"-wait, no unit":     {"-wait", "3", "Alex"},
 		"-idle, no duration": {"-idle", "never", "Alex"},
 	}
-	for name, bad := range map[string]string{
-		"at sign": "a@b", "colon": "a:b", "slash": "a/b", "star": "a*b", "open": "a(b", "close": "a)b", "greater": "a>b",
-		"empty": "", "space": " ", "space before": " a", "space after": "a ", "two spaces": "a  b", "tab": "a\tb",
-		"33 letters": strings.Repeat("x", 33), "33 wide": strings.Repeat("ż", 33), "line feed": "a\nb", "escape": "a\x1b[0m",
-		"DEL": "a\x7f", "C1": "a\u009b", "zero-width space": "a\u200bb", "lone joiner": "a\u200db", "bidi": "a\u202eb",
-		"BOM": "\ufeffa", "no-break space": "a\u00a0b", "ideographic space": "a\u3000b", "line separator": "a\u2028b",
-		"soft hyphen": "a\u00adb", "bad byte": "a\xffb",
-	} {
-		cases["name with "+name] = []string{bad}
-	}
 	for name, args := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -1174,6 +1164,31 @@ func TestWrongUsage(t *testing.T) {
 				t.Errorf("%q: standard output is %q, want none", args, out)
 			}
 		})
+	}
+}
+
+func TestNameThatIsNoneIsWrongUsage(t *testing.T) {
+	t.Parallel()
+	for name, bad := range map[string]string{
+		"at sign": "a@b", "colon": "a:b", "slash": "a/b", "star": "a*b", "open": "a(b", "close": "a)b", "greater": "a>b",
+		"empty": "", "space": " ", "space before": " a", "space after": "a ", "two spaces": "a  b", "tab": "a\tb",
+		"33 letters": strings.Repeat("x", 33), "33 wide": strings.Repeat("ż", 33), "line feed": "a\nb", "escape": "a\x1b[0m",
+		"DEL": "a\x7f", "C1": "a\u009b", "zero-width space": "a\u200bb", "lone joiner": "a\u200db", "bidi": "a\u202eb",
+		"BOM": "\ufeffa", "no-break space": "a\u00a0b", "ideographic space": "a\u3000b", "line separator": "a\u2028b",
+		"soft hyphen": "a\u00adb", "bad byte": "a\xffb",
+	} {
+		_, err := parseArgs([]string{bad}, io.Discard)
+		if _, ok := errors.AsType[usageError](err); !ok {
+			t.Errorf("a name with %s: %v, want a usage error", name, err)
+			continue
+		}
+		said := newTranscript()
+		v := newVoice(said)
+		v.say("%v", err)
+		v.close()
+		if errs := said.lines(); len(errs) != 1 || !refusal.MatchString(errs[0]) || unclean(errs[0]) != "" {
+			t.Errorf("a name with %s: standard error is %q, want one clean line `p2pchat: what is wrong; what to do`", name, said)
+		}
 	}
 }
 
