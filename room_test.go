@@ -82,7 +82,7 @@ type options struct {
 
 func withKeep(n int64) option          { return func(_ *guest, o *options) { o.keep = n } }
 func withClock(d time.Duration) option { return func(_ *guest, o *options) { o.clock = d } }
-func withSecret(s string) option       { return func(_ *guest, o *options) { o.key = newRoomKey(s) } }
+func withKey(k *roomKey) option        { return func(_ *guest, o *options) { o.key = k } }
 func told(o *guest) option { // as -peer does
 	return func(_ *guest, opts *options) { opts.told = append(opts.told, &contact{named: true, addr: o.addr}) }
 }
@@ -696,8 +696,8 @@ func TestClockFarOffDragsNobodyAlongAndIsToldOnce(t *testing.T) {
 func TestOtherSecretIsAnotherRoom(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
-		b := l.enter("Bob", withSecret("other"))
-		a := l.enter("Ann", withSecret("one"), told(b))
+		b := l.enter("Bob", withKey(secretKey()))
+		a := l.enter("Ann", told(b))
 		after(time.Minute)
 		a.says("secret")
 		after(time.Minute)
