@@ -340,6 +340,8 @@ func newApp(cfg *config, v *voice) *app {
 // run brings the node up, serves until there is a reason to leave, and
 // returns the exit status.
 func (a *app) run() int {
+	interrupted, restore := untilSignal() // also of what is slow to begin: a key, a long history
+	defer restore()
 	key := newRoomKey(a.cfg.secret)
 	listener, err := listenTCP(a.cfg.bind, a.cfg.port)
 	if err != nil {
@@ -370,11 +372,6 @@ func (a *app) run() int {
 	}
 	a.greet(own())
 
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
-	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
-	interrupted, restore := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(interrupted, restore) // a second signal ends us at once
-	defer restore()
 	ctx, leave := context.WithCancel(context.Background())
 	defer leave()
 	printed, endPrint := context.WithCancelCause(context.Background())
@@ -395,6 +392,16 @@ func (a *app) run() int {
 	<-printed.Done()
 	a.saving.Wait()
 	return status
+}
+
+// untilSignal returns a context that ends with the first signal to leave; a
+// second one ends the program at once.
+func untilSignal() (context.Context, context.CancelFunc) {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
+	ctx, restore := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, restore)
+	return ctx, restore
 }
 
 func (a *app) fail(format string, args ...any) int {
