@@ -113,6 +113,7 @@ func someAuthors(r *rand.Rand, n, posts int) (runs [][]post, ids []nodeID) {
 }
 
 func TestAnyInterleavingOfPostsEndsInOneHistory(t *testing.T) {
+	t.Parallel()
 	seeded(t, 12, func(t *testing.T, r *rand.Rand) {
 		runs, ids := someAuthors(r, 5, 30)
 		var want []string
@@ -182,6 +183,7 @@ func (h *history) learn(o *history) *history {
 }
 
 func TestMergingIsAUnion(t *testing.T) {
+	t.Parallel()
 	seeded(t, 20, func(t *testing.T, r *rand.Rand) {
 		runs, ids := someAuthors(r, 4, 12)
 		var upto [3][4]int
@@ -303,6 +305,7 @@ func TestForkedAuthorIsTakenNoFurther(t *testing.T) {
 // ---- time
 
 func TestOwnClockNeverGoesBack(t *testing.T) {
+	t.Parallel()
 	seeded(t, 5, func(t *testing.T, r *rand.Rand) {
 		clock := wallClock(scribeTime)
 		h := emptyHistory(ample, clock.now)
@@ -354,6 +357,7 @@ func TestClockFollowsOthersFiveMinutesAheadAndNoFurther(t *testing.T) {
 // ---- bounds
 
 func TestKeepHoldsAndTheOldestGoFirst(t *testing.T) {
+	t.Parallel()
 	seeded(t, 6, func(t *testing.T, r *rand.Rand) {
 		const keep = 64 << 10
 		h := emptyHistory(keep, aDayLater)
@@ -516,6 +520,7 @@ func TestNothingIsSaidAfterLeaving(t *testing.T) {
 }
 
 func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
+	t.Parallel()
 	const keep = 64 << 10
 	h := emptyHistory(keep, aDayLater)
 	var drain batch
@@ -764,6 +769,7 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 // TestUnknownKindsTakeNoLine: the frame of a history says how many lines it
 // holds.
 func TestUnknownKindsTakeNoLine(t *testing.T) {
+	t.Parallel()
 	for kind := range 256 {
 		if isNote(byte(kind)) {
 			continue
@@ -975,6 +981,7 @@ func wantLoaded(t *testing.T, file []byte, want []string) (damaged int64) {
 }
 
 func TestHistoryFileIsReadBackWhole(t *testing.T) {
+	t.Parallel()
 	seeded(t, 5, func(t *testing.T, r *rand.Rand) {
 		pg := writePage(t, r, 60)
 		if damaged := wantLoaded(t, pg.bytes, pg.kept); damaged != 0 {
@@ -995,6 +1002,7 @@ func must2[T any](_ T, err error) {
 }
 
 func TestHistoryFileCutAnywhereKeepsItsWholeRecords(t *testing.T) {
+	t.Parallel()
 	seeded(t, 1, func(t *testing.T, r *rand.Rand) {
 		pg := writePage(t, r, 25)
 		for i := range 400 {
@@ -1028,6 +1036,7 @@ func altered(r *rand.Rand, file []byte) (bad []byte, at []int) {
 }
 
 func TestHistoryFileDamagedAnywhereLosesDamagedRecordsOnly(t *testing.T) {
+	t.Parallel()
 	seeded(t, 1, func(t *testing.T, r *rand.Rand) {
 		pg := writePage(t, r, 25)
 		for range 400 {
@@ -1052,6 +1061,7 @@ func TestHistoryFileDamagedAnywhereLosesDamagedRecordsOnly(t *testing.T) {
 // TestDamageLeavesSightingsInTurn: a sighting that says what is so already
 // is none, so that of these only the true ones among the undamaged are shown.
 func TestDamageLeavesSightingsInTurn(t *testing.T) {
+	t.Parallel()
 	h := emptyHistory(ample, time.Now)
 	c := h.newCursor()
 	vic := newScribe(1, "Vic")
@@ -1104,6 +1114,7 @@ func TestWhatLiesInADamagedRecordIsNoRecord(t *testing.T) {
 }
 
 func TestTwoProcessesOnOneFileShowEachRecordOnce(t *testing.T) {
+	t.Parallel()
 	seeded(t, 10, func(t *testing.T, r *rand.Rand) {
 		vic, ann := newScribe(1, "Vic"), newScribe(2, "Ann")
 		var want []string
@@ -1165,6 +1176,7 @@ func TestGapOfOneProcessIsFilledByTheOther(t *testing.T) {
 }
 
 func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
+	t.Parallel()
 	const keep = 64 << 10
 	var file []byte
 	var all []post
@@ -1196,6 +1208,7 @@ func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
 }
 
 func TestAppendingBehindATornTailWorks(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 3))
 	pg := writePage(t, r, 12)
 	vic := newScribe(77, "Vic")

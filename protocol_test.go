@@ -425,6 +425,7 @@ func TestLargestPostFitsIntoAFrameAndARecord(t *testing.T) {
 // ---- proofs
 
 func TestProofHoldsForOneRoleChannelAndPairOnly(t *testing.T) {
+	t.Parallel()
 	a, b, c := newScribe(1, "").id, newScribe(2, "").id, newScribe(3, "").id
 	channel, other := bytes.Repeat([]byte{0x11}, 32), bytes.Repeat([]byte{0x12}, 32)
 	open, secret := newRoomKey(""), secretKey()
@@ -729,6 +730,7 @@ func TestUnknownFramesAreSkipped(t *testing.T) {
 }
 
 func TestMalformedFrameEndsItsConnectionAlone(t *testing.T) {
+	t.Parallel()
 	vic := newScribe(1, "Vic")
 	run := vic.chat(4)
 	for name, stream := range map[string][]byte{

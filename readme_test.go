@@ -33,6 +33,7 @@ func section(t testing.TB, heading string) string {
 }
 
 func TestReadmeNamesOnlyWhatExists(t *testing.T) {
+	t.Parallel()
 	var code strings.Builder
 	files, err := filepath.Glob("*.go")
 	must(t, err)
