@@ -1152,17 +1152,22 @@ func (n *node) lackLocked(author nodeID) {
 func (n *node) planLocked(now time.Time) {
 	expecting := sync.OnceValue(func() bool { return n.expectingLocked(now) })
 	for author, since := range n.lacking {
-		known, s := n.history.about(author), n.sources[author]
+		known, s, waited := n.history.about(author), n.sources[author], now.Sub(since)
 		best, help := n.bestLocked(author, known.last)
-		serves, waited := s.servesLocked(author, known.last), now.Sub(since)
+		has := noHelp // what our source can do
+		if s != nil {
+			has = s.from.helpLocked(author, known.last)
+		}
+		serves := has == hasNext || has == hasLater && s.over || has == isAuthor
+		resting := n.conns[author] == nil && n.atLocked(author).IsValid() // it wakes us itself
 		switch {
 		case known.fork:
 			delete(n.lacking, author)
 		case waited < n.patienceLocked(author, now): // the author may be about to connect
-		case help > hasLater:
+		case help > hasLater: // nobody has more than we: somebody is to tell us what becomes of the author
 			delete(n.lacking, author)
-			if best != nil {
-				n.followLocked(best, author, known)
+			if best != nil && has != help && !resting && known.last > 0 && known.state != left {
+				n.askLocked(best, author, want{from: known.last + 1})
 			}
 		case help == hasLater && waited < gapPatience && expecting(): // or somebody who fills the gap
 		case serves && now.Sub(s.at) < noProgress: // it is on its way
@@ -1174,28 +1179,6 @@ func (n *node) planLocked(now time.Time) {
 			}
 			n.askLocked(best, author, want{known.last + 1, help == hasLater})
 		}
-	}
-}
-
-// servesLocked says whether s, if there is one, can be expected to send what
-// follows on author's post mine.
-func (s *source) servesLocked(author nodeID, mine uint64) bool {
-	if s == nil {
-		return false
-	}
-	help := s.from.helpLocked(author, mine)
-	return help == hasNext || help == hasLater && s.over || help == isAuthor
-}
-
-// followLocked sees to it that we hear what becomes of an author of whom we
-// lack nothing, from the peer of best or from one that can do as much. One
-// that rests wakes us itself.
-func (n *node) followLocked(best *conn, author nodeID, known author) {
-	s := n.sources[author]
-	follows := s != nil && s.from.helpLocked(author, known.last) == best.helpLocked(author, known.last)
-	resting := n.conns[author] == nil && n.atLocked(author).IsValid()
-	if !follows && !resting && known.last > 0 && known.state != left {
-		n.askLocked(best, author, want{from: known.last + 1})
 	}
 }
 
