@@ -138,6 +138,7 @@ type node struct {
 	loggedAt    time.Time       // when logged was last empty
 	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
 	lastTick    time.Time
+	wokeAt      time.Time // when a tick last came late
 	metAt       time.Time // when anybody was last connected
 	toldAt      time.Time // when peers last heard the news
 	relistedAt  time.Time // when we last forgot what nobody asks for, and looked whom our peers know
@@ -957,12 +958,13 @@ func (n *node) tick() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
-	// A node that was itself stopped, or starved, can't tell who was silent.
-	awake := now.Sub(n.lastTick) < 2*time.Second
+	if now.Sub(n.lastTick) > 2*time.Second {
+		n.wokeAt = now // who was itself stopped, or starved, can't tell who was silent meanwhile
+	}
 	n.tokens = min(dialRate, n.tokens+dialRate*now.Sub(n.lastTick).Seconds())
 	n.lastTick = now
 	for _, c := range n.conns {
-		c.tickLocked(now, awake)
+		c.tickLocked(now)
 	}
 	if now.Sub(n.toldAt) >= time.Duration(len(n.conns))*tellGap {
 		n.toldAt = now
@@ -1043,7 +1045,7 @@ func (c *conn) acked() uint64 { return c.theirs[c.n.id].last }
 
 // tickLocked sends a heartbeat where nothing else was sent, and judges a
 // silent peer.
-func (c *conn) tickLocked(now time.Time, awake bool) {
+func (c *conn) tickLocked(now time.Time) {
 	if c.bye != 0 {
 		return
 	}
@@ -1058,18 +1060,15 @@ func (c *conn) tickLocked(now time.Time, awake bool) {
 		c.beat = true
 		wake(c.wake)
 	}
-	if !awake {
-		c.raw.excuse()
-		return
-	}
-	if c.acked() >= n.history.about(n.id).last {
+	heard := c.acked() >= n.history.about(n.id).last
+	if heard {
 		c.ackedAt = now
 	}
-	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && c.acked() >= n.history.about(n.id).last && n.isListedLocked(c.peer) {
+	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && heard && n.isListedLocked(c.peer) {
 		c.endLocked(byeIdle)
 		return
 	}
-	quiet := c.raw.sinceRead()
+	quiet := min(c.raw.sinceRead(), now.Sub(n.wokeAt))
 	if quiet > slowHeartbeat+heartbeat {
 		n.announce() // it may not hear us either
 	}
@@ -2063,10 +2062,3 @@ func (m *meter) sinceRead() time.Duration {
 }
 
 func (m *meter) sinceWrite() time.Duration { return time.Duration(m.now() - m.wrote.Load()) }
-
-// excuse forgives the peer its silence so far.
-func (m *meter) excuse() {
-	if began := m.reading.Load(); began > 0 {
-		m.reading.CompareAndSwap(began, m.now()) // or that Read has just ended
-	}
-}
