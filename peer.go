@@ -1149,7 +1149,7 @@ func (n *node) lackLocked(author nodeID) {
 // peer that has them, and that what lies in a gap is given up only when nobody
 // has it.
 func (n *node) planLocked(now time.Time) {
-	expecting := sync.OnceValue(func() bool { return n.expectingLocked(now) })
+	expecting := sync.OnceValue(n.expectingLocked)
 	for author, since := range n.lacking {
 		known, s, waited := n.history.about(author), n.sources[author], now.Sub(since)
 		best, help := n.bestLocked(author, known.last)
@@ -1992,7 +1992,7 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 		if !all {
 			since = now
 		}
-		if all && (!n.expectingLocked(now) || now.Sub(since) >= askAfter) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
+		if all && (!n.expectingLocked() || now.Sub(since) >= askAfter) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
 			for _, ct := range n.contacts {
 				n.expireLocked(ct, now.Add(directPatience))
 			}
@@ -2005,26 +2005,18 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 
 // expectingLocked says whether some node is known that we may yet be
 // connected with.
-func (n *node) expectingLocked(now time.Time) bool {
-	if len(n.hands) > 0 {
-		return true
-	}
-	for id, ct := range n.contacts {
-		if !n.atLocked(id).IsValid() && (ct.dialing || now.Sub(ct.beaconAt) < beaconFresh) {
-			return true
-		}
-	}
+func (n *node) expectingLocked() bool {
 	for _, c := range n.conns {
 		if !c.complete {
 			return true
 		}
-		for id, t := range c.theirs {
-			if t.at.IsValid() && !n.atLocked(id).IsValid() {
-				return true
-			}
+	}
+	for id, ct := range n.contacts {
+		if !n.atLocked(id).IsValid() && (ct.dialing || n.hereLocked(id)) {
+			return true
 		}
 	}
-	return false
+	return len(n.hands) > 0
 }
 
 // ---- the connection underneath
