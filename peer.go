@@ -1852,11 +1852,11 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 			return false
 		}
 		n.undelivered++
-		what := "could not be delivered: %q; send it again when it is back"
+		what := "could not be delivered: %.60q; send it again when it is back"
 		if o.on != nil && state != left {
-			what = "was not acknowledged: %q; it may still arrive"
+			what = "was not acknowledged: %.60q; it may still arrive"
 		}
-		n.warn("a direct message to %s "+what, n.label(ct.id), clipped(o.text))
+		n.warn("a direct message to %s "+what, n.label(ct.id), o.text)
 		return true
 	})
 }
@@ -1865,18 +1865,6 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 func (n *node) label(id nodeID) string {
 	l, known := liner{port: n.roomPort}, n.history.about(id)
 	return string(l.appendAddr([]byte(known.name), known.addr))
-}
-
-// clipped shortens a text for a message about it.
-func clipped(text []byte) string {
-	const most = 60
-	s := string(appendClean(nil, text))
-	for i := range s {
-		if i >= most {
-			return s[:i] + "…"
-		}
-	}
-	return s
 }
 
 // A member is a node as the user may name it: connected, resting since some
