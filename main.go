@@ -306,6 +306,7 @@ type app struct {
 	printing atomic.Bool    // something is being written, perhaps to a terminal that was stopped
 	onlyTTY  bool           // input and output are both a terminal
 	said     int            // messages of ours; the reader of the input alone, until it ends
+	directs  int            // direct messages of ours; likewise
 	refused  int            // lines that were refused; likewise
 	onRow    bool           // the last line surely is the row above the cursor of a terminal; likewise
 	ended    chan struct{}  // closed at the end of the input
@@ -480,19 +481,17 @@ func (a *app) serve(interrupted, printed context.Context) int {
 
 // deliveredStatus waits until what was piped in has been heard, and says what was not.
 func (a *app) deliveredStatus(interrupted context.Context) int {
-	status := 0
-	if waiting, _ := a.n.directs(); a.said > 0 || waiting > 0 {
-		best, behind := a.n.waitDelivered(interrupted)
-		if lines := a.h.linesAbove(best); lines > 0 {
-			status = a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
-		} else if len(behind) > 0 {
-			a.v.say("heard, but not yet by %s; they get it from the others, as far as these still hold it", strings.Join(behind, ", "))
-		}
+	if a.said+a.directs == 0 {
+		return min(a.refused, 1)
 	}
-	if _, undelivered := a.n.directs(); a.refused > 0 || undelivered > 0 {
-		status = 1
+	best, behind, undelivered := a.n.waitDelivered(interrupted)
+	if lines := a.h.linesAbove(best); lines > 0 {
+		return a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
 	}
-	return status
+	if len(behind) > 0 {
+		a.v.say("heard, but not yet by %s; they get it from the others, as far as these still hold it", strings.Join(behind, ", "))
+	}
+	return min(a.refused+undelivered, 1)
 }
 
 // ---- printing
@@ -777,6 +776,7 @@ func (a *app) direct(ctx context.Context, s string) {
 		a.refuse("%q can be any of several; write to one of them: %s", who, candidates(to))
 	default:
 		a.replaceRow()
+		a.directs++
 		if err := a.n.sendDirect(to[0], []byte(text)); err != nil {
 			a.typed.Store(0)
 			a.refuse("%v", err)

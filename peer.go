@@ -1902,17 +1902,6 @@ func (n *node) members() (all []member) {
 	return all
 }
 
-// directs returns how many direct messages wait for their receivers, and how
-// many were given up.
-func (n *node) directs() (waiting, undelivered int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, ct := range n.contacts {
-		waiting += len(ct.outbox)
-	}
-	return waiting, n.undelivered
-}
-
 // alone says whether we never met anybody.
 func (n *node) alone() bool {
 	n.mu.Lock()
@@ -1954,9 +1943,10 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 
 // waitDelivered returns when some node has all that we said, and every one
 // that is connected too, and as far as half a second allows every one that is
-// about to connect; or when nobody has acknowledged anything for patience. It returns the number of
-// our newest post that anybody has, and the names of those who lag behind.
-func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string) {
+// about to connect; or when nobody has acknowledged anything for patience.
+// It returns the number of our newest post that anybody has, the names of
+// those who lag behind, and how many direct messages were given up.
+func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string, undelivered int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal := n.history.about(n.id).last
@@ -1985,7 +1975,7 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 				n.expireLocked(ct, now.Add(directPatience))
 			}
 			slices.Sort(behind)
-			return n.bestAck, behind
+			return n.bestAck, behind, n.undelivered
 		}
 		n.waitLocked(ctx)
 	}
