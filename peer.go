@@ -75,7 +75,7 @@ const (
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
-	gapPatience      = 2 * time.Second        // before a gap is left, while somebody is about to connect who may have what lies in it
+	gapPatience      = 2 * time.Second        // before a gap is left: somebody may be about to connect who has what lies in it, though we don't know of it
 	gatherPatience   = 3 * time.Second        // without progress before a newcomer prints what it has
 	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
@@ -1149,7 +1149,6 @@ func (n *node) lackLocked(author nodeID) {
 // peer that has them, and that what lies in a gap is given up only when nobody
 // has it.
 func (n *node) planLocked(now time.Time) {
-	expecting := sync.OnceValue(n.expectingLocked)
 	for author, since := range n.lacking {
 		known, s, waited := n.history.about(author), n.sources[author], now.Sub(since)
 		best, help := n.bestLocked(author, known.last)
@@ -1168,7 +1167,7 @@ func (n *node) planLocked(now time.Time) {
 			if best != nil && has != help && !resting && known.last > 0 && known.state != left {
 				n.askLocked(best, author, want{from: known.last + 1})
 			}
-		case help == hasLater && waited < gapPatience && expecting(): // or somebody who fills the gap
+		case help == hasLater && waited < gapPatience: // or somebody who fills the gap
 		case serves && now.Sub(s.at) < noProgress: // it is on its way
 		default:
 			if serves {
