@@ -377,7 +377,9 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	c := &conn{n: n, raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr()), wake: make(chan struct{}, 1)}
 	n.admit(c)
 	first, err := c.shake(expect)
-	n.dismiss(c)
+	n.mu.Lock()
+	n.dismissLocked(c)
+	n.mu.Unlock()
 	if err != nil {
 		raw.Close()
 		if !errors.Is(err, errDuplicate) && n.ctx.Err() == nil {
@@ -406,19 +408,17 @@ func (n *node) admit(c *conn) {
 		return
 	}
 	count := map[netip.Addr]int{}
-	most := 0
 	for _, o := range n.hands {
 		count[o.addr.Addr()]++
-		most = max(most, count[o.addr.Addr()])
 	}
-	i := slices.IndexFunc(n.hands, func(o *conn) bool { return count[o.addr.Addr()] == most })
-	n.hands[i].raw.Close() // its serve notices, and dismisses it
-	n.hands = slices.Delete(n.hands, i, i+1)
+	oldest := slices.MaxFunc(n.hands, func(a, b *conn) int { // the first of several
+		return cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()])
+	})
+	oldest.raw.Close()
+	n.dismissLocked(oldest) // at once, not when its serve notices
 }
 
-func (n *node) dismiss(c *conn) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (n *node) dismissLocked(c *conn) {
 	n.hands = slices.DeleteFunc(n.hands, func(o *conn) bool { return o == c })
 	n.changedLocked()
 }
