@@ -738,14 +738,22 @@ func (n *node) loseLocked(peer nodeID) {
 
 // ---- whom to dial
 
+// contactLocked returns what we know of the node. Where there are too many, a
+// new one costs any that we never met.
 func (n *node) contactLocked(id nodeID) *contact {
-	ct := n.contacts[id]
-	if ct == nil {
-		n.forgetContactLocked()
-		ct = &contact{id: id, heardAt: time.Now()}
-		n.contacts[id] = ct
+	if ct := n.contacts[id]; ct != nil {
+		return ct
 	}
-	return ct
+	for other, ct := range n.contacts {
+		if len(n.contacts) < maxContacts {
+			break
+		}
+		if !ct.met && !ct.dialing {
+			delete(n.contacts, other)
+		}
+	}
+	n.contacts[id] = &contact{id: id, heardAt: time.Now()}
+	return n.contacts[id]
 }
 
 // heard takes a beacon that came from the given address.
@@ -789,20 +797,6 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort) {
 		}
 	}
 	n.dialLocked(ct)
-}
-
-// forgetContactLocked makes room for one more contact, at the cost of any
-// that we never met.
-func (n *node) forgetContactLocked() {
-	if len(n.contacts) < maxContacts {
-		return
-	}
-	for id, ct := range n.contacts {
-		if !ct.met && !ct.dialing {
-			delete(n.contacts, id)
-			return
-		}
-	}
 }
 
 // dialLocked dials the node of ct, unless that would be too early or too much.
