@@ -658,14 +658,10 @@ type record struct {
 }
 
 func appendEscaped(b, raw []byte) []byte {
-	for {
-		i := bytes.IndexByte(raw, recordMarker[0])
-		if i < 0 {
-			return append(b, raw...)
-		}
-		b = append(append(b, raw[:i]...), markerEscape...)
-		raw = raw[i+1:]
+	for part := range bytes.SplitSeq(raw, recordMarker[:1]) {
+		b = append(append(b, part...), markerEscape...)
 	}
+	return b[:len(b)-len(markerEscape)] // none behind the last
 }
 
 func appendRecord(b []byte, x record) []byte {
