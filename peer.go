@@ -141,7 +141,7 @@ type node struct {
 	wokeAt      time.Time // when a tick last came late
 	metAt       time.Time // when anybody was last connected
 	toldAt      time.Time // when peers last heard the news
-	relistedAt  time.Time // when we last forgot what nobody asks for, and looked whom our peers know
+	relistedAt  time.Time // when we last looked whom our peers know, and forgot what nobody asks for
 	bestAck     uint64    // the newest post of our own that anybody has
 	takenAt     time.Time // when anybody last acknowledged anything, or the wait for that began
 	undelivered int       // direct messages
@@ -975,7 +975,7 @@ func (n *node) tick() {
 	}
 	if now.Sub(n.relistedAt) >= relistEvery {
 		n.relistedAt = now
-		n.forgetLocked(now)
+		n.relistLocked(now)
 	}
 	n.planLocked(now)
 	n.gatherLocked(now)
@@ -1005,10 +1005,18 @@ func (n *node) newsLocked() {
 	clear(n.news)
 }
 
-// forgetLocked lets go of what nobody asks for any more.
-func (n *node) forgetLocked(now time.Time) {
+// relistLocked goes through what we know of others: it makes for the nodes
+// that peers are connected with and we are not, and lets go of what nobody
+// asks for any more.
+func (n *node) relistLocked(now time.Time) {
 	for id, ct := range n.contacts {
-		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || n.atLocked(id).IsValid() || len(ct.outbox) > 0 {
+		if n.atLocked(id).IsValid() {
+			continue
+		}
+		if addr := n.viaLocked(id); addr.IsValid() {
+			n.meetLocked(ct, addr)
+		}
+		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || len(ct.outbox) > 0 {
 			continue
 		}
 		state, spoken := n.history.about(id).state, ct.directIn+ct.directOut > 0
@@ -1025,11 +1033,6 @@ func (n *node) forgetLocked(now time.Time) {
 	for addr, count := range n.blame {
 		if n.blame[addr] = count - 1 - count/8; n.blame[addr] <= 0 {
 			delete(n.blame, addr)
-		}
-	}
-	for id, ct := range n.contacts { // whom our peers are connected with, and we are not
-		if addr := n.viaLocked(id); addr.IsValid() && !n.atLocked(id).IsValid() {
-			n.meetLocked(ct, addr)
 		}
 	}
 }
