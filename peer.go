@@ -346,16 +346,13 @@ func (n *node) accept(l net.Listener) {
 	for {
 		raw, err := l.Accept()
 		switch {
-		case errors.Is(err, net.ErrClosed) || n.ctx.Err() != nil:
-			if err == nil {
-				raw.Close()
-			}
+		case err == nil:
+			n.wg.Go(func() { n.serve(raw, false, nodeID{}) })
+		case errors.Is(err, net.ErrClosed):
 			return
-		case err != nil:
+		default:
 			n.logf("accept: %v", err)
 			n.pause(tickEvery)
-		default:
-			n.wg.Go(func() { n.serve(raw, false, nodeID{}) })
 		}
 	}
 }
