@@ -1197,15 +1197,13 @@ func (n *node) dropSourceLocked(author nodeID) {
 // patienceLocked says how long to wait before asking a third for author's
 // posts.
 func (n *node) patienceLocked(author nodeID, now time.Time) time.Duration {
-	if c := n.conns[author]; c != nil && !c.complete {
-		return askAfterBeacon
-	} else if c != nil {
+	c, ct := n.conns[author], n.contacts[author]
+	switch {
+	case c != nil && c.complete:
 		return 0
-	}
-	if ct := n.contacts[author]; ct != nil && now.Sub(ct.beaconAt) < beaconFresh {
+	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh:
 		return askAfterBeacon
-	}
-	if n.viaLocked(author).IsValid() {
+	case n.viaLocked(author).IsValid():
 		return askAfter
 	}
 	return 0
@@ -1252,16 +1250,9 @@ func (c *conn) helpLocked(author nodeID, mine uint64) int {
 // the last resort.
 func (n *node) bestLocked(author nodeID, mine uint64) (best *conn, help int) {
 	help = noHelp
+	var o claim // of best
 	for _, c := range n.conns {
-		h := c.helpLocked(author, mine)
-		if h == noHelp {
-			continue
-		}
-		if best == nil {
-			best, help = c, h
-			continue
-		}
-		t, o := c.theirs[author], best.theirs[author]
+		h, t := c.helpLocked(author, mine), c.theirs[author]
 		order := cmp.Or(
 			cmp.Compare(max(h, hasLater), max(help, hasLater)), // whoever has more, then the author
 			cmp.Compare(t.stalls/maxStalls, o.stalls/maxStalls),
@@ -1269,8 +1260,8 @@ func (n *node) bestLocked(author nodeID, mine uint64) (best *conn, help int) {
 			cmp.Compare(t.stalls, o.stalls),
 			cmp.Compare(o.last, t.last),
 		)
-		if order < 0 {
-			best, help = c, h
+		if order < 0 && h < noHelp {
+			best, help, o = c, h, t
 		}
 	}
 	return best, help
