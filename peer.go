@@ -796,26 +796,28 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort) {
 	n.dialLocked(ct)
 }
 
-// dialLocked dials the node of ct, unless that would be too early or too much.
-func (n *node) dialLocked(ct *contact) {
-	now := time.Now()
-	if ct.dialing || now.Before(ct.dialAt) || !ct.addr.IsValid() || n.leaving && !ct.owed {
-		return
-	}
-	if c := n.conns[ct.id]; c != nil && !c.suspect {
-		return
-	}
-	switch known := n.contacts[ct.id]; {
+// dueLocked says whether the node of ct is to be dialed at this moment.
+func (n *node) dueLocked(ct *contact) bool {
+	now, c, known := time.Now(), n.conns[ct.id], n.contacts[ct.id]
+	switch {
+	case ct.dialing, now.Before(ct.dialAt), !ct.addr.IsValid(), c != nil && !c.suspect:
+		return false
 	case ct.owed:
+		return true
+	case n.leaving:
+		return false
 	case ct.named:
-		if ct.id == n.id || known != nil && known.rest != nil {
-			return
-		}
+		return ct.id != n.id && (known == nil || known.rest == nil)
 	case ct.rest != nil: // is it still there?
-		if now.Sub(ct.beaconAt) < slowHeartbeat {
-			return
-		}
-	case now.Sub(ct.heardAt) > silence:
+		return now.Sub(ct.beaconAt) >= slowHeartbeat
+	}
+	return now.Sub(ct.heardAt) <= silence
+}
+
+// dialLocked dials the node of ct, if that is due. Nodes that were never met,
+// whom anybody can make up, have to wait for a place.
+func (n *node) dialLocked(ct *contact) {
+	if !n.dueLocked(ct) {
 		return
 	}
 	unknown := !ct.met && !ct.named
