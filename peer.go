@@ -94,11 +94,7 @@ const (
 	maxOutbox       = 1 << 20   // bytes of direct messages that wait for one peer
 )
 
-var (
-	errDuplicate = errors.New("another connection with this node stands")
-	errSelf      = errors.New("that is ourselves")
-	errRoom      = errors.New("the other side doesn't know the key of this room")
-)
+var errDuplicate = errors.New("another connection with this node stands")
 
 // A node is one participant of a room.
 type node struct {
@@ -450,7 +446,7 @@ func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	}
 	c.peer = nodeID(key)
 	if c.peer == n.id {
-		return nil, errSelf
+		return nil, errors.New("that is ourselves")
 	}
 	if expect != (nodeID{}) && c.peer != expect {
 		return nil, fmt.Errorf("node %v is there, not %v", c.peer, expect)
@@ -487,7 +483,7 @@ func (c *conn) prove(exporter []byte) (say []byte, err error) {
 		return nil, fmt.Errorf("proof: %w", err)
 	}
 	if typ != frameProof || !hmac.Equal(mac, want) {
-		return nil, errRoom
+		return nil, errors.New("the other side doesn't know the key of this room")
 	}
 	return say, nil
 }
