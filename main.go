@@ -366,7 +366,7 @@ func (a *app) run() int {
 	a.n.targets, a.n.idle, a.n.patience = a.cfg.targets, a.cfg.idle, a.cfg.wait
 	a.n.announce, a.n.warn = d.announceSoon, a.v.say
 	if a.cfg.bind.IsValid() {
-		a.n.dialer.LocalAddr = &net.TCPAddr{IP: a.cfg.bind.AsSlice()}
+		a.n.dial = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: a.cfg.bind.AsSlice()}}).DialContext
 	}
 	if a.cfg.verbose {
 		a.n.logf = a.v.say

@@ -41,7 +41,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"math/big"
 	"net"
 	"net/netip"
 	"runtime"
@@ -106,12 +105,11 @@ type node struct {
 	patience time.Duration // with nobody connected, before what we say counts as heard
 	idle     time.Duration // after which a connection with a node of the table rests; 0: never
 	history  *history
-	dialer   net.Dialer
-	dial     func(context.Context, netip.AddrPort) (net.Conn, error) // by dialer
-	announce func()                                                  // sends a beacon soon
-	warn     func(string, ...any)                                    // tells the user
-	logf     func(string, ...any)                                    // tells whoever asked for -v
-	ctx      context.Context                                         // ends when the node does
+	dial     func(ctx context.Context, network, addr string) (net.Conn, error) // as a net.Dialer does
+	announce func()                                                            // sends a beacon soon
+	warn     func(string, ...any)                                              // tells the user
+	logf     func(string, ...any)                                              // tells whoever asked for -v
+	ctx      context.Context                                                   // ends when the node does
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // every goroutine of the node
 
@@ -246,14 +244,11 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 	n := &node{
 		id: h.self, room: r, port: port, roomPort: roomPort, history: h,
 		tls: tlsConfig(key), lastTick: time.Now(), metAt: time.Now(), loggedAt: time.Now(), tokens: dialRate,
-		announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
+		dial: new(net.Dialer).DialContext, announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
 		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
 		sources: map[nodeID]*source{}, news: map[nodeID]bool{},
 		underWay: map[netip.Addr]int{}, blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
 		gather: gather{before: map[nodeID]uint64{}},
-	}
-	n.dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-		return n.dialer.DialContext(ctx, "tcp", a.String())
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -265,9 +260,8 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 // that it is proven is what matters.
 func tlsConfig(key ed25519.PrivateKey) *tls.Config {
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Unix(0, 0),
-		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+		NotBefore: time.Unix(0, 0),
+		NotAfter:  time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
 	}
 	der := noError(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
 	return &tls.Config{
@@ -864,7 +858,7 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 	var err error
 	for again, wait := true, dialAgain; again; wait *= 2 {
 		var raw net.Conn
-		raw, err = n.dial(ctx, addr)
+		raw, err = n.dial(ctx, "tcp", addr.String())
 		switch {
 		case err != nil:
 			n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)

@@ -205,9 +205,9 @@ func (g *guest) silent() bool {
 	return g.mute || g.closed
 }
 
-func (g *guest) dialOut(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+func (g *guest) dialOut(ctx context.Context, _, addr string) (net.Conn, error) {
 	g.l.mu.Lock()
-	i := slices.IndexFunc(g.l.nodes, func(o *guest) bool { return o.addr == a })
+	i := slices.IndexFunc(g.l.nodes, func(o *guest) bool { return o.addr.String() == addr })
 	if i < 0 {
 		g.l.mu.Unlock()
 		return nil, errors.New("no such host")
