@@ -304,12 +304,6 @@ func (n *node) leave() {
 	}
 }
 
-func (n *node) wait(ctx context.Context) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.waitLocked(ctx)
-}
-
 // owedLocked returns whose connections are being opened anew.
 func (n *node) owedLocked() (owed []nodeID) {
 	for id, ct := range n.contacts {
@@ -330,6 +324,17 @@ func (n *node) waitLocked(ctx context.Context) {
 	case <-changed:
 	case <-ctx.Done():
 	}
+}
+
+func (n *node) wait(ctx context.Context) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.waitLocked(ctx)
+}
+
+func (n *node) changedLocked() {
+	close(n.changed)
+	n.changed = make(chan struct{})
 }
 
 func (n *node) accept(l net.Listener) {
@@ -353,6 +358,31 @@ func (n *node) pause(d time.Duration) {
 	case <-time.After(d):
 	case <-n.ctx.Done():
 	}
+}
+
+// warnOnceLocked warns the user, but not twice of the same.
+func (n *node) warnOnceLocked(what, format string, args ...any) {
+	if first(n.warned, what) {
+		n.warn(format, args...)
+	}
+}
+
+// logOnce logs an offence, but not twice a minute.
+func (n *node) logOnce(what, format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if first(n.logged, what) {
+		n.logf(format, args...)
+	}
+}
+
+// first says whether seen, which stays bounded, takes what for the first time.
+func first(seen map[string]bool, what string) bool {
+	if seen[what] || len(seen) >= maxContacts {
+		return false
+	}
+	seen[what] = true
+	return true
 }
 
 // ---- making a connection
@@ -624,36 +654,6 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 	}
 	n.changedLocked()
 	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
-}
-
-func (n *node) changedLocked() {
-	close(n.changed)
-	n.changed = make(chan struct{})
-}
-
-// warnOnceLocked warns the user, but not twice of the same.
-func (n *node) warnOnceLocked(what, format string, args ...any) {
-	if first(n.warned, what) {
-		n.warn(format, args...)
-	}
-}
-
-// logOnce logs an offence, but not twice a minute.
-func (n *node) logOnce(what, format string, args ...any) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if first(n.logged, what) {
-		n.logf(format, args...)
-	}
-}
-
-// first says whether seen, which stays bounded, takes what for the first time.
-func first(seen map[string]bool, what string) bool {
-	if seen[what] || len(seen) >= maxContacts {
-		return false
-	}
-	seen[what] = true
-	return true
 }
 
 // detachLocked takes c out of everything that is sent or asked for.
