@@ -18,8 +18,8 @@ package main
 // subs what a peer gets of us. What peers say they have is a claim, and each
 // time that asking comes to nothing counts against it. Nobody sends on beyond
 // posts that it has dropped for keep, unless asked to, and we ask for that only
-// when nobody can fill the gap. So live chat, relaying, the newcomer's history
-// and healing after a cut are one rule.
+// when for a while nobody has come who can fill the gap. So live chat,
+// relaying, the newcomer's history and healing after a cut are one rule.
 //
 // One goroutine reads a connection and one writes it. The reader changes the
 // state of the node and wakes writers; a writer turns state into frames. A
@@ -670,7 +670,8 @@ func (n *node) detachLocked(c *conn) {
 func (n *node) unregister(c *conn, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.contactLocked(c.peer).epoch++
+	ct := n.contactLocked(c.peer)
+	ct.epoch++
 	n.detachLocked(c)
 	n.changedLocked()
 	if n.conns[c.peer] != c {
@@ -682,7 +683,6 @@ func (n *node) unregister(c *conn, err error) {
 		n.lackLocked(author)
 	}
 	if c.bye == byeIdle || err == byeError(byeIdle) {
-		ct := n.contactLocked(c.peer)
 		ct.rest, c.since = c, time.Now()
 		ct.retryLocked()
 		if c.acked() < n.history.about(n.id).last || len(ct.outbox) > 0 {
@@ -696,9 +696,9 @@ func (n *node) unregister(c *conn, err error) {
 	case c.bye == byeSilent:
 		n.loseLocked(c.peer)
 	case n.history.about(c.peer).state == left || err == byeError(byeLeaving):
-		n.contactLocked(c.peer).addr = netip.AddrPort{} // nothing is there to be dialed
+		ct.addr = netip.AddrPort{} // nothing is there to be dialed
 	default:
-		n.oweLocked(n.contactLocked(c.peer))
+		n.oweLocked(ct)
 	}
 }
 
@@ -1354,9 +1354,9 @@ func (c *conn) handlePosts(body []byte) error {
 	last := &run[len(run)-1]
 	n.mu.Lock()
 	s := n.sources[author]
-	source := s != nil && s.from == c
-	asked := author != n.id && (own || source)
-	next, overGap := n.history.about(author).last+1, source && s.over
+	serves := s != nil && s.from == c
+	asked := author != n.id && (own || serves)
+	next, overGap := n.history.about(author).last+1, serves && s.over
 	has := c.theirs[author]
 	c.taking = asked
 	n.mu.Unlock()
