@@ -741,7 +741,7 @@ func (h *history) release(before map[nodeID]uint64, from string, here func(nodeI
 	for _, e := range h.log[h.findLocked(h.printer.next):] {
 		switch {
 		case !h.isNews(e):
-		case e.feed.id == h.self || e.kind >= kindDirectFrom || !e.isNote() && e.content().number > before[e.feed.id]:
+		case e.feed.id == h.self, e.kind >= kindDirectFrom, e.isNote() && before[e.feed.id] == 0, !e.isNote() && e.content().number > before[e.feed.id]:
 			rest = append(rest, e)
 		default:
 			replay = append(replay, e)

@@ -75,6 +75,7 @@ const (
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
 	gapPatience      = 2 * time.Second        // before a gap is left: somebody may be about to connect who has what lies in it, though we don't know of it
+	healPatience     = 5 * time.Second        // where we have what lies before it: after a cut that takes longer
 	gatherPatience   = 3 * time.Second        // without progress before a newcomer prints what it has
 	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
@@ -228,7 +229,7 @@ type conn struct {
 type claim struct {
 	span
 	at     netip.AddrPort // where it is connected with the author; invalid: it isn't
-	stalls uint64         // how often it was asked for that, and sent nothing, since
+	stalls uint64         // how often it was asked for more of it, and sent nothing, since it last did
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
@@ -761,7 +762,7 @@ func (n *node) heard(x beacon, from netip.Addr) {
 		ct = n.contactLocked(x.node)
 	}
 	if time.Since(ct.beaconAt) > silence {
-		ct.heardAt = time.Time{} // it can be reached again, whatever others told of it meanwhile
+		ct.heardAt, ct.fails = time.Time{}, 0 // it can be reached again, whatever others told of it meanwhile
 	}
 	ct.counter, ct.beaconAt = x.counter, time.Now()
 	n.meetLocked(ct, netip.AddrPortFrom(from, x.port))
@@ -784,6 +785,15 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort) {
 		}
 	}
 	n.dialLocked(ct)
+}
+
+// toldLocked makes for a connection with a node that a peer says to be at addr.
+// Its own beacons know better.
+func (n *node) toldLocked(ct *contact, addr netip.AddrPort) {
+	if ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
+		addr = ct.addr
+	}
+	n.meetLocked(ct, addr)
 }
 
 // dueLocked says whether the node of ct is to be dialed at this moment.
@@ -1003,7 +1013,7 @@ func (n *node) relistLocked(now time.Time) {
 			continue
 		}
 		if addr := n.viaLocked(id); addr.IsValid() {
-			n.meetLocked(ct, addr)
+			n.toldLocked(ct, addr)
 		}
 		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || len(ct.outbox) > 0 {
 			continue
@@ -1150,10 +1160,11 @@ func (n *node) planLocked(now time.Time) {
 		case waited < n.patienceLocked(author, now): // the author may be about to connect
 		case help > hasLater: // nobody has more than we: somebody is to tell us what becomes of the author
 			delete(n.lacking, author)
-			if best != nil && has != help && !resting && known.last > 0 && known.state != left {
+			ended := known.state == left || known.state == lost && help == knewIt
+			if best != nil && has != help && !resting && known.last > 0 && !ended {
 				n.askLocked(best, author, want{from: known.last + 1})
 			}
-		case help == hasLater && waited < gapPatience: // or somebody who fills the gap
+		case help == hasLater && (waited < gapPatience || known.last > 0 && waited < healPatience): // or somebody who fills the gap
 		case serves && now.Sub(s.at) < noProgress: // it is on its way
 		default:
 			if serves {
@@ -1217,6 +1228,7 @@ const (
 	hasLater        // it has later ones only
 	isAuthor        // it has no more than we, but will
 	hearsOf         // so has it, being connected with the author
+	knewIt          // it may know what became of the author
 	noHelp
 )
 
@@ -1232,6 +1244,8 @@ func (c *conn) helpLocked(author nodeID, mine uint64) int {
 		return isAuthor
 	case t.at.IsValid():
 		return hearsOf
+	case t.last > 0:
+		return knewIt
 	}
 	return noHelp
 }
@@ -1472,13 +1486,13 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 		}
 		return
 	}
-	c.theirs[author] = claim{span: s, at: at}
+	c.theirs[author] = claim{s, at, had.stalls}
 	mine := n.history.about(author)
 	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
-	if s.last > mine.last || at != had.at {
+	if s.last > mine.last || at != had.at || mine.state == present && !n.atLocked(author).IsValid() {
 		n.lackLocked(author)
 	}
 	switch {
@@ -1486,7 +1500,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 	case !at.IsValid() && c.lagsLocked(author):
 		c.tellLocked(author) // the author sends it no more
 	case at.IsValid() && !n.atLocked(author).IsValid():
-		n.meetLocked(n.contactLocked(author), at)
+		n.toldLocked(n.contactLocked(author), at)
 	}
 }
 
@@ -1553,8 +1567,9 @@ func (c *conn) handleSeen(body []byte) error {
 
 // sawLocked notes what the peer of c saw.
 func (n *node) sawLocked(c *conn, x sighting) {
+	at := x.time - c.ahead.Microseconds()
 	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
-	if n.history.noteOf(x.author, p, x.time-c.ahead.Microseconds()) {
+	if at <= n.history.clock().Add(clockLimit).UnixMicro() && n.history.noteOf(x.author, p, at) {
 		n.relayLocked(x.author)
 	}
 }
