@@ -1428,7 +1428,9 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
 	}
 	c.theirs[author] = t
 	n.relayLocked(author)
-	n.news[author] = n.news[author]                                              // true if it came or went as well
+	if _, told := n.news[author]; !told {
+		n.news[author] = false
+	}
 	if g := &n.gather; !g.done && last.number-uint64(count) < g.before[author] { // it was waited for
 		g.at = now
 		if last.number >= g.before[author] {
