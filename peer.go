@@ -898,6 +898,7 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 	}
 	switch {
 	case n.conns[ct.id] != nil || n.ctx.Err() != nil:
+	case err != nil && ct.rest != nil && time.Since(ct.beaconAt) < slowHeartbeat: // it is there, but not to be dialed from here
 	case err != nil && (ct.owed || ct.rest != nil):
 		n.loseLocked(ct.id)
 	case ct.owed: // it broke again meanwhile

@@ -49,9 +49,10 @@ type guest struct {
 	mu     sync.Mutex // guards all below
 	out    bytes.Buffer
 	errs   []string
-	mute   bool // hears and sends no beacons
-	closed bool // nobody listens there
-	stuck  bool // its printer does not print
+	mute   bool   // hears and sends no beacons
+	closed bool   // nobody listens there
+	stuck  bool   // its printer does not print
+	barred *guest // whom it can't dial
 }
 
 func inBubble(t *testing.T, f func(t *testing.T, l *lab)) {
@@ -214,7 +215,10 @@ func (g *guest) dialOut(ctx context.Context, _, addr string) (net.Conn, error) {
 	}
 	o := g.l.nodes[i]
 	g.l.mu.Unlock()
-	if g.l.areApart(g, o) {
+	g.mu.Lock()
+	barred := g.barred == o
+	g.mu.Unlock()
+	if barred || g.l.areApart(g, o) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -397,6 +401,13 @@ func (g *guest) isStuck() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.stuck
+}
+
+// bar has g dial o in vain from here on.
+func (g *guest) bar(o *guest) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.barred = o
 }
 
 func (g *guest) setStuck(stuck bool) {
@@ -888,6 +899,31 @@ func TestIdleConnectionWakesForWhatAThirdSays(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestIdleNodeThatCanNotBeDialedIsNotLost: Ann made the connection that rests,
+// and Bob, who hears her, can't.
+func TestIdleNodeThatCanNotBeDialedIsNotLost(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob := l.enter("Bob")
+		ann := l.enter("Ann", listed("Bobby", bob, 2*time.Second))
+		bob.bar(ann)
+		after(10 * time.Second)
+		if ann.peersNow() != 0 {
+			t.Fatal("the connection does not rest")
+		}
+		bob.says("can you hear me?")
+		after(20 * time.Second)
+		bob.wantCount(0, ` lost$`)
+		ann.says("no")
+		after(time.Second)
+		bob.wantCount(1, `: no$`)
+		ann.wantCount(1, `: can you hear me\?$`)
+		ann.crash()
+		after(10 * time.Second)
+		bob.wantCount(1, ` lost$`)
+	})
 }
 
 func TestIdleNodeStillSaysThatItLeaves(t *testing.T) {
