@@ -145,8 +145,8 @@ type node struct {
 // A contact is what we know of another node, connected or not; or an address
 // that the user named, and whoever is there. A connection that breaks is owed
 // until it is there again, or can't be dialed: then its node is lost. One that
-// rests is owed when there is something to say. Where a connected
-// node is suspect, one is dialed that may replace the connection.
+// rests is owed when there is something to say. Where a connected node is
+// suspect, one is dialed that may replace the connection.
 type contact struct {
 	id       nodeID         // zero: nobody was found at the address yet
 	named    bool           // the user named the address
@@ -996,8 +996,14 @@ func (n *node) newsLocked() {
 				c.tellLocked(author)
 			}
 		}
-		for id, ct := range n.contacts {
-			if c := ct.rest; c != nil && id != author && (cameWent && !c.theirs[author].at.IsValid() || c.lagsLocked(author)) {
+	}
+	for id, ct := range n.contacts {
+		c := ct.rest
+		if c == nil {
+			continue
+		}
+		for author, cameWent := range n.news {
+			if id != author && (cameWent && !c.theirs[author].at.IsValid() || c.lagsLocked(author)) {
 				n.rouseLocked(ct)
 			}
 		}
@@ -1143,8 +1149,8 @@ func (n *node) lackLocked(author nodeID) {
 }
 
 // planLocked sees to it that every feed we lack posts of is asked for at one
-// peer that has them, and that what lies in a gap is given up only when nobody
-// has it.
+// peer that has them, and that what lies in a gap is given up only when for a
+// while nobody has come who has it.
 func (n *node) planLocked(now time.Time) {
 	for author, since := range n.lacking {
 		known, s, waited := n.history.about(author), n.sources[author], now.Sub(since)
@@ -1635,9 +1641,13 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	b = c.controlLocked(b)
 	bye, ready := c.bye, c.complete && !c.taking
 	c.due = slices.AppendSeq(c.due[:0], maps.Values(c.subs))
+	alone := c.complete && c.subs[c.n.id] == nil
 	c.n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
 		return appendBye(b, bye), bye
+	}
+	if alone { // of posts of ours, which the peer doesn't get from us: direct messages have no place to keep among them
+		b, _ = c.appendDirects(b, math.MaxUint64)
 	}
 	for _, s := range c.due {
 		upTo := uint64(math.MaxUint64)

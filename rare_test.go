@@ -6,6 +6,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -65,6 +66,20 @@ func TestDirectMessageWaitsForNoPostThatWasDropped(t *testing.T) {
 			after(15 * time.Second)
 			cid.wantCount(1, `psst`)
 			ann.wantNoWarning(t)
+		})
+	})
+	t.Run("to one who waits for somebody to fill the gap", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", withKeep(smallKeep))
+			after(3 * time.Second)
+			ann.outtalks()
+			cid := l.enter("Cid")
+			after(time.Second)
+			ann.whispers(t, cid, "psst")
+			after(300 * time.Millisecond)
+			if whenIn(cid, "psst") == 0 {
+				t.Error("the message waits as well")
+			}
 		})
 	})
 	t.Run("after a cut", func(t *testing.T) {
@@ -642,9 +657,7 @@ func TestNobodyIsLostBeforeItJoined(t *testing.T) {
 func TestLossDuringACutIsToldAfterIt(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
-		cid, bob := l.enter("Cid"), l.enter("Bob")
-		ann := l.enter("Ann", apartFrom(cid))
-		after(5 * time.Second)
+		cid, bob, ann := l.behind()
 		cid.says("hi")
 		after(time.Second)
 		l.setApart(ann, bob, true)
@@ -708,15 +721,20 @@ func claims(author nodeID, s span, at netip.AddrPort) []byte {
 	return framed(frameHave, frameList{ids: []nodeID{author}, spans: []span{s}, addrs: []netip.AddrPort{at}}.have())
 }
 
+// behind has Ann hear Cid through Bob alone.
+func (l *lab) behind() (cid, bob, ann *guest) {
+	cid, bob = l.enter("Cid"), l.enter("Bob")
+	ann = l.enter("Ann", apartFrom(cid))
+	after(5 * time.Second)
+	return cid, bob, ann
+}
+
 // TestClaimThatIsRepeatedStarvesNobody: Ann hears Cid through Bob alone, and
 // somebody says each second that it has more of Cid than there is.
 func TestClaimThatIsRepeatedStarvesNobody(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
-		cid := l.enter("Cid")
-		l.enter("Bob")
-		ann := l.enter("Ann", apartFrom(cid))
-		after(5 * time.Second)
+		cid, _, ann := l.behind()
 		l.nag(ann, time.Second, func(int) []byte { return claims(cid.id, span{1, 1 << 40, 1}, netip.AddrPort{}) }, nil)
 		after(10 * time.Second)
 		for i := range 20 {
@@ -725,6 +743,24 @@ func TestClaimThatIsRepeatedStarvesNobody(t *testing.T) {
 		}
 		after(time.Minute)
 		ann.wantCount(20, `: line`)
+	})
+}
+
+// TestNobodyHasHeardWhatWasNotSaid: somebody acknowledges all that Ann will
+// ever say, and goes; what she says then is heard by nobody.
+func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		mallory := l.nag(ann, time.Second, func(int) []byte { return claims(ann.id, span{1, 1 << 40, 1}, netip.AddrPort{}) }, nil)
+		after(3 * time.Second)
+		mallory.raw.Close()
+		after(10 * time.Second)
+		ann.patience = time.Second
+		ann.says("is anybody there?")
+		if best, _, _ := ann.waitDelivered(context.Background()); ann.h().linesAbove(best) != 1 {
+			t.Error("what Ann said counts as heard")
+		}
 	})
 }
 
@@ -756,10 +792,7 @@ func TestHearsayKeepsNobodyApart(t *testing.T) {
 func TestSightingFromTheFutureIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
-		cid := l.enter("Cid")
-		l.enter("Bob")
-		ann := l.enter("Ann", apartFrom(cid))
-		after(5 * time.Second)
+		cid, _, ann := l.behind()
 		mallory := l.nag(ann, time.Second, func(int) []byte { return claims(cid.id, span{1, 100, 1}, netip.AddrPort{}) },
 			func(n nag, typ byte, body []byte) {
 				if typ == frameWant {
