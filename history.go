@@ -20,8 +20,7 @@ package main
 // still to take; those who add more must wait for room, so a flood waits at
 // the place where it comes in.
 //
-// What goes to a screen is formatted here, and here alone it is cleaned: the
-// border at which no byte that somebody sent can break or forge a line.
+// How an event looks as a line is laid out in protocol.go.
 
 import (
 	"bufio"
@@ -39,15 +38,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 const (
 	clockLimit = 5 * time.Minute // a clock further ahead than this drags nobody along
 	eventCost  = 120             // bytes of memory that an event takes beside its post, for keep
 	spareKeep  = 16              // when keep is full, 1/16 of it is freed at once
-	maxMarks   = 8               // combining marks, or tags of an emoji, in a row that a line may carry
 	maxQueue   = 64              // answers waiting for the printer
 	followSize = 64 << 10        // bytes of posts that are printed, or saved, at once
 	maxNames   = 4096            // remembered beyond twice those in use, before all but these are forgotten
@@ -640,6 +636,38 @@ func answer(lines ...string) (b batch) {
 	return b
 }
 
+// lastLines returns the last n lines of events, which it may change.
+func lastLines(events batch, n int) batch {
+	i := len(events)
+	for ; i > 0 && n > 0; i-- {
+		n -= events[i-1].lines()
+	}
+	if n < 0 {
+		events[i] = events[i].without(-n)
+	}
+	return events[i:]
+}
+
+// without returns e, a post of several lines, to be shown without the first n.
+func (e *event) without(n int) *event {
+	p := e.content()
+	for range n {
+		_, p.text, _ = bytes.Cut(p.text, []byte{'\n'})
+	}
+	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
+	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind}
+}
+
+// asHistory returns events in the frame that says what they are.
+func asHistory(events batch, from string) batch {
+	lines := 0
+	for _, e := range events {
+		lines += e.lines()
+	}
+	head := answer(fmt.Sprintf("history: %d events%s", lines, from))
+	return slices.Concat(head, events, answer("end of history"))
+}
+
 // take puts events of about the given size into b, whose memory it uses
 // again, and moves c past them. It returns false when there are none. What
 // is queued for the printer comes first.
@@ -691,6 +719,11 @@ func (h *history) follow(ctx context.Context, c *cursor, each func(batch) error)
 		case <-ctx.Done():
 		}
 	}
+}
+
+// newLiner returns a liner for the events of h.
+func newLiner(h *history, port uint16) *liner {
+	return &liner{self: h.self, port: port, reached: func(id nodeID) netip.AddrPort { return h.about(id).addr }}
 }
 
 // isNews says whether e is printed when it comes: our own coming and going
@@ -876,247 +909,4 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 		_, err := w.Write(out)
 		return err
 	})
-}
-
-// ---- lines
-
-var verbs = [...]string{kindJoin: "joined", kindLeave: "left", kindLost: "lost", kindBack: "is back"}
-
-const stampLayout = "2006-01-02 15:04:05"
-
-// A liner turns events into lines of text. It is used by one goroutine.
-type liner struct {
-	self    nodeID
-	port    uint16                      // of the room; not shown
-	reached func(nodeID) netip.AddrPort // where we reached an author; invalid if we never did
-
-	second int64 // to which stamp belongs, s since 1970
-	stamp  []byte
-	prefix []byte // of the lines of one post
-}
-
-func newLiner(h *history, port uint16) *liner {
-	return &liner{self: h.self, port: port, reached: func(id nodeID) netip.AddrPort { return h.about(id).addr }}
-}
-
-// appendStamp appends the local time of t (µs since 1970), and a space.
-func (l *liner) appendStamp(b []byte, t int64) []byte {
-	if second := t / 1e6; second != l.second || l.stamp == nil {
-		l.second = second
-		l.stamp = append(time.Unix(second, 0).AppendFormat(l.stamp[:0], stampLayout), ' ')
-	}
-	return append(b, l.stamp...)
-}
-
-// appendEvent appends the lines of e, each with its line feed; of what is
-// not shown, none.
-func (l *liner) appendEvent(b []byte, e *event) []byte {
-	if e.feed == nil {
-		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
-	}
-	p := e.content()
-	addr := p.addr
-	if at := l.reached(e.feed.id); at.IsValid() && !e.isNote() {
-		addr = at
-	}
-	who := func(b []byte) []byte {
-		b = append(b, cleanName(p.name)...)
-		if e.feed.id == l.self || e.kind == kindDirectTo {
-			return append(b, " (me)"...)
-		}
-		return l.appendAddr(b, addr)
-	}
-	start := len(b)
-	b = l.appendStamp(b, p.time)
-	switch p.kind {
-	case kindJoin, kindLeave, kindLost, kindBack:
-		return append(append(append(who(append(b, "* "...)), ' '), verbs[p.kind]...), '\n')
-	case kindRename:
-		return append(append(append(who(append(b, "* "...)), " is now "...), cleanName(p.text)...), '\n')
-	case kindDirectFrom:
-		b = append(who(b), " -> me: "...)
-		return append(appendClean(b, p.text), '\n')
-	case kindDirectTo:
-		name, text, _ := bytes.Cut(p.text, []byte{'\n'})
-		b = append(append(who(b), " -> "...), cleanName(name)...)
-		return append(appendClean(append(l.appendAddr(b, addr), ": "...), text), '\n')
-	case kindLines:
-		b = append(who(b), ": "...)
-		l.prefix = append(l.prefix[:0], b[start:]...)
-		return l.appendLines(b[:start], p.text)
-	}
-	return b[:start]
-}
-
-// appendLines appends the lines of text, each behind the prefix.
-func (l *liner) appendLines(b, text []byte) []byte {
-	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-		b = append(appendClean(append(b, l.prefix...), line), '\n')
-	}
-	return b
-}
-
-// appendAddr appends @ and the address, with the port if it isn't the room's.
-func (l *liner) appendAddr(b []byte, a netip.AddrPort) []byte {
-	if !a.IsValid() {
-		return append(b, "@?"...)
-	}
-	b = append(b, '@')
-	if a.Port() == l.port {
-		return a.Addr().AppendTo(b)
-	}
-	return a.AppendTo(b)
-}
-
-// lines says how many lines e is shown as.
-func (e *event) lines() int {
-	switch {
-	case e.kind == kindLines:
-		return bytes.Count(e.content().text, []byte{'\n'}) + 1
-	case e.kind >= kindJoin && e.kind <= kindDirectTo:
-		return 1
-	}
-	return 0
-}
-
-// lastLines returns the last n lines of events, which it may change.
-func lastLines(events batch, n int) batch {
-	i := len(events)
-	for ; i > 0 && n > 0; i-- {
-		n -= events[i-1].lines()
-	}
-	if n < 0 {
-		events[i] = events[i].without(-n)
-	}
-	return events[i:]
-}
-
-// without returns e, a post of several lines, to be shown without the first n.
-func (e *event) without(n int) *event {
-	p := e.content()
-	for range n {
-		_, p.text, _ = bytes.Cut(p.text, []byte{'\n'})
-	}
-	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
-	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind}
-}
-
-// asHistory returns events in the frame that says what they are.
-func asHistory(events batch, from string) batch {
-	lines := 0
-	for _, e := range events {
-		lines += e.lines()
-	}
-	head := answer(fmt.Sprintf("history: %d events%s", lines, from))
-	return slices.Concat(head, events, answer("end of history"))
-}
-
-// ---- cleaning
-
-// appendClean appends text, one line, with a visible stand-in for whatever
-// could break, forge or hide part of a line: controls but TAB, separators,
-// bidi overrides and other invisible characters, bytes that are not UTF-8, and
-// combining marks beyond a few. Emoji sequences stay whole.
-func appendClean(b, text []byte) []byte {
-	if isPlain(text) {
-		return append(b, text...)
-	}
-	var before rune // the character before, if it was kept
-	marks := 0
-	for len(text) > 0 {
-		r, size := utf8.DecodeRune(text)
-		raw := text[:size]
-		text = text[size:]
-		next, _ := utf8.DecodeRune(text)
-		if unicode.Is(unicode.M, r) || isTag(r) {
-			marks++
-		} else {
-			marks = 0
-		}
-		switch {
-		case r == utf8.RuneError && size == 1:
-			b, before = append(b, "\uFFFD"...), 0
-		case r < ' ' && r != '\t' || r == 0x7f:
-			b, before = utf8.AppendRune(b, 0x2400+min(r, 0x21)), 0 // the control pictures, of which the last is DEL's
-		case marks > maxMarks || isHidden(r) && !isJoint(before, r, next):
-			b, before = fmt.Appendf(b, "<U+%04X>", r), 0
-		default:
-			b, before = append(b, raw...), r
-		}
-	}
-	return b
-}
-
-// isPlain says whether text is printable ASCII throughout.
-func isPlain(text []byte) bool {
-	for _, c := range text {
-		if c < ' ' || c > '~' {
-			return false
-		}
-	}
-	return true
-}
-
-// isHidden says whether r shows as nothing, or changes how others show.
-func isHidden(r rune) bool {
-	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point) && r != '\t'
-}
-
-// isJoint says whether r is part of an emoji: a joiner between two, or a tag
-// behind the black flag (Unicode Technical Standard 51).
-func isJoint(before, r, next rune) bool {
-	const blackFlag, cancelTag = 0x1F3F4, 0xE007F
-	if isTag(r) {
-		return before == blackFlag || isTag(before) && before != cancelTag
-	}
-	return r == '\u200d' && isEmoji(before) && isEmoji(next)
-}
-
-func isTag(r rune) bool { return r >= 0xE0020 && r <= 0xE007F }
-
-// isEmoji says whether r can stand beside the joiner of an emoji.
-func isEmoji(r rune) bool {
-	return unicode.Is(unicode.So, r) && r != utf8.RuneError || r == '\ufe0f' || r >= 0x1F3FB && r <= 0x1F3FF
-}
-
-// validName says what is wrong with a name that somebody wants to bear.
-func validName(name string) error {
-	n := utf8.RuneCountInString(name)
-	switch {
-	case n == 0:
-		return errors.New("a name needs at least one character")
-	case n > maxName:
-		return fmt.Errorf("a name of %d characters is too long; use at most %d", n, maxName)
-	case strings.ContainsAny(name, forbidden):
-		return fmt.Errorf("a name can't hold any of %s", strings.Join(strings.Split(forbidden, ""), " "))
-	case strings.Contains(name, "  ") || strings.TrimSpace(name) != name:
-		return errors.New("a name can't begin or end with a space, or hold two in a row")
-	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
-		string(appendClean(nil, []byte(name))) != name:
-		return errors.New("a name can't hold control or invisible characters")
-	}
-	return nil
-}
-
-const (
-	maxName   = 32 // characters
-	forbidden = "@:/*()>"
-)
-
-// cleanName returns a name as it may be shown, whoever sent it.
-func cleanName(name []byte) string {
-	s := string(name)
-	if validName(s) == nil {
-		return s
-	}
-	s = strings.Map(func(r rune) rune {
-		if strings.ContainsRune(forbidden, r) || unicode.IsSpace(r) {
-			return '_'
-		}
-		return r
-	}, string(appendClean(nil, name)))
-	if long := []rune(s); len(long) > maxName {
-		s = strings.TrimRight(string(long[:maxName]), " \u200d") // a joiner that joins nothing would be hidden
-	}
-	return cmp.Or(s, "_")
 }

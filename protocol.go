@@ -1,11 +1,17 @@
 package main
 
-// This file is the wire format: every byte that p2pchat sends, or writes to
-// its history file, is laid out here, and nothing here lives. Integers are big
-// endian. A reader ignores bytes past the fields that it knows, and skips
-// frames and records of unknown type, so that versions can differ; whatever is
-// shorter than its fields ends the connection. Lengths are checked before
-// memory is taken.
+// This file holds the formats: the beacons and frames that p2pchat sends, the
+// records of its history file, and, at the end, the lines that it prints. It
+// does no I/O and looks at no clock.
+//
+// A line begins with a timestamp and then says one thing. Names and texts are
+// cleaned before they are put into one, so that no byte that somebody sent can
+// break or forge a line.
+//
+// On the wire and in the file, integers are big endian. A reader ignores bytes
+// past the fields that it knows, and skips frames and records of unknown type,
+// so that versions can differ; whatever is shorter than its fields ends the
+// connection. Lengths are checked before memory is taken.
 //
 // A node's ID is its Ed25519 public key; IDs compare as bytes. A node is lost
 // when it said nothing for 7 s, neither on TCP nor by a beacon; so a
@@ -110,6 +116,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ed25519"
@@ -124,6 +131,10 @@ import (
 	"hash/crc32"
 	"io"
 	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 const (
@@ -703,4 +714,212 @@ func parseRecord(b []byte) (x record, size int, err error) {
 	f.b = bytes.ReplaceAll(f.b, markerEscape, recordMarker[:1])
 	x.typ, x.author, x.body = byte(f.uint(1)), f.id(), f.b
 	return x, recordHead + n, f.err("record")
+}
+
+// ---- lines
+
+var verbs = [...]string{kindJoin: "joined", kindLeave: "left", kindLost: "lost", kindBack: "is back"}
+
+const stampLayout = "2006-01-02 15:04:05"
+
+// A liner turns events into lines of text. It is used by one goroutine.
+type liner struct {
+	self    nodeID
+	port    uint16                      // of the room; not shown
+	reached func(nodeID) netip.AddrPort // where we reached an author; invalid if we never did
+
+	second int64 // to which stamp belongs, s since 1970
+	stamp  []byte
+	prefix []byte // of the lines of one post
+}
+
+// appendStamp appends the local time of t (µs since 1970), and a space.
+func (l *liner) appendStamp(b []byte, t int64) []byte {
+	if second := t / 1e6; second != l.second || l.stamp == nil {
+		l.second = second
+		l.stamp = append(time.Unix(second, 0).AppendFormat(l.stamp[:0], stampLayout), ' ')
+	}
+	return append(b, l.stamp...)
+}
+
+// appendEvent appends the lines of e, each with its line feed; of what is
+// not shown, none.
+func (l *liner) appendEvent(b []byte, e *event) []byte {
+	if e.feed == nil {
+		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
+	}
+	p := e.content()
+	addr := p.addr
+	if at := l.reached(e.feed.id); at.IsValid() && !e.isNote() {
+		addr = at
+	}
+	who := func(b []byte) []byte {
+		b = append(b, cleanName(p.name)...)
+		if e.feed.id == l.self || e.kind == kindDirectTo {
+			return append(b, " (me)"...)
+		}
+		return l.appendAddr(b, addr)
+	}
+	start := len(b)
+	b = l.appendStamp(b, p.time)
+	switch p.kind {
+	case kindJoin, kindLeave, kindLost, kindBack:
+		return append(append(append(who(append(b, "* "...)), ' '), verbs[p.kind]...), '\n')
+	case kindRename:
+		return append(append(append(who(append(b, "* "...)), " is now "...), cleanName(p.text)...), '\n')
+	case kindDirectFrom:
+		b = append(who(b), " -> me: "...)
+		return append(appendClean(b, p.text), '\n')
+	case kindDirectTo:
+		name, text, _ := bytes.Cut(p.text, []byte{'\n'})
+		b = append(append(who(b), " -> "...), cleanName(name)...)
+		return append(appendClean(append(l.appendAddr(b, addr), ": "...), text), '\n')
+	case kindLines:
+		b = append(who(b), ": "...)
+		l.prefix = append(l.prefix[:0], b[start:]...)
+		return l.appendLines(b[:start], p.text)
+	}
+	return b[:start]
+}
+
+// appendLines appends the lines of text, each behind the prefix.
+func (l *liner) appendLines(b, text []byte) []byte {
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
+		b = append(appendClean(append(b, l.prefix...), line), '\n')
+	}
+	return b
+}
+
+// appendAddr appends @ and the address, with the port if it isn't the room's.
+func (l *liner) appendAddr(b []byte, a netip.AddrPort) []byte {
+	if !a.IsValid() {
+		return append(b, "@?"...)
+	}
+	b = append(b, '@')
+	if a.Port() == l.port {
+		return a.Addr().AppendTo(b)
+	}
+	return a.AppendTo(b)
+}
+
+// lines says how many lines e is shown as.
+func (e *event) lines() int {
+	switch {
+	case e.kind == kindLines:
+		return bytes.Count(e.content().text, []byte{'\n'}) + 1
+	case e.kind >= kindJoin && e.kind <= kindDirectTo:
+		return 1
+	}
+	return 0
+}
+
+// ---- cleaning
+
+const (
+	maxName   = 32 // characters
+	maxMarks  = 8  // combining marks, or tags of an emoji, in a row that a line may carry
+	forbidden = "@:/*()>"
+)
+
+// appendClean appends text, one line, with a visible stand-in for whatever
+// could break, forge or hide part of a line: controls but TAB, separators,
+// bidi overrides and other invisible characters, bytes that are not UTF-8, and
+// combining marks beyond a few. Emoji sequences stay whole.
+func appendClean(b, text []byte) []byte {
+	if isPlain(text) {
+		return append(b, text...)
+	}
+	var before rune // the character before, if it was kept
+	marks := 0
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		raw := text[:size]
+		text = text[size:]
+		next, _ := utf8.DecodeRune(text)
+		if unicode.Is(unicode.M, r) || isTag(r) {
+			marks++
+		} else {
+			marks = 0
+		}
+		switch {
+		case r == utf8.RuneError && size == 1:
+			b, before = append(b, "\uFFFD"...), 0
+		case r < ' ' && r != '\t' || r == 0x7f:
+			b, before = utf8.AppendRune(b, 0x2400+min(r, 0x21)), 0 // the control pictures, of which the last is DEL's
+		case marks > maxMarks || isHidden(r) && !isJoint(before, r, next):
+			b, before = fmt.Appendf(b, "<U+%04X>", r), 0
+		default:
+			b, before = append(b, raw...), r
+		}
+	}
+	return b
+}
+
+// isPlain says whether text is printable ASCII throughout.
+func isPlain(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// isHidden says whether r shows as nothing, or changes how others show.
+func isHidden(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point) && r != '\t'
+}
+
+// isJoint says whether r is part of an emoji: a joiner between two, or a tag
+// behind the black flag (Unicode Technical Standard 51).
+func isJoint(before, r, next rune) bool {
+	const blackFlag, cancelTag = 0x1F3F4, 0xE007F
+	if isTag(r) {
+		return before == blackFlag || isTag(before) && before != cancelTag
+	}
+	return r == '\u200d' && isEmoji(before) && isEmoji(next)
+}
+
+func isTag(r rune) bool { return r >= 0xE0020 && r <= 0xE007F }
+
+// isEmoji says whether r can stand beside the joiner of an emoji.
+func isEmoji(r rune) bool {
+	return unicode.Is(unicode.So, r) && r != utf8.RuneError || r == '\ufe0f' || r >= 0x1F3FB && r <= 0x1F3FF
+}
+
+// validName says what is wrong with a name that somebody wants to bear.
+func validName(name string) error {
+	n := utf8.RuneCountInString(name)
+	switch {
+	case n == 0:
+		return errors.New("a name needs at least one character")
+	case n > maxName:
+		return fmt.Errorf("a name of %d characters is too long; use at most %d", n, maxName)
+	case strings.ContainsAny(name, forbidden):
+		return fmt.Errorf("a name can't hold any of %s", strings.Join(strings.Split(forbidden, ""), " "))
+	case strings.Contains(name, "  ") || strings.TrimSpace(name) != name:
+		return errors.New("a name can't begin or end with a space, or hold two in a row")
+	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
+		string(appendClean(nil, []byte(name))) != name:
+		return errors.New("a name can't hold control or invisible characters")
+	}
+	return nil
+}
+
+// cleanName returns a name as it may be shown, whoever sent it.
+func cleanName(name []byte) string {
+	s := string(name)
+	if validName(s) == nil {
+		return s
+	}
+	s = strings.Map(func(r rune) rune {
+		if strings.ContainsRune(forbidden, r) || unicode.IsSpace(r) {
+			return '_'
+		}
+		return r
+	}, string(appendClean(nil, name)))
+	if long := []rune(s); len(long) > maxName {
+		s = strings.TrimRight(string(long[:maxName]), " \u200d") // a joiner that joins nothing would be hidden
+	}
+	return cmp.Or(s, "_")
 }
