@@ -597,6 +597,104 @@ func TestRoomIsMadeByReaders(t *testing.T) {
 	})
 }
 
+// TestForgottenAuthorComesBackAsItself: an old note of an author that was
+// forgotten is dropped while the author is there again.
+func TestForgottenAuthorComesBackAsItself(t *testing.T) {
+	t.Parallel()
+	now := wallClock(scribeTime)
+	h := emptyHistory(smallKeep, now.now)
+	x, y := newScribe(1, "Xen"), newScribe(2, "Yan")
+	tick := func() int64 { now += 1e6; return int64(now) }
+	var drain batch
+	chat := func() {
+		h.add(y.id, []post{y.writes(kindLines, tick(), strings.Repeat("y", 2000))}, true, false)
+		for h.take(h.printer, &drain, ample) {
+		}
+	}
+	h.add(x.id, []post{x.writes(kindJoin, tick(), "")}, true, false)
+	for range 20 {
+		chat()
+	}
+	h.note(x.id, post{kind: kindLost, time: tick()})
+	for range 15 {
+		chat()
+	}
+	h.reached(x.id, x.addr, "Xen")
+	h.note(x.id, post{kind: kindBack})
+	hello := x.writes(kindLines, tick(), "hello")
+	h.add(x.id, []post{hello}, true, true)
+	for range 25 {
+		chat()
+	}
+	if n, err := h.add(x.id, []post{hello}, true, true); n != 0 || err != nil {
+		t.Errorf("of what was taken already %d posts are taken again, %v", n, err)
+	}
+	if known := h.about(x.id); known.last != hello.number || known.name != "Xen" {
+		t.Errorf("Xen is known as %q up to post %d", known.name, known.last)
+	}
+}
+
+// TestLinesDroppedUnheardAreCounted, and no longer once somebody turns out to
+// have them.
+func TestLinesDroppedUnheardAreCounted(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(smallKeep, time.Now)
+	var drain batch
+	for range 200 {
+		h.say(kindLines, []byte("one\ntwo"+strings.Repeat("x", 1000)))
+		h.take(h.printer, &drain, ample)
+		h.setDelivered(h.about(h.self).last, 0)
+	}
+	if n := h.linesAbove(0); n != 400 {
+		t.Errorf("%d lines are unheard, want 400", n)
+	}
+	last := h.about(h.self).last
+	h.setDelivered(last, last)
+	if n := h.linesAbove(last); n != 0 {
+		t.Errorf("%d lines are unheard, want none", n)
+	}
+}
+
+func TestClockFarAheadShutsNobodyOutLater(t *testing.T) {
+	t.Parallel()
+	now := wallClock(scribeTime)
+	h := emptyHistory(smallKeep, now.now)
+	early, late := newScribe(1, "Early"), newScribe(2, "Late")
+	var drain batch
+	for i := range 100 { // a year ahead
+		h.add(early.id, []post{early.writes(kindLines, scribeTime+365*24*3600e6+int64(i), strings.Repeat("x", 2000))}, true, false)
+		h.take(h.printer, &drain, ample)
+	}
+	now += 60e6
+	h.add(late.id, []post{late.writes(kindJoin, int64(now), "")}, true, false)
+	if !h.take(h.printer, &drain, ample) || drain[0].feed.id != late.id {
+		t.Error("a newcomer with the right clock is not shown")
+	}
+}
+
+func TestAcknowledgedDirectMessageOutlivesTheWait(t *testing.T) {
+	t.Parallel()
+	now := wallClock(scribeTime)
+	h := emptyHistory(smallKeep, now.now)
+	x, y := newScribe(1, "Xen"), newScribe(2, "Yan")
+	h.reached(x.id, x.addr, "Xen")
+	h.hold()
+	h.note(x.id, post{kind: kindDirectFrom, addr: x.addr, text: []byte("psst")})
+	for range 60 {
+		now += 1e6
+		h.add(y.id, []post{y.writes(kindLines, int64(now), strings.Repeat("y", 2000))}, true, false)
+	}
+	h.release(map[nodeID]uint64{}, "Xen", func(nodeID) bool { return true })
+	printed := false
+	var b batch
+	for h.take(h.printer, &b, ample) {
+		printed = printed || slices.ContainsFunc(b, func(e *event) bool { return e.kind == kindDirectFrom })
+	}
+	if !printed {
+		t.Error("a direct message that was acknowledged is never printed")
+	}
+}
+
 // ---- reading
 
 func TestCursorPassesEverythingOnceInOrderOfArrival(t *testing.T) {

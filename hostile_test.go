@@ -1124,3 +1124,132 @@ func (l *lab) lie(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Durati
 	}()
 	return x
 }
+
+// ---- members that insist
+
+// A nag is a member that says one thing again and again to the node that it is
+// connected with.
+type nag struct {
+	*visitor
+	ended chan struct{} // closed when the connection has
+}
+
+// nag begins with an empty vector, and then says what the node is to hear at
+// each interval. answer, if there is one, gets what the node says.
+func (l *lab) nag(g *guest, every time.Duration, say func(i int) []byte, answer func(n nag, typ byte, body []byte)) nag {
+	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:9")}, g)
+	g.offer <- far
+	v, err := visit(near, l.key, newKey(), helloOf("Mallory"))
+	must(l.t, err)
+	n := nag{v, make(chan struct{})}
+	n.says(hasNothing())
+	go func() { // ends with the connection, which the end of g closes at the latest
+		defer near.Close()
+		defer close(n.ended)
+		for {
+			typ, body, err := readFrame(n.tls, maxFrame)
+			if err != nil {
+				return
+			}
+			if answer != nil {
+				answer(n, typ, body)
+			}
+		}
+	}()
+	go func() { // likewise
+		for i := 0; ; i++ {
+			select {
+			case <-time.After(every):
+				n.says(say(i))
+			case <-n.ended:
+				return
+			}
+		}
+	}()
+	return n
+}
+
+// claims is the HAVE of one author.
+func claims(author nodeID, s span, at netip.AddrPort) []byte {
+	return framed(frameHave, frameList{ids: []nodeID{author}, spans: []span{s}, addrs: []netip.AddrPort{at}}.have())
+}
+
+// TestClaimThatIsRepeatedStarvesNobody: Ann hears Cid through Bob alone, and
+// somebody says each second that it has more of Cid than there is.
+func TestClaimThatIsRepeatedStarvesNobody(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, _, ann := l.behind()
+		l.nag(ann, time.Second, func(int) []byte { return claims(cid.id, span{1, 1 << 40, 1}, netip.AddrPort{}) }, nil)
+		after(10 * time.Second)
+		for i := range 20 {
+			cid.says("line %d", i)
+			after(3 * time.Second)
+		}
+		after(time.Minute)
+		ann.wantCount(20, `: line`)
+	})
+}
+
+// TestNobodyHasHeardWhatWasNotSaid: somebody acknowledges all that Ann will
+// ever say, and goes; what she says then is heard by nobody.
+func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		mallory := l.nag(ann, time.Second, func(int) []byte { return claims(ann.id, span{1, 1 << 40, 1}, netip.AddrPort{}) }, nil)
+		after(3 * time.Second)
+		mallory.raw.Close()
+		after(10 * time.Second)
+		ann.patience = time.Second
+		ann.says("is anybody there?")
+		if best, _, _ := ann.waitDelivered(context.Background()); ann.h().linesAbove(best) != 1 {
+			t.Error("what Ann said counts as heard")
+		}
+	})
+}
+
+// TestHearsayKeepsNobodyApart: somebody tells two nodes, whose link has healed,
+// of each other at addresses that swallow what is sent there.
+func TestHearsayKeepsNobodyApart(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		hole := l.enter("Hole", deaf(), apartFrom(ann, bob))
+		after(3 * time.Second)
+		l.setApart(ann, bob, true)
+		after(20 * time.Second)
+		for _, pair := range [][2]*guest{{ann, bob}, {bob, ann}} {
+			l.nag(pair[0], 20*time.Millisecond, func(i int) []byte {
+				return claims(pair[1].id, span{1, 1, 1}, netip.AddrPortFrom(hole.addr.Addr(), uint16(7700-i%2)))
+			}, nil)
+		}
+		after(time.Second)
+		l.setApart(ann, bob, false)
+		after(5 * time.Second)
+		for _, g := range []*guest{ann, bob} {
+			g.wantCount(1, ` is back$`)
+		}
+	})
+}
+
+// TestSightingFromTheFutureIsNotBelieved, and doesn't keep true ones from being.
+func TestSightingFromTheFutureIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, _, ann := l.behind()
+		mallory := l.nag(ann, time.Second, func(int) []byte { return claims(cid.id, span{1, 100, 1}, netip.AddrPort{}) },
+			func(n nag, typ byte, body []byte) {
+				if typ == frameWant {
+					n.says(appendSeen(nil, sighting{cid.id, kindLost, latestTime, []byte("Cid"), cid.addr}))
+				}
+			})
+		after(10 * time.Second)
+		mallory.raw.Close()
+		after(10 * time.Second)
+		ann.wantCount(0, `Cid.* lost$`)
+		cid.crash()
+		after(20 * time.Second)
+		ann.wantCount(1, `Cid.* lost$`)
+	})
+}

@@ -501,6 +501,50 @@ func (l *lab) wantSame(n int, nodes ...*guest) {
 
 func after(d time.Duration) { time.Sleep(d); synctest.Wait() } // on the fake clock
 
+const smallKeep = 64 << 10
+
+// outtalks has g say so much that a small keep holds nothing else any more.
+func (g *guest) outtalks() {
+	for i := range 100 {
+		g.says("%d %s", i, strings.Repeat("x", 1000))
+		after(100 * time.Millisecond)
+	}
+}
+
+// whispers sends a direct message from g to o.
+func (g *guest) whispers(t *testing.T, o *guest, text string) {
+	t.Helper()
+	all := g.members()
+	i := slices.IndexFunc(all, func(m member) bool { return m.id == o.id })
+	if i < 0 {
+		t.Fatalf("%s is not connected with %s", g.name, o.name)
+	}
+	must(t, g.sendDirect(all[i], []byte(text)))
+}
+
+// counts has g say line 0 to line 4, a second each.
+func (g *guest) counts() {
+	for i := range 5 {
+		g.says("line %d", i)
+		after(time.Second)
+	}
+}
+
+func (g *guest) wantNoWarning(t *testing.T) {
+	t.Helper()
+	if w := g.warnings(); len(w) > 0 {
+		t.Errorf("%s is told %q", g.name, w)
+	}
+}
+
+// behind has Ann hear Cid through Bob alone.
+func (l *lab) behind() (cid, bob, ann *guest) {
+	cid, bob = l.enter("Cid"), l.enter("Bob")
+	ann = l.enter("Ann", apartFrom(cid))
+	after(5 * time.Second)
+	return cid, bob, ann
+}
+
 // ---- claims
 
 func TestRoomMeetsOnce(t *testing.T) {

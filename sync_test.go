@@ -1,0 +1,461 @@
+package main
+
+// Who gets what from whom, in states that a room seldom comes into: authors
+// whose posts a small -keep has dropped, and nodes that reach each other
+// through a third alone. Each test of one state was a bug once; the random
+// rooms behind them search for more.
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDirectMessageWaitsForNoPostThatWasDropped(t *testing.T) {
+	t.Parallel()
+	t.Run("to a newcomer", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann", withKeep(smallKeep)), l.enter("Bob", withKeep(smallKeep))
+			after(3 * time.Second)
+			bob.outtalks()
+			cid := l.enter("Cid", withKeep(smallKeep))
+			after(5 * time.Second)
+			ann.whispers(t, cid, "psst")
+			after(15 * time.Second)
+			cid.wantCount(1, `psst`)
+			ann.wantNoWarning(t)
+		})
+	})
+	t.Run("to one who waits for somebody to fill the gap", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", withKeep(smallKeep))
+			after(3 * time.Second)
+			ann.outtalks()
+			cid := l.enter("Cid")
+			after(time.Second)
+			ann.whispers(t, cid, "psst")
+			after(300 * time.Millisecond)
+			if whenIn(cid, "psst") == 0 {
+				t.Error("the message waits as well")
+			}
+		})
+	})
+	t.Run("after a cut", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann", withKeep(smallKeep)), l.enter("Bob", withKeep(smallKeep))
+			after(3 * time.Second)
+			bob.outtalks()
+			l.setApart(ann, bob, true)
+			after(20 * time.Second)
+			l.heal()
+			after(10 * time.Second)
+			ann.whispers(t, bob, "psst")
+			after(15 * time.Second)
+			bob.wantCount(1, `psst`)
+			ann.wantNoWarning(t)
+		})
+	})
+}
+
+// TestGapIsLeftOnlyIfNobodyCanFillIt: an author has dropped its first posts,
+// and another node has them, or the older half of all.
+func TestGapIsLeftOnlyIfNobodyCanFillIt(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds() {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, cid := l.enter("Ann", withKeep(smallKeep)), l.enter("Cid")
+			rip := l.enter("Rip")
+			after(3 * time.Second)
+			l.split([]*guest{ann, cid}, []*guest{rip})
+			after(20 * time.Second)
+			for i := range 100 {
+				if seed%2 == 1 && i == 80 {
+					l.setApart(ann, cid, true)
+					after(20 * time.Second)
+				}
+				ann.says("%d %s", i, strings.Repeat("x", 1000))
+				after(100 * time.Millisecond)
+			}
+			l.setApart(rip, ann, false)
+			l.setApart(rip, cid, false)
+			nat := l.enter("Nat")
+			after(20 * time.Second)
+			ann.says("the end")
+			after(20 * time.Second)
+			for _, g := range []*guest{rip, nat} {
+				g.wantCount(100, `: [0-9]+ x+$`)
+				g.wantCount(1, `: the end$`)
+			}
+		})
+	}
+}
+
+// TestAuthorIsNotToldToStop: a newcomer asks an author for its own feed, since
+// its first posts were dropped, and then hears of newer ones by another.
+func TestAuthorIsNotToldToStop(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, nat := l.enter("Ann", withKeep(smallKeep)), l.enter("Nat")
+		after(3 * time.Second)
+		ann.outtalks()
+		pat := l.enter("Pat", apartFrom(nat))
+		after(10 * time.Second)
+		l.setApart(nat, pat, false)
+		for i := 0; pat.peersNow() < 2 && i < 10; i++ {
+			l.setApart(ann, pat, true) // a slow link, for a moment
+			ann.says("held up %d", i)
+			for k := 0; k < 20 && pat.peersNow() < 2; k++ {
+				after(100 * time.Millisecond)
+			}
+			after(500 * time.Millisecond)
+			l.setApart(ann, pat, false)
+			after(300 * time.Millisecond)
+		}
+		after(5 * time.Second)
+		ann.whispers(t, pat, "psst")
+		after(12 * time.Second)
+		nat.leaves()
+		after(5 * time.Second)
+		ann.says("the end")
+		after(time.Minute)
+		pat.wantCount(1, `psst`)
+		pat.wantCount(1, `: the end`)
+		ann.wantNoWarning(t)
+	})
+}
+
+// TestClaimIsBelievedLastWhenItCameToNothing: who says it has all is asked
+// before who has the last alone, until that has failed three times.
+func TestClaimIsBelievedLastWhenItCameToNothing(t *testing.T) {
+	t.Parallel()
+	author := nodeID{9}
+	n := &node{conns: map[nodeID]*conn{}, sources: map[nodeID]*source{}}
+	has := func(id byte, first, stalls uint64) *conn {
+		c := &conn{n: n, complete: true, theirs: map[nodeID]claim{author: {span: span{first, 9, 0}, stalls: stalls}}}
+		n.conns[nodeID{id}] = c
+		return c
+	}
+	last := has(1, 6, 0)
+	for stalls := range uint64(2 * maxStalls) {
+		all := has(2, 1, stalls)
+		want := all
+		if stalls >= maxStalls {
+			want = last
+		}
+		if best, _ := n.bestLocked(author, 0); best != want {
+			t.Errorf("after %d times of nothing, who says it has all is asked first: %v", stalls, best == all)
+		}
+	}
+}
+
+// TestStaleClaimsAreSeenThrough: two nodes that have dropped an author's posts
+// still hold each other to have them, while a third has the new ones.
+func TestStaleClaimsAreSeenThrough(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, bob := l.enter("Cid"), l.enter("Bob", withKeep(smallKeep))
+		mia := l.enter("Mia", withKeep(smallKeep), apartFrom(cid))
+		ann := l.enter("Ann", withKeep(smallKeep), apartFrom(cid))
+		after(5 * time.Second)
+		cid.counts()
+		bob.outtalks()
+		for i := range 5 {
+			cid.says("something new %d", i)
+			after(10 * time.Second)
+		}
+		after(time.Minute)
+		ann.wantCount(5, `: something new`)
+		mia.wantCount(5, `: something new`)
+		ann.wantCount(1, `: line 3`)
+	})
+}
+
+func TestForgottenAuthorsOldMessagesAreNotShownAgain(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, bob := l.enter("Cid"), l.enter("Bob")
+		ann := l.enter("Ann", withKeep(smallKeep), apartFrom(cid))
+		after(5 * time.Second)
+		cid.counts()
+		bob.outtalks()
+		cid.says("something new")
+		after(5 * time.Second)
+		ann.wantCount(1, `: something new`)
+		ann.wantCount(1, `: line 3`)
+	})
+}
+
+// TestSlowHolderIsWaitedFor: Bob has all that Xen said, but lags for a moment;
+// Dan, who keeps little, has only the last of it.
+func TestSlowHolderIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		xen, bob := l.enter("Xen"), l.enter("Bob")
+		l.enter("Dan", withKeep(smallKeep))
+		after(3 * time.Second)
+		xen.outtalks()
+		after(5 * time.Second)
+		ann := l.enter("Ann", apartFrom(xen))
+		after(100 * time.Millisecond)
+		l.setApart(ann, bob, true)
+		after(3 * time.Second)
+		l.setApart(ann, bob, false)
+		after(30 * time.Second)
+		ann.wantCount(0, ` lost$`)
+		ann.wantCount(100, `Xen@.*: \d+ x`)
+	})
+}
+
+func TestSmallKeepHidesNobodyWhoseClockIsOff(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{-6 * time.Minute, 10 * time.Minute} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann", withKeep(smallKeep), withClock(off)), l.enter("Bob", withClock(-off))
+			after(3 * time.Second)
+			ann.outtalks()
+			for i := range 20 {
+				bob.says("hear me %d", i)
+				after(2 * time.Second)
+			}
+			ann.wantCount(20, `: hear me`)
+		})
+	}
+}
+
+// TestNewcomerDoesNotWaitForWhatNobodyCanGive: a post that is announced, and
+// turns out not to be signed, holds up nobody's screen while others chat.
+func TestNewcomerDoesNotWaitForWhatNobodyCanGive(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob, dan := l.enter("Bob"), l.enter("Dan")
+		after(3 * time.Second)
+		x := newScribe(1, "Xen")
+		p := x.writes(kindJoin, time.Now().UnixMicro(), "")
+		p.sealed[len(p.sealed)-1] ^= 1
+		bob.h().add(x.id, []post{p}, false, true)
+		after(time.Second)
+		ann := l.enter("Ann")
+		for range 20 {
+			dan.says("chat")
+			after(time.Second)
+		}
+		ann.wantCount(20, `: chat`)
+	})
+}
+
+func TestPrivateLineStaysPrivateHoweverManyNamesThereWere(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, time.Now)
+	x, tim := newScribe(1, "X"), newScribe(2, "Tim")
+	for i := range maxNames + 1 {
+		h.add(x.id, []post{x.writes(kindRename, scribeTime+int64(i), fmt.Sprint("X", i))}, true, false)
+	}
+	h.reached(tim.id, tim.addr, "Tim")
+	a := &app{cfg: &config{}, h: h}
+	if _, toAll := a.message([]byte("Tim/the key is under the mat")); toAll {
+		t.Error("Tim/text is a message to everybody, though Tim is here")
+	}
+}
+
+// ---- any topology
+
+// TestAnyTopologyOfFaultsLosesNothing has nodes of which many reach each other
+// through others alone, with ample and with small keeps, while links break and
+// heal and nodes come. In the end all hear everybody; no line was ever shown
+// twice; and of each direct message either its receiver or its sender was told.
+func TestAnyTopologyOfFaultsLosesNothing(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds() / 2 {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				w := &web{l: l, r: rand.New(rand.NewPCG(seed, 78))}
+				w.small = w.r.IntN(3) == 0
+				w.lives()
+				w.judge(t)
+			})
+		})
+	}
+}
+
+// TestNewcomerGetsAllThatItsPeersHold, though each of them has dropped something
+// else.
+func TestNewcomerGetsAllThatItsPeersHold(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds() / 2 {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				w := &web{l: l, r: rand.New(rand.NewPCG(seed, 79)), small: true}
+				w.lives()
+				near, far := w.nodes[:len(w.nodes)/2], w.nodes[len(w.nodes)/2:]
+				zoe := l.enter("Zoe", withKeep(ample), apartFrom(far...))
+				after(time.Minute)
+				for _, author := range w.nodes {
+					has, want := zoe.h().span(author.id), together(near, author.id)
+					if has.first > want.first || has.last < want.last {
+						t.Errorf("of %s, Zoe holds %d to %d; her peers hold %d to %d", author.name, has.first, has.last, want.first, want.last)
+					}
+				}
+			})
+		})
+	}
+}
+
+// together returns the newest posts of author that nodes hold between them
+// without a gap.
+func together(nodes []*guest, author nodeID) (all span) {
+	var held []span
+	for _, g := range nodes {
+		if s := g.h().span(author); s.last > 0 {
+			held = append(held, s)
+			all.last = max(all.last, s.last)
+		}
+	}
+	slices.SortFunc(held, func(a, b span) int { return cmp.Compare(b.last, a.last) })
+	all.first = all.last + 1
+	for _, s := range held {
+		if s.last+1 >= all.first {
+			all.first = min(all.first, s.first)
+		}
+	}
+	return all
+}
+
+// A web is a room in which only some nodes can reach each other.
+type web struct {
+	l     *lab
+	r     *rand.Rand
+	small bool // some keep little
+	nodes []*guest
+	links [][2]*guest
+}
+
+func (w *web) one() *guest { return w.nodes[w.r.IntN(len(w.nodes))] }
+
+// enters adds a node that reaches at least one other.
+func (w *web) enters(name string) {
+	var opts []option
+	if w.small {
+		opts = append(opts, withKeep([]int64{smallKeep, 2 * smallKeep, ample}[w.r.IntN(3)]))
+	}
+	var near, far []*guest
+	for i, sure := 0, w.r.IntN(max(1, len(w.nodes))); i < len(w.nodes); i++ {
+		if i == sure || w.r.IntN(4) == 0 {
+			near = append(near, w.nodes[i])
+		} else {
+			far = append(far, w.nodes[i])
+		}
+	}
+	g := w.l.enter(name, append(opts, apartFrom(far...))...)
+	for _, o := range near {
+		w.links = append(w.links, [2]*guest{g, o})
+	}
+	w.nodes = append(w.nodes, g)
+}
+
+func (w *web) heal() {
+	for _, p := range w.links {
+		w.l.setApart(p[0], p[1], false)
+	}
+}
+
+func (w *web) lives() {
+	r := w.r
+	for i := range 4 + r.IntN(3) {
+		w.enters(fmt.Sprint("N", i))
+	}
+	pad := func() string {
+		if w.small {
+			return strings.Repeat("x", r.IntN(6000))
+		}
+		return ""
+	}
+	secrets := 0
+	for step := range 60 {
+		g := w.one()
+		switch k := r.IntN(24); {
+		case k < 9:
+			g.says("%s said %d;%s", g.name, step, pad())
+		case k < 11:
+			for i := range r.IntN(30) {
+				g.says("%s burst %d %d;%s", g.name, step, i, pad())
+				after(time.Duration(r.IntN(20)) * time.Millisecond)
+			}
+		case k < 14:
+			if all := g.members(); len(all) > 0 {
+				secrets++
+				g.sendDirect(all[r.IntN(len(all))], fmt.Appendf(nil, "secret %d of %s", secrets, g.name))
+			}
+		case k < 17:
+			p := w.links[r.IntN(len(w.links))]
+			w.l.setApart(p[0], p[1], r.IntN(2) == 0)
+		case k < 18:
+			w.heal()
+		case k < 19 && len(w.nodes) < 8:
+			w.enters(fmt.Sprint("M", step))
+		default:
+			after(time.Duration(r.IntN(9000)) * time.Millisecond)
+		}
+		if r.IntN(3) == 0 {
+			after(time.Duration(r.IntN(300)) * time.Millisecond)
+		}
+	}
+	w.heal()
+	after(40 * time.Second)
+	for _, g := range w.nodes {
+		g.says("final word of %s;", g.name)
+		after(100 * time.Millisecond)
+	}
+	after(15 * time.Second)
+}
+
+func (w *web) judge(t *testing.T) {
+	heard := map[string]int{} // secrets
+	for _, g := range w.nodes {
+		lines := map[string]int{}
+		for _, s := range g.screen() {
+			if _, text, ok := strings.Cut(s, " -> me: "); ok {
+				heard[text]++
+			} else if text, _, ok := strings.Cut(s, ";"); ok {
+				lines[text]++
+			}
+		}
+		was := map[string]string{} // what each node did last
+		for _, s := range g.screen() {
+			who, did, ok := strings.Cut(strings.TrimPrefix(s, "* "), " ")
+			if !ok || !strings.HasPrefix(s, "* ") || !strings.Contains(who, "@") {
+				continue
+			}
+			if did == was[who] {
+				t.Errorf("%s shows that %s %s, which %s before", g.name, who, did, was[who])
+			}
+			was[who] = did
+		}
+		for text, n := range lines {
+			if n != 1 {
+				t.Errorf("%s shows %q %d times", g.name, text, n)
+			}
+		}
+		for _, o := range w.nodes {
+			if o != g {
+				g.wantCount(1, `: final word of `+o.name+`;`)
+			}
+		}
+	}
+	for _, g := range w.nodes {
+		told := strings.Join(g.warnings(), "\n")
+		for _, s := range g.screen() {
+			_, text, ok := strings.Cut(s, ": secret ")
+			if text = "secret " + text; !ok || !strings.Contains(s, " (me) -> ") {
+				continue
+			}
+			if n := heard[text]; n > 1 || n == 0 && !strings.Contains(told, strconv.Quote(text)) {
+				t.Errorf("%q was shown %d times, and its sender told of %q", text, n, told)
+			}
+		}
+	}
+}
