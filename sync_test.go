@@ -248,20 +248,6 @@ func TestNewcomerDoesNotWaitForWhatNobodyCanGive(t *testing.T) {
 	})
 }
 
-func TestPrivateLineStaysPrivateHoweverManyNamesThereWere(t *testing.T) {
-	t.Parallel()
-	h := emptyHistory(ample, time.Now)
-	x, tim := newScribe(1, "X"), newScribe(2, "Tim")
-	for i := range maxNames + 1 {
-		h.add(x.id, []post{x.writes(kindRename, scribeTime+int64(i), fmt.Sprint("X", i))}, true, false)
-	}
-	h.reached(tim.id, tim.addr, "Tim")
-	a := &app{cfg: &config{}, h: h}
-	if _, toAll := a.message([]byte("Tim/the key is under the mat")); toAll {
-		t.Error("Tim/text is a message to everybody, though Tim is here")
-	}
-}
-
 // ---- any topology
 
 // TestAnyTopologyOfFaultsLosesNothing has nodes of which many reach each other

@@ -1,0 +1,258 @@
+package main
+
+// What is typed, and what the command line says: each line of input does
+// exactly one thing, and what stands in a table or among the arguments is
+// taken within its bounds or refused. What the whole program does with its
+// input is for script_test.go.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// atDesk returns an app with nobody at its screen, in a room of five of whom
+// two are namesakes, with a table that names one more.
+func atDesk(verbatim bool) *app {
+	s := newScribe(8, "Alex")
+	h := newHistory(s.key, 1<<20, time.Now, func() netip.AddrPort { return s.addr })
+	n := newNode(s.key, h, newRoomKey(""), s.name, 7700, 7700)
+	for i, m := range []struct{ name, addr string }{
+		{"Tim", "192.168.0.7:7700"}, {"Tim B", "192.168.0.8:7700"}, {"Ann", "192.168.0.9:7700"}, {"Ann", "192.168.0.9:40123"},
+	} {
+		id, addr := newScribe(byte(i+1), "").id, netip.MustParseAddrPort(m.addr)
+		n.conns[id] = &conn{n: n, peer: id, addr: addr}
+		n.contacts[id] = &contact{id: id, met: true}
+		h.reached(id, addr, m.name)
+	}
+	n.targets = []*contact{{named: true, alias: "Tim B C", addr: netip.MustParseAddrPort("192.168.0.10:7700")}}
+	return &app{cfg: &config{verbatim: verbatim, targets: n.targets}, n: n, h: h, input: fromTerminal}
+}
+
+var typedLines = []string{
+	"hi", "", " /exit", "/exit", "exit", "quit ", "//etc/hosts", "@@home", "/", "//", "@", "@@", "/nonsense", "/members", "/members x",
+	"/history", "/history 3", "/history -1", "/history 99999999999999999999", "/name Bo", "/name a\tb", "/hooray", "/help", "@Tim hello",
+	"@Tim B hello", "@Tim B C hello", "@Tim", "@Timothy hi", "@Ann hi", "@Ann@192.168.0.9:40123 hi", "@192.168.0.7 hi",
+	"@192.168.0.9:7700 hi", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
+}
+
+// FuzzLine: whatever the input holds, its lines come as they are, and each
+// does exactly one thing, the one that the contract says. A byte f8 stands for
+// 40,000 letters.
+func FuzzLine(f *testing.F) {
+	for _, s := range typedLines {
+		f.Add([]byte(s), false)
+	}
+	for _, s := range []string{"/exit", "a\nb", "a\r\nb\r", "\r\n\n\r\r\n", "\xf8\n", "\xf8\xf8\n", "x\xf8\xf8\xf8\xf8\r\nnext\n", "\xf8x\xf8\r\n"} {
+		f.Add([]byte(s), true)
+	}
+	voice := newVoice(io.Discard)
+	f.Fuzz(func(t *testing.T, input []byte, verbatim bool) {
+		if bytes.Count(input, []byte{0xf8})+bytes.Count(input, []byte{'\n'}) > 50 {
+			return
+		}
+		input = bytes.ReplaceAll(input, []byte{0xf8}, bytes.Repeat([]byte{'x'}, 40_000))
+		r := bufio.NewReaderSize(bytes.NewReader(input), 2*maxLine)
+		for want := range bytes.Lines(input) {
+			if s, ok := bytes.CutSuffix(want, []byte{'\n'}); ok {
+				want = bytes.TrimSuffix(s, []byte{'\r'})
+			}
+			got, length, err := readLine(r)
+			switch {
+			case err != nil && err != io.EOF:
+				t.Fatal(err)
+			case len(want) > maxLine && (got != nil || length <= maxLine):
+				t.Fatalf("a line of %d bytes comes as one of %d", len(want), length)
+			case len(want) <= maxLine && (!bytes.Equal(got, want) || length != len(want)):
+				t.Fatalf("the line %.100q comes as %.100q of %d bytes", want, got, length)
+			}
+			a := atDesk(verbatim)
+			a.v = voice
+			checkTyped(t, a, got, length)
+		}
+		if got, length, err := readLine(r); err != io.EOF || length != 0 {
+			t.Fatalf("after the end comes %q, %v", got, err)
+		}
+	})
+}
+
+// checkTyped tells of a line that does nothing, or more than one thing.
+func checkTyped(t *testing.T, a *app, line []byte, length int) {
+	typed := string(line)
+	text, ok := a.message(line)
+	if want, said := saysToAll(typed, a.cfg.verbatim); ok != said || ok && string(text) != want {
+		t.Fatalf("%.100q (verbatim: %v) says %.100q, %v; want %.100q, %v", typed, a.cfg.verbatim, text, ok, want, said)
+	}
+	if ok || length == 0 {
+		return
+	}
+	before := len(a.h.log)
+	staying := a.command(context.Background(), line, length)
+	leaves := slices.Contains([]string{"/exit", "/quit", "exit", "quit"}, typed)
+	if staying == leaves {
+		t.Errorf("%.100q leaves: %v", typed, !staying)
+	}
+	events := len(a.h.log) - before
+	done := a.refused + len(a.h.queue) + events
+	if leaves {
+		done++
+	}
+	if done != 1 {
+		t.Errorf("%.100q: %d refusals, %d answers, %d events", typed, a.refused, len(a.h.queue), events)
+	}
+}
+
+// saysToAll is what the contract calls a message to everyone.
+func saysToAll(line string, verbatim bool) (text string, ok bool) {
+	who, _, slash := strings.Cut(line, "/")
+	switch {
+	case line == "":
+		return "", false
+	case verbatim:
+		return line, true
+	case strings.HasPrefix(line, "//"), strings.HasPrefix(line, "@@"):
+		return line[1:], true
+	case line[0] == '/', line[0] == '@', line == "exit", line == "quit":
+		return "", false
+	case slash && slices.Contains([]string{"Tim", "Tim B", "Tim B C", "Ann"}, who):
+		return "", false
+	}
+	return line, true
+}
+
+func TestPrivateLineStaysPrivateHoweverManyNamesThereWere(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, time.Now)
+	x, tim := newScribe(1, "X"), newScribe(2, "Tim")
+	for i := range maxNames + 1 {
+		h.add(x.id, []post{x.writes(kindRename, scribeTime+int64(i), fmt.Sprint("X", i))}, true, false)
+	}
+	h.reached(tim.id, tim.addr, "Tim")
+	a := &app{cfg: &config{}, h: h}
+	if _, toAll := a.message([]byte("Tim/the key is under the mat")); toAll {
+		t.Error("Tim/text is a message to everybody, though Tim is here")
+	}
+}
+
+// FuzzWho: the longest name or address that fits wins, and whoever bears it is
+// a receiver.
+func FuzzWho(f *testing.F) {
+	for _, s := range typedLines {
+		f.Add(s)
+	}
+	a := atDesk(false)
+	bearers := map[string][]string{"Tim B C": nil}
+	for _, m := range a.n.members()[:4] { // the fifth is not here
+		ip, all := m.addr.Addr().String(), m.addr.String()
+		for _, form := range []string{m.name, m.name + "@" + ip, m.name + "@" + all, ip, all} {
+			bearers[form] = append(bearers[form], all)
+		}
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		to, who, text, known := a.who(s)
+		rest, at := strings.CutPrefix(s, "@")
+		if !at {
+			return
+		}
+		longest, found := "", false
+		for form := range bearers {
+			if (rest == form || strings.HasPrefix(rest, form+" ")) && len(form) >= len(longest) {
+				longest, found = form, true
+			}
+		}
+		if found != known {
+			t.Fatalf("%q is for somebody known: %v, want %v", s, known, found)
+		}
+		if !found {
+			if len(to) > 0 {
+				t.Fatalf("%q goes to %+v", s, to)
+			}
+			return
+		}
+		var got []string
+		for _, m := range to {
+			got = append(got, m.addr.String())
+		}
+		if want := bearers[longest]; !slices.Equal(got, want) || who != longest {
+			t.Errorf("%q goes to %q as %q, want %q as %q", s, got, who, want, longest)
+		}
+		if want := strings.TrimPrefix(rest[len(longest):], " "); text != want {
+			t.Errorf("%q says %q, want %q", s, text, want)
+		}
+	})
+}
+
+func FuzzParsePeersFile(f *testing.F) {
+	f.Add("Tim 192.168.0.7\nTim B 192.168.0.8:7701 \n# nobody\n\n")
+	f.Add("Ann\tfe80::1%eth0\r\n")
+	f.Add("Tim\n")
+	f.Add("Tim 192.168.0.7:0\n")
+	f.Add("a\xffb 1.2.3.4")
+	f.Add("# " + strings.Repeat("x", 70_000))
+	f.Fuzz(func(t *testing.T, content string) {
+		table, err := parsePeersFile(content, 7700)
+		if err != nil {
+			if len(table) > 0 {
+				t.Errorf("%q: %v, but a table of %d", content, err, len(table))
+			}
+			return
+		}
+		var b strings.Builder
+		for _, x := range table {
+			if validName(x.alias) != nil || !x.addr.IsValid() || x.addr.Port() == 0 {
+				t.Errorf("%q names %q at %v", content, x.alias, x.addr)
+			}
+			fmt.Fprintf(&b, "%s %v\n", x.alias, x.addr)
+		}
+		if len(table) > strings.Count(content, "\n")+1 {
+			t.Errorf("%q has %d nodes", content, len(table))
+		}
+		again, err := parsePeersFile(b.String(), 1)
+		if err != nil || !reflect.DeepEqual(again, table) {
+			t.Errorf("%q is written as %q, and read as %v, %v", content, b.String(), again, err)
+		}
+	})
+}
+
+// FuzzParseArgs: NUL separates the arguments. What is accepted is within its
+// bounds; what is not is a line.
+func FuzzParseArgs(f *testing.F) {
+	for _, s := range []string{"Alex", "-port\x007701\x00Alex", "Alex\x00-bind\x00127.0.0.1\x00-keep=64KiB", "-wait\x00-1s\x00A", "-peer\x00[::1]:7\x00A",
+		"-keep\x00" + "9999999999GiB\x00A", "-port=0\x00A", "-h", "-version", "--", "-bind\x00::1\x00A", "A\x00B", "-x\n\x00A"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		if strings.Contains(line, "secret") || strings.Contains(line, "peers") {
+			return // these read files
+		}
+		cfg, err := parseArgs(strings.Split(line, "\x00"), io.Discard)
+		if errors.Is(err, flag.ErrHelp) {
+			return
+		}
+		if err != nil {
+			if _, ok := errors.AsType[usageError](err); !ok {
+				t.Errorf("%q: %v is no mistake of the user", line, err)
+			}
+			return
+		}
+		if validName(cfg.name) != nil || cfg.port == 0 || cfg.keep < smallestKeep || cfg.keep > 1<<50 || cfg.wait < 0 || cfg.idle < 0 ||
+			cfg.bind.IsValid() && !cfg.bind.Is4() {
+			t.Errorf("%q is taken as %+v", line, cfg)
+		}
+		for _, x := range cfg.targets {
+			if !x.addr.IsValid() || x.addr.Port() == 0 {
+				t.Errorf("%q names the address %v", line, x.addr)
+			}
+		}
+	})
+}
