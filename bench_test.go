@@ -24,7 +24,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"crypto/ed25519"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -45,55 +44,20 @@ import (
 
 // ---- benchmarks of the parts
 
-// A pen writes posts of one author, signed or, where nobody looks, not.
-type pen struct {
-	key  ed25519.PrivateKey
-	id   nodeID
-	addr netip.AddrPort
-	last post
+// draftLine is what w would say next, a second after its last post.
+func (w *scribe) draftLine(text []byte) post {
+	return w.draft(kindLines, scribeTime+int64(w.last.number)*1e6, string(text))
 }
 
-const penTime = 1795359845_000000 // 2026-11-22 15:04:05 UTC, µs since 1970
-
-func newPen(seed int) *pen {
-	var b [ed25519.SeedSize]byte
-	binary.BigEndian.PutUint64(b[:], uint64(seed))
-	w := &pen{key: ed25519.NewKeyFromSeed(b[:]), addr: netip.MustParseAddrPort("192.168.0.7:7700")}
-	copy(w.id[:], w.key.Public().(ed25519.PublicKey))
-	return w
-}
-
-func (w *pen) next(text []byte) post {
-	return post{number: w.last.number + 1, time: penTime + int64(w.last.number)*1e6, prev: w.last.link,
-		kind: kindLines, addr: w.addr, name: []byte("Alex"), text: text}
-}
-
-func (w *pen) signed(text []byte) post {
-	w.last = sealPost(w.key, w.id, w.next(text))
-	return w.last
-}
-
-// unsigned is signed without the one costly step.
-func (w *pen) unsigned(text []byte) post {
-	sealed := append(appendContent(nil, w.next(text)), make([]byte, signatureSize)...)
-	w.last = noError(parsePost(w.id, sealed))
-	return w.last
-}
-
-func (w *pen) run(n int, text []byte) (run []post) {
+// scrawls makes n posts without signing them, the one costly step, where
+// nobody looks at the signatures.
+func (w *scribe) scrawls(n int, text []byte) (run []post) {
 	for range n {
-		run = append(run, w.unsigned(text))
+		sealed := append(appendContent(nil, w.draftLine(text)), make([]byte, signatureSize)...)
+		w.last = noError(parsePost(w.id, sealed))
+		run = append(run, w.last)
 	}
 	return run
-}
-
-// postsBody lays out a run as the body of a POSTS frame.
-func postsBody(b []byte, author nodeID, run []post) []byte {
-	b = append(b, author[:]...)
-	for i := range run {
-		b = appendRunEntry(b, run[i].sealed)
-	}
-	return b
 }
 
 const lineSize = 60 // bytes, with the line feed
@@ -135,8 +99,8 @@ func perLine(b *testing.B, lines int) {
 
 func BenchmarkSeal(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
-		w := newPen(1)
-		p := w.next(text)
+		w := newScribe(1, "Alex")
+		p := w.draftLine(text)
 		b.ReportAllocs()
 		for b.Loop() {
 			sealPost(w.key, w.id, p)
@@ -148,8 +112,8 @@ func BenchmarkSeal(b *testing.B) {
 // BenchmarkVerify is what a relayed post costs its receiver.
 func BenchmarkVerify(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
-		w := newPen(1)
-		sealed := w.signed(text).sealed
+		w := newScribe(1, "Alex")
+		sealed := sealPost(w.key, w.id, w.draftLine(text)).sealed
 		b.ReportAllocs()
 		for b.Loop() {
 			if p, err := parsePost(w.id, sealed); err != nil || !p.verify(w.id) {
@@ -163,9 +127,9 @@ func BenchmarkVerify(b *testing.B) {
 // BenchmarkParseRun is what a POSTS frame of 256 KiB costs that its author sent.
 func BenchmarkParseRun(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
-		w := newPen(1)
+		w := newScribe(1, "Alex")
 		n := max(1, maxRun/(len(text)+200))
-		body := postsBody(nil, w.id, w.run(n, text))
+		body := runOf(w.id, w.scrawls(n, text))
 		b.SetBytes(int64(len(body)))
 		b.ReportAllocs()
 		for b.Loop() {
@@ -180,12 +144,12 @@ func BenchmarkParseRun(b *testing.B) {
 // BenchmarkEncodePosts is the other end: posts become a frame.
 func BenchmarkEncodePosts(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
-		w := newPen(1)
-		run := w.run(max(1, maxRun/(len(text)+200)), text)
+		w := newScribe(1, "Alex")
+		run := w.scrawls(max(1, maxRun/(len(text)+200)), text)
 		var frame []byte
 		b.ReportAllocs()
 		for b.Loop() {
-			frame = endFrame(postsBody(beginFrame(frame[:0], framePosts), w.id, run), 0)
+			frame = endFrame(appendRun(beginFrame(frame[:0], framePosts), w.id, run), 0)
 		}
 		b.SetBytes(int64(len(frame)))
 		perLine(b, lines*len(run))
@@ -193,7 +157,7 @@ func BenchmarkEncodePosts(b *testing.B) {
 }
 
 func benchHistory() *history {
-	w := newPen(0)
+	w := newScribe(0, "Alex")
 	return newHistory(w.key, 1<<40, time.Now, func() netip.AddrPort { return w.addr })
 }
 
@@ -204,8 +168,8 @@ func must2nd(t testing.TB) func(int, error) {
 
 // BenchmarkAdd adds 1000 posts of one line to an empty history.
 func BenchmarkAdd(b *testing.B) {
-	w := newPen(1)
-	run := w.run(1000, oneLine)
+	w := newScribe(1, "Alex")
+	run := w.scrawls(1000, oneLine)
 	b.ReportAllocs()
 	for b.Loop() {
 		must2nd(b)(benchHistory().add(w.id, run, false, false))
@@ -215,12 +179,12 @@ func BenchmarkAdd(b *testing.B) {
 
 // BenchmarkAddFull is adding where as much must be dropped.
 func BenchmarkAddFull(b *testing.B) {
-	w := newPen(1)
+	w := newScribe(1, "Alex")
 	var runs [][]post
 	for range 100 {
-		runs = append(runs, w.run(1000, oneLine))
+		runs = append(runs, w.scrawls(1000, oneLine))
 	}
-	key := newPen(0).key
+	key := newScribe(0, "Alex").key
 	b.ReportAllocs()
 	for b.Loop() {
 		h := newHistory(key, 4<<20, time.Now, func() netip.AddrPort { return w.addr })
@@ -234,8 +198,8 @@ func BenchmarkAddFull(b *testing.B) {
 
 func BenchmarkFormat(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
-		w, h := newPen(1), benchHistory()
-		must2nd(b)(h.add(w.id, w.run(1, text), false, false))
+		w, h := newScribe(1, "Alex"), benchHistory()
+		must2nd(b)(h.add(w.id, w.scrawls(1, text), false, false))
 		h.reached(w.id, w.addr, "Alex")
 		l := newLiner(h, 7700)
 		e := h.chronology()[0]
@@ -275,8 +239,8 @@ func BenchmarkClean(b *testing.B) {
 func BenchmarkVector(b *testing.B) {
 	h := benchHistory()
 	for i := range 1000 {
-		w := newPen(i + 1)
-		must2nd(b)(h.add(w.id, w.run(1, oneLine), false, false))
+		w := newScribe(i+1, "Alex")
+		must2nd(b)(h.add(w.id, w.scrawls(1, oneLine), false, false))
 	}
 	var body []byte
 	b.ReportAllocs()
@@ -297,8 +261,8 @@ func BenchmarkVector(b *testing.B) {
 func BenchmarkChronology(b *testing.B) {
 	h := benchHistory()
 	for i := range 10 {
-		w := newPen(i + 1)
-		must2nd(b)(h.add(w.id, w.run(10_000, oneLine), false, false))
+		w := newScribe(i+1, "Alex")
+		must2nd(b)(h.add(w.id, w.scrawls(10_000, oneLine), false, false))
 	}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -579,13 +543,7 @@ func cpuSeconds(t testing.TB, ps ...*proc) (sum float64) {
 // memoryMiB is VmRSS or VmHWM of p.
 func memoryMiB(t testing.TB, p *proc, field string) float64 {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	must(t, err)
-	_, rest, found := strings.Cut(string(b), "\n"+field+":")
-	if !found {
-		t.Fatalf("%s ended, or there is no %s", p.name, field)
-	}
-	return float64(noError(strconv.Atoi(strings.Fields(rest)[0]))) / 1024
+	return float64(p.status(field)) / 1024
 }
 
 // established counts connections to the given listening ports.
@@ -920,11 +878,11 @@ func (f *bench) newcomer(t *testing.T) {
 // didn't write them, as long after their author left.
 func (f *bench) oneLinePosts(t *testing.T) {
 	const posts = 200_000
-	w := newPen(1)
+	w := newScribe(1, "Alex")
 	file := []byte(fileHeader)
 	var run []post
 	for i := range posts {
-		p := w.signed(appendLine(nil, i)[:lineSize-1])
+		p := w.writes(kindLines, scribeTime+int64(i)*1e6, string(appendLine(nil, i)[:lineSize-1]))
 		file = appendRecord(file, record{typ: recordPost, author: w.id, body: p.sealed})
 		run = append(run, p)
 	}
@@ -956,7 +914,7 @@ func heapPerPost(t testing.TB, author nodeID, run []post) float64 {
 	var frames [][]byte
 	perFrame := maxRun / (len(run[0].sealed) + 4)
 	for part := range slices.Chunk(run, perFrame) {
-		frames = append(frames, slices.Clip(postsBody(nil, author, part)))
+		frames = append(frames, slices.Clip(runOf(author, part)))
 	}
 	size := 0
 	for _, b := range frames {
@@ -1092,7 +1050,7 @@ func (f *bench) killSeen(t *testing.T) {
 
 func (f *bench) echo(t *testing.T) {
 	m := f.meet(t, 10)
-	port := roomPort(m.ps[0])
+	port := roomOf(m.ps[0])
 	var took sample
 	for i := range 20 {
 		from := time.Now()
@@ -1103,11 +1061,6 @@ func (f *bench) echo(t *testing.T) {
 		took = append(took, milliseconds(from, time.Now()))
 	}
 	f.row("`echo hi \\| p2pchat Bot`, room of 10, whole process", "100 ms", "%s ms", took.text("%.0f"))
-}
-
-// roomPort is the UDP port that p was started with.
-func roomPort(p *proc) int {
-	return noError(strconv.Atoi(p.cmd.Args[slices.Index(p.cmd.Args, "-port")+1]))
 }
 
 // meet200 says how far the room has come, whether or not all have met.

@@ -96,7 +96,7 @@ func checkBooks(t *testing.T, h *history) {
 // that they mix.
 func someAuthors(r *rand.Rand, n, posts int) (runs [][]post, ids []nodeID) {
 	for i := range n {
-		s := newScribe(byte(i+1), fmt.Sprint("N", i))
+		s := newScribe(i+1, fmt.Sprint("N", i))
 		at := int64(scribeTime)
 		var run []post
 		for k := range 1 + r.IntN(posts) {
@@ -363,7 +363,7 @@ func TestKeepHoldsAndTheOldestGoFirst(t *testing.T) {
 		h := emptyHistory(keep, aDayLater)
 		var scribes []*scribe
 		for i := range 6 {
-			scribes = append(scribes, newScribe(byte(i+1), fmt.Sprint("N", i)))
+			scribes = append(scribes, newScribe(i+1, fmt.Sprint("N", i)))
 		}
 		at := int64(scribeTime)
 		var drain batch
@@ -526,7 +526,7 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 	var drain batch
 	var all []*scribe
 	for i := range maxAuthors + 150 {
-		s := newScribe(byte(i), "Guest")
+		s := newScribe(i, "Guest")
 		binary.BigEndian.PutUint32(s.id[:], uint32(i)) // nobody checks its signature
 		all = append(all, s)
 		h.reached(s.id, s.addr, "Guest")
@@ -1011,7 +1011,7 @@ func writePage(t testing.TB, r *rand.Rand, posts int) *filePage {
 	c := h.newCursor()
 	var all []*scribe
 	for i := range 3 {
-		all = append(all, newScribe(byte(i+1), fmt.Sprint("N", i)))
+		all = append(all, newScribe(i+1, fmt.Sprint("N", i)))
 	}
 	at := int64(scribeTime)
 	for range posts {

@@ -567,33 +567,6 @@ func (p *proc) ends(within time.Duration, code int) {
 	}
 }
 
-// status returns a field of /proc/PID/status in its unit.
-func (p *proc) status(field string) int {
-	p.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	must(p.t, err)
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == field+":" {
-			n, err := strconv.Atoi(f[1])
-			must(p.t, err)
-			return n
-		}
-	}
-	p.t.Fatalf("%s: no %s in /proc", p.name, field)
-	return 0
-}
-
-// megabytes is the memory that the program holds.
-func (p *proc) megabytes() int { p.t.Helper(); return p.status("VmRSS") / 1024 }
-
-// descriptors counts the files that the program has open.
-func (p *proc) descriptors() int {
-	p.t.Helper()
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	must(p.t, err)
-	return len(files)
-}
-
 // A room that works on a real network.
 
 func TestLabTwoHostsMeetTalkAndPart(t *testing.T) {

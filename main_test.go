@@ -30,7 +30,7 @@ func atDesk(verbatim bool) *app {
 	for i, m := range []struct{ name, addr string }{
 		{"Tim", "192.168.0.7:7700"}, {"Tim B", "192.168.0.8:7700"}, {"Ann", "192.168.0.9:7700"}, {"Ann", "192.168.0.9:40123"},
 	} {
-		id, addr := newScribe(byte(i+1), "").id, netip.MustParseAddrPort(m.addr)
+		id, addr := newScribe(i+1, "").id, netip.MustParseAddrPort(m.addr)
 		n.conns[id] = &conn{n: n, peer: id, addr: addr}
 		n.contacts[id] = &contact{id: id, met: true}
 		h.reached(id, addr, m.name)

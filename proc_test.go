@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -161,6 +163,13 @@ func startNode(t testing.TB, port int, args []string, setups ...setup) *proc {
 	return start(t, args[len(args)-1], argv, setups...)
 }
 
+// roomOf returns the -port that a node was started with.
+func roomOf(p *proc) int {
+	n, err := strconv.Atoi(p.cmd.Args[slices.Index(p.cmd.Args, "-port")+1])
+	must(p.t, err)
+	return n
+}
+
 // freePort returns a port that nobody uses at the moment, for a room of its own.
 func freePort(t testing.TB) int {
 	t.Helper()
@@ -294,4 +303,35 @@ func (p *proc) history(within time.Duration) []string {
 		}
 	}
 	return got
+}
+
+// status returns a field of /proc/PID/status in its unit, or 0 on systems that
+// don't have it.
+func (p *proc) status(field string) int {
+	p.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if runtime.GOOS != "linux" {
+		return 0
+	}
+	must(p.t, err)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == field+":" {
+			n, err := strconv.Atoi(f[1])
+			must(p.t, err)
+			return n
+		}
+	}
+	p.t.Fatalf("%s: no %s in /proc", p.name, field)
+	return 0
+}
+
+// megabytes is the memory that the program holds.
+func (p *proc) megabytes() int { p.t.Helper(); return p.status("VmRSS") / 1024 }
+
+// descriptors counts the files that the program has open.
+func (p *proc) descriptors() int {
+	p.t.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	must(p.t, err)
+	return len(files)
 }

@@ -43,17 +43,24 @@ type scribe struct {
 
 const scribeTime = 1795359845_000000 // 2026-11-22 15:04:05 UTC, µs since 1970
 
-func newScribe(seed byte, name string) *scribe {
-	s := &scribe{key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32)), name: name}
-	s.id = nodeID(s.key.Public().(ed25519.PublicKey))
+func newScribe(number int, name string) *scribe {
+	seed := bytes.Repeat([]byte{byte(number)}, ed25519.SeedSize)
+	seed[0] ^= byte(number >> 8)
+	seed[1] ^= byte(number >> 16)
+	s := &scribe{key: ed25519.NewKeyFromSeed(seed), name: name}
+	s.id = idOf(s.key)
 	s.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 0, 7}), 7700)
 	return s
 }
 
-// writes makes the next post, as whoever receives it sees it.
+// draft is what s would write next.
+func (s *scribe) draft(kind byte, time int64, text string) post {
+	return post{number: s.last.number + 1, time: time, prev: s.last.link, kind: kind, addr: s.addr, name: []byte(s.name), text: []byte(text)}
+}
+
+// writes makes the next post, as its receivers see it.
 func (s *scribe) writes(kind byte, time int64, text string) post {
-	p := post{number: s.last.number + 1, time: time, prev: s.last.link, kind: kind, addr: s.addr, name: []byte(s.name), text: []byte(text)}
-	s.last = noError(parsePost(s.id, sealPost(s.key, s.id, p).sealed))
+	s.last = noError(parsePost(s.id, sealPost(s.key, s.id, s.draft(kind, time, text)).sealed))
 	return s.last
 }
 
@@ -70,10 +77,12 @@ func (s *scribe) chat(n int) (run []post) {
 }
 
 // runOf lays posts out as the body of a POSTS frame.
-func runOf(author nodeID, run []post) []byte {
-	b := author[:]
+func runOf(author nodeID, run []post) []byte { return appendRun(nil, author, run) }
+
+func appendRun(b []byte, author nodeID, run []post) []byte {
+	b = append(b, author[:]...)
 	for i := range run {
-		b = appendRunEntry(slices.Clip(b), run[i].sealed)
+		b = appendRunEntry(b, run[i].sealed)
 	}
 	return b
 }

@@ -524,21 +524,10 @@ func TestSmallKeepLosesNothingOnTheWay(t *testing.T) {
 			}
 			next[m[1]]++
 		}
-		if kb := peakMemory(p); kb > 33<<10 && !raced() {
+		if kb := p.status("VmHWM"); kb > 33<<10 && !raced() {
 			t.Errorf("%s took %d kB of memory at its peak, want at most 33 MiB", p.name, kb)
 		}
 	}
-}
-
-// peakMemory returns the most memory that p ever held in kB, or 0 where the
-// system doesn't tell.
-func peakMemory(p *proc) int {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if m := regexp.MustCompile(`VmHWM:\s+(\d+)`).FindSubmatch(b); m != nil {
-		kb, _ := strconv.Atoi(string(m[1]))
-		return kb
-	}
-	return 0
 }
 
 func TestNullInputListensUntilTerminated(t *testing.T) {
@@ -977,13 +966,6 @@ func TestDirectMessageReachesItsReceiverAlone(t *testing.T) {
 	if n := bea.count(`secret-`); n != 0 {
 		t.Errorf("a newcomer's history holds %d lines of direct messages", n)
 	}
-}
-
-// roomOf returns the -port that a node was started with.
-func roomOf(p *proc) int {
-	n, err := strconv.Atoi(p.cmd.Args[slices.Index(p.cmd.Args, "-port")+1])
-	must(p.t, err)
-	return n
 }
 
 func TestDirectMessageByAddressOrShorterName(t *testing.T) {
