@@ -101,8 +101,8 @@ const (
 
 var foreignAddress = []byte{0, 9, 4, 127, 0, 0, 1} // port 9 of 127.0.0.1: nobody listens there
 
-// says makes the next post. Its time may be set, or 0 for the present.
-func (s *foreignSelf) says(kind byte, text string) []byte {
+// writes makes the next post. Its time may be set, or 0 for the present.
+func (s *foreignSelf) writes(kind byte, text string) []byte {
 	return s.saysAt(uint64(time.Now().UnixMicro()), kind, text)
 }
 
@@ -407,7 +407,7 @@ func TestForeignImplementationTakesPart(t *testing.T) {
 // alone, hears her, and leaves.
 func foreignVisit(t *testing.T, c *foreignConn, ann *proc) {
 	self, me := c.self, regexp.QuoteMeta(c.self.name)+`@127\.0\.0\.1:9`
-	self.says(foreignJoin, "")
+	self.writes(foreignJoin, "")
 	c.sends(foreignHAVE, foreignHolds(self))
 
 	var all map[foreignID]uint64
@@ -434,7 +434,7 @@ func foreignVisit(t *testing.T, c *foreignConn, ann *proc) {
 		return heard["Ann1"] && heard["Ann2before you came"] && heard["Bob1"] && heard["Bob2from Bob"] && heard["Bob2who leaves"] && heard["Bob4"]
 	})
 
-	self.says(foreignLines, "hello from elsewhere\nin two lines")
+	self.writes(foreignLines, "hello from elsewhere\nin two lines")
 	c.sends(foreignPOSTS, foreignRun(self.id, self.said...))
 	ann.sees(foreignPatience, ` \* `+me+` joined$`)
 	ann.sees(foreignPatience, ` `+me+`: hello from elsewhere$`)
@@ -463,7 +463,7 @@ func foreignVisit(t *testing.T, c *foreignConn, ann *proc) {
 
 	c.sends(99, []byte("a frame of a later version"))
 	c.sends(foreignHAVE, make([]byte, 9))
-	c.sends(foreignPOSTS, foreignRun(self.id, self.says(foreignLeave, "")))
+	c.sends(foreignPOSTS, foreignRun(self.id, self.writes(foreignLeave, "")))
 	c.sends(foreignBYE, []byte{1})
 	ann.sees(foreignPatience, ` \* `+me+` left$`)
 	if n := ann.count(` ` + me + ` -> me: just for you$`); n != 1 {
@@ -521,13 +521,13 @@ func TestForeignImplementationIsFoundByItsBeacon(t *testing.T) {
 			raw, err := l.Accept()
 			must(t, err)
 			c := foreignMeet(t, raw, self, false).shakes(keys)
-			self.says(foreignJoin, "")
+			self.writes(foreignJoin, "")
 			c.sends(foreignHAVE, foreignHolds(self))
 			c.sends(foreignPOSTS, foreignRun(self.id, self.said...))
 			ann.sees(foreignPatience, ` \* Far@127.0.0.1:9 joined$`)
-			c.sends(foreignPOSTS, foreignRun(self.id, self.says(foreignLines, fmt.Sprint("lower: ", lower))))
+			c.sends(foreignPOSTS, foreignRun(self.id, self.writes(foreignLines, fmt.Sprint("lower: ", lower))))
 			ann.sees(foreignPatience, fmt.Sprint(` Far@127.0.0.1:9: lower: `, lower))
-			c.sends(foreignPOSTS, foreignRun(self.id, self.says(foreignLeave, "")))
+			c.sends(foreignPOSTS, foreignRun(self.id, self.writes(foreignLeave, "")))
 			ann.sees(foreignPatience, ` \* Far@127.0.0.1:9 left$`)
 		})
 	}
@@ -559,7 +559,7 @@ func TestWhoLacksTheRoomKeyLearnsNothing(t *testing.T) {
 		})
 	}
 	self := newForeignSelf(t, "Member") // the same with the right key goes on
-	self.says(foreignJoin, "")
+	self.writes(foreignJoin, "")
 	room := foreignPrivateRoom(t, foreignSecret) // takes a while
 	c := foreignDial(t, port, self).shakes(room)
 	c.sends(foreignHAVE, foreignHolds(self))
@@ -608,7 +608,7 @@ func TestRelayThatLiesIsCutOffAndNothingOfItShown(t *testing.T) {
 	port := foreignTCPPort(ann)
 
 	friend := newForeignSelf(t, "Friend")
-	friend.says(foreignJoin, "")
+	friend.writes(foreignJoin, "")
 	good := foreignDial(t, port, friend).shakes(room)
 	good.sends(foreignHAVE, foreignHolds(friend))
 	good.sends(foreignPOSTS, foreignRun(friend.id, friend.said...))
@@ -654,11 +654,11 @@ func TestRelayThatLiesIsCutOffAndNothingOfItShown(t *testing.T) {
 	follow := func() [][]byte { // one more, as if by Vic
 		m := newForeignSelf(t, "Vic")
 		m.id, m.link, m.stamp, m.said = vic.id, vic.link, vic.stamp, slices.Clone(vic.said)
-		m.says(foreignLines, "lied at the end")
+		m.writes(foreignLines, "lied at the end")
 		return m.said
 	}
 	own := func(mallory *foreignSelf) [][]byte {
-		return append(slices.Clone(vic.said), mallory.says(foreignLines, "lied under another's name"))
+		return append(slices.Clone(vic.said), mallory.writes(foreignLines, "lied under another's name"))
 	}
 	for _, c := range []struct {
 		name  string
@@ -701,7 +701,7 @@ func TestRelayThatLiesIsCutOffAndNothingOfItShown(t *testing.T) {
 	odd.sends(foreignPOSTS, foreignRun(vic.id, vic.said[:2]...))
 	seen := binary.BigEndian.AppendUint64(append(friend.id[:], 5), uint64(time.Now().UnixMicro()))
 	odd.sends(foreignSEEN, slices.Concat(seen, []byte("\x06Friend"), foreignAddress))
-	odd.self.says(foreignJoin, "")
+	odd.self.writes(foreignJoin, "")
 	odd.sends(foreignPOSTS, foreignRun(odd.self.id, odd.self.said...))
 	ann.sees(foreignPatience, ` \* Mallory@127.0.0.1:9 joined$`)
 	if out := ann.out.String(); strings.Contains(out, "true line") || strings.Contains(out, "Friend@127.0.0.1:9 lost") {

@@ -1528,7 +1528,7 @@ func FuzzLoadHistory(f *testing.F) {
 		for _, e := range h.chronology() {
 			out := l.appendEvent(nil, e)
 			for line := range strings.Lines(string(out)) {
-				if bad := uncleanIn(strings.TrimSuffix(line, "\n")); bad != "" {
+				if bad := unclean(strings.TrimSuffix(line, "\n")); bad != "" {
 					t.Errorf("the line %q holds %s", line, bad)
 				}
 			}

@@ -33,18 +33,20 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 // ---- a member that says what it likes
 
 // A visitor is a connection with a node, made in order by a member of its
-// room. It is used by one goroutine at a time.
+// room.
 type visitor struct {
-	tls  *tls.Conn
-	raw  net.Conn
-	id   nodeID
-	peer nodeID
+	tls   *tls.Conn
+	raw   net.Conn
+	id    nodeID
+	peer  nodeID
+	ended chan struct{} // closed when the node has hung up; only a visitor of a lab has it
 }
 
 func newKey() ed25519.PrivateKey {
@@ -88,10 +90,10 @@ func visit(raw net.Conn, room *roomKey, key ed25519.PrivateKey, hi hello) (v *vi
 // helloOf is the HELLO of a visitor. Nobody listens at its port.
 func helloOf(name string) hello { return hello{version, 1, time.Now().UnixMicro(), 9, name} }
 
-// says writes; that the node has hung up shows when something is read.
+// says writes frames. That the node has hung up shows when something is read.
 func (v *visitor) says(frames ...[]byte) { v.tls.Write(slices.Concat(frames...)) }
 
-// hears reads until a frame of the type comes.
+// hears reads until a frame of that type comes.
 func (v *visitor) hears(want byte) error {
 	return v.waitsFor(func(typ byte, _ []byte) bool { return typ == want })
 }
@@ -106,6 +108,63 @@ func (v *visitor) waitsFor(good func(typ byte, body []byte) bool) error {
 		if typ == frameBye {
 			return errors.New("turned away")
 		}
+	}
+}
+
+// dial connects with g from 10.9.9.9, where no node of the lab is.
+func (l *lab) dial(g *guest) net.Conn {
+	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:7700")}, g)
+	g.offer <- far
+	return near
+}
+
+// visitor connects with g. It reads all that g says, and gives each frame to
+// answer if that isn't nil.
+func (l *lab) visitor(g *guest, key ed25519.PrivateKey, name string, answer func(v *visitor, typ byte, body []byte)) *visitor {
+	l.t.Helper()
+	hi := helloOf(name)
+	hi.port = 7700 // that of the room, which no line shows
+	v, err := visit(l.dial(g), l.key, key, hi)
+	must(l.t, err)
+	v.ended = make(chan struct{})
+	go func() { // ends with the connection, which the end of g closes at the latest
+		defer close(v.ended)
+		defer v.raw.Close()
+		for {
+			typ, body, err := readFrame(v.tls, maxFrame)
+			if err != nil {
+				return
+			}
+			if answer != nil {
+				answer(v, typ, body)
+			}
+		}
+	}()
+	return v
+}
+
+// repeats says something at each interval, until the node hangs up.
+func (v *visitor) repeats(every time.Duration, what func(i int) []byte) {
+	go func() { // ends with the connection
+		for i := 0; ; i++ {
+			select {
+			case <-time.After(every):
+				v.says(what(i))
+			case <-v.ended:
+				return
+			}
+		}
+	}()
+}
+
+// isCutOff says whether the node has hung up.
+func (v *visitor) isCutOff() bool {
+	synctest.Wait()
+	select {
+	case <-v.ended:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -743,8 +802,7 @@ func TestNobodyPassesForAnother(t *testing.T) {
 	t.Run("Vic's certificate, dialing", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, l *lab) {
 			ann := l.enter("Ann", deaf())
-			near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:7700")}, ann)
-			ann.offer <- far
+			near := l.dial(ann)
 			cfg := tlsConfig(vic)
 			cfg.Certificates[0].PrivateKey = newKey()
 			c := tls.Client(near, cfg)
@@ -1033,7 +1091,7 @@ func TestLiarIsCutOffAndTheTruthComesFromOthers(t *testing.T) {
 				dan := l.enter("Dan", deaf(), apartFrom(ann, cid), told(bob))
 				mallory := newKey()
 				runs := c.runs(run, vic.id)
-				liars := []*liar{l.lie(bob, mallory, vic.id, c.wait, runs), l.lie(cid, mallory, vic.id, c.wait, runs)}
+				liars := []*liar{l.liar(bob, mallory, vic.id, c.wait, runs), l.liar(cid, mallory, vic.id, c.wait, runs)}
 				after(time.Second / 2)
 				for _, g := range []*guest{bob, cid} { // whoever is to dial
 					g.heard(beacon{ann.id, 1, 7700, "Ann"}, ann.addr.Addr())
@@ -1066,107 +1124,45 @@ func (l *lab) postsOf(g *guest, author nodeID) (run []post) {
 	return run
 }
 
-// A liar is a member that claims to hold more of vic than there is, and
-// answers once when it is asked for it.
+// A liar claims to hold more of vic than there is, and answers once when it is
+// asked for that.
 type liar struct {
-	ended chan struct{} // closed when the other side has hung up
+	*visitor
 	asked atomic.Bool
 }
 
-func (x *liar) isCutOff() bool {
-	select {
-	case <-x.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-// lie connects a liar with g. It answers after wait.
-func (l *lab) lie(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Duration, runs [][]post) *liar {
-	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:9")}, g)
-	g.offer <- far
-	v, err := visit(near, l.key, key, helloOf("Mallory"))
-	must(l.t, err)
-	const claimed = 100
-	v.says(has(vic, span{1, claimed, 1}))
-	x := &liar{ended: make(chan struct{})}
-	go func() { // ends with the connection, which a crash of g ends at the latest
-		defer near.Close()
-		defer close(x.ended)
-		for {
-			typ, body, err := readFrame(v.tls, maxFrame)
-			if err != nil || typ == frameBye {
+// liar connects a liar with g. It answers after wait.
+func (l *lab) liar(g *guest, key ed25519.PrivateKey, vic nodeID, wait time.Duration, runs [][]post) *liar {
+	x := &liar{}
+	x.visitor = l.visitor(g, key, "Mallory", func(v *visitor, typ byte, body []byte) {
+		if typ != frameWant {
+			return
+		}
+		parseWant(body, func(author nodeID, w want) {
+			if author != vic || w.from == 0 || x.asked.Swap(true) {
 				return
 			}
-			if typ != frameWant {
-				continue
+			time.Sleep(wait)
+			for _, run := range runs {
+				v.says(framed(framePosts, runOf(vic, run)))
 			}
-			parseWant(body, func(author nodeID, w want) {
-				if author != vic || w.from == 0 || x.asked.Swap(true) {
-					return
-				}
-				time.Sleep(wait)
-				for _, run := range runs {
-					v.says(framed(framePosts, runOf(vic, run)))
-				}
-			})
-		}
-	}()
-	go func() { // heartbeats; ends with the other
-		for !x.isCutOff() {
-			v.says(framed(frameHave, frameList{}.have()))
-			select {
-			case <-time.After(heartbeat):
-			case <-x.ended:
-			}
-		}
-	}()
+		})
+	})
+	const claimed = 100
+	x.says(has(vic, span{1, claimed, 1}))
+	x.repeats(heartbeat, func(int) []byte { return framed(frameHave, frameList{}.have()) })
 	return x
 }
 
 // ---- members that insist
 
-// A nag is a member that says one thing again and again to the node that it is
-// connected with.
-type nag struct {
-	*visitor
-	ended chan struct{} // closed when the connection has
-}
-
-// nag begins with an empty vector, and then says what the node is to hear at
-// each interval. answer, if there is one, gets what the node says.
-func (l *lab) nag(g *guest, every time.Duration, say func(i int) []byte, answer func(n nag, typ byte, body []byte)) nag {
-	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:9")}, g)
-	g.offer <- far
-	v, err := visit(near, l.key, newKey(), helloOf("Mallory"))
-	must(l.t, err)
-	n := nag{v, make(chan struct{})}
-	n.says(hasNothing())
-	go func() { // ends with the connection, which the end of g closes at the latest
-		defer near.Close()
-		defer close(n.ended)
-		for {
-			typ, body, err := readFrame(n.tls, maxFrame)
-			if err != nil {
-				return
-			}
-			if answer != nil {
-				answer(n, typ, body)
-			}
-		}
-	}()
-	go func() { // likewise
-		for i := 0; ; i++ {
-			select {
-			case <-time.After(every):
-				n.says(say(i))
-			case <-n.ended:
-				return
-			}
-		}
-	}()
-	return n
+// nag connects a member with g that begins with an empty vector, and then
+// repeats itself.
+func (l *lab) nag(g *guest, every time.Duration, what func(i int) []byte, answer func(v *visitor, typ byte, body []byte)) *visitor {
+	v := l.visitor(g, newKey(), "Mallory", answer)
+	v.says(hasNothing())
+	v.repeats(every, what)
+	return v
 }
 
 // claims is the HAVE of one author.
@@ -1239,9 +1235,9 @@ func TestSightingFromTheFutureIsNotBelieved(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		cid, _, ann := l.behind()
 		mallory := l.nag(ann, time.Second, func(int) []byte { return claims(cid.id, span{1, 100, 1}, netip.AddrPort{}) },
-			func(n nag, typ byte, body []byte) {
+			func(v *visitor, typ byte, body []byte) {
 				if typ == frameWant {
-					n.says(appendSeen(nil, sighting{cid.id, kindLost, latestTime, []byte("Cid"), cid.addr}))
+					v.says(appendSeen(nil, sighting{cid.id, kindLost, latestTime, []byte("Cid"), cid.addr}))
 				}
 			})
 		after(10 * time.Second)

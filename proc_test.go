@@ -309,10 +309,10 @@ func (p *proc) history(within time.Duration) []string {
 // don't have it.
 func (p *proc) status(field string) int {
 	p.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if runtime.GOOS != "linux" {
 		return 0
 	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	must(p.t, err)
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == field+":" {

@@ -12,7 +12,6 @@ import (
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -23,10 +22,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 // ---- fixed authors
@@ -632,61 +628,7 @@ func TestPostFollowsByNumberLinkAndTime(t *testing.T) {
 	}
 }
 
-// ---- a stranger with the key of the room
-
-// A stranger is the other end of a connection with a guest: a member of the
-// room that says whatever a test wants.
-type stranger struct {
-	tls   *tls.Conn
-	ended chan struct{} // closed when the guest ended the connection
-}
-
-// strangerTo connects with g and does the handshake as it should be.
-func strangerTo(l *lab, g *guest, key ed25519.PrivateKey) *stranger {
-	id := nodeID(key.Public().(ed25519.PublicKey))
-	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:7700")}, g)
-	g.offer <- far
-	s := &stranger{tls: tls.Client(near, tlsConfig(key)), ended: make(chan struct{})}
-	must(l.t, s.tls.Handshake())
-	state := s.tls.ConnectionState()
-	exporter := noError(state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32))
-	hi := appendHello(nil, hello{version, 1, time.Now().UnixMicro(), 7700, "Eve"})
-	s.says(appendProof(nil, l.key.proofOf("d", exporter, id, g.id)))
-	s.hears(l.t, frameProof)
-	if g.id.less(id) {
-		s.says(hi)
-		s.hears(l.t, frameHello)
-	} else {
-		s.hears(l.t, frameHello)
-		s.says(hi)
-	}
-	go func() { // ends with the connection, which a crash of g ends at the latest
-		defer close(s.ended)
-		io.Copy(io.Discard, s.tls)
-		near.Close()
-	}()
-	return s
-}
-
-// says writes; that the other side may have closed shows elsewhere.
-func (s *stranger) says(b []byte) { s.tls.Write(b) }
-
-func (s *stranger) hears(t testing.TB, want byte) {
-	t.Helper()
-	if typ, _, err := readFrame(s.tls, maxFrame); err != nil || typ != want {
-		t.Fatalf("the handshake brings a frame of type %d, %v; want type %d", typ, err, want)
-	}
-}
-
-func (s *stranger) isCutOff() bool {
-	synctest.Wait()
-	select {
-	case <-s.ended:
-		return true
-	default:
-		return false
-	}
-}
+// ---- what a member may not say
 
 // malformed says whether a stream of frames holds one that must end the
 // connection.
@@ -722,10 +664,10 @@ func TestUnknownFramesAreSkipped(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann := l.enter("Ann", deaf())
 		eve := newScribe(9, "Eve")
-		s := strangerTo(l, ann, eve.key)
+		s := l.visitor(ann, eve.key, "Eve", nil)
 		run := eve.chat(2)
-		s.says(slices.Concat(framed(0, nil), hasNothing(), framed(11, []byte("later")),
-			framed(255, make([]byte, maxFrame-1)), framed(framePosts, runOf(eve.id, run))))
+		s.says(framed(0, nil), hasNothing(), framed(11, []byte("later")),
+			framed(255, make([]byte, maxFrame-1)), framed(framePosts, runOf(eve.id, run)))
 		after(gatherPatience + time.Second)
 		if s.isCutOff() {
 			t.Error("a frame of unknown type ended the connection")
@@ -761,7 +703,7 @@ func TestMalformedFrameEndsItsConnectionAlone(t *testing.T) {
 				ann := l.enter("Ann", deaf())
 				bob := l.enter("Bob", deaf(), told(ann))
 				after(time.Second)
-				s := strangerTo(l, ann, newScribe(9, "Eve").key)
+				s := l.visitor(ann, newScribe(9, "Eve").key, "Eve", nil)
 				after(time.Second)
 				if s.isCutOff() {
 					t.Fatal("cut off before it said anything")
@@ -787,7 +729,7 @@ func TestWhatItsAuthorDidNotSignIsPassedOnToNobody(t *testing.T) {
 		bob := l.enter("Bob", deaf(), told(ann))
 		after(time.Second)
 		eve := newScribe(9, "Eve")
-		s := strangerTo(l, ann, eve.key)
+		s := l.visitor(ann, eve.key, "Eve", nil)
 		s.says(hasNothing())
 		run := eve.chat(3)
 		s.says(framed(framePosts, runOf(eve.id, run[:2])))
@@ -814,12 +756,12 @@ func TestRelayThatLeavesOutAPostHidesNothing(t *testing.T) {
 		vic := newScribe(1, "Vic")
 		run := vic.chat(4)
 		have := has(vic.id, span{1, 4, run[3].link.mark()})
-		bad := strangerTo(l, ann, newScribe(9, "Eve").key)
+		bad := l.visitor(ann, newScribe(9, "Eve").key, "Eve", nil)
 		bad.says(have)
 		after(time.Second)
-		bad.says(slices.Concat(framed(framePosts, runOf(vic.id, run[:2])), framed(framePosts, runOf(vic.id, run[3:]))))
+		bad.says(framed(framePosts, runOf(vic.id, run[:2])), framed(framePosts, runOf(vic.id, run[3:])))
 		after(5 * time.Second)
-		honest := strangerTo(l, ann, newScribe(10, "Bob").key)
+		honest := l.visitor(ann, newScribe(10, "Bob").key, "Bob", nil)
 		honest.says(have)
 		after(5 * time.Second)
 		honest.says(framed(framePosts, runOf(vic.id, run)))
@@ -1026,7 +968,7 @@ func FuzzConnection(f *testing.F) {
 			ann := l.enter("Ann", deaf())
 			bob := l.enter("Bob", deaf(), told(ann))
 			after(time.Second)
-			s := strangerTo(l, ann, eve.key)
+			s := l.visitor(ann, eve.key, "Eve", nil)
 			s.says(stream)
 			after(2 * time.Second)
 			if !s.isCutOff() && malformed(stream) {
@@ -1036,7 +978,7 @@ func FuzzConnection(f *testing.F) {
 			after(10 * time.Second)
 			ann.wantCount(1, `^Bob@10.0.0.2: still here$`)
 			for _, s := range ann.screen() {
-				if bad := uncleanIn(s); bad != "" {
+				if bad := unclean(s); bad != "" {
 					t.Errorf("the line %q holds %s", s, bad)
 				}
 			}
@@ -1045,23 +987,6 @@ func FuzzConnection(f *testing.F) {
 }
 
 // ---- what is shown
-
-// uncleanIn names the first thing in a line that no line may hold.
-func uncleanIn(s string) string {
-	if !utf8.ValidString(s) {
-		return "what is not UTF-8"
-	}
-	for i, r := range s {
-		switch {
-		case r == '\t' || r == '\u200d' && i > 0 && i+3 < len(s):
-		case unicode.IsControl(r), unicode.In(r, unicode.Zl, unicode.Zp):
-			return fmt.Sprintf("the control character %U", r)
-		case unicode.Is(unicode.Cf, r) && (r < 0xE0020 || r > 0xE007F || !strings.ContainsRune(s[:i], 0x1F3F4)):
-			return fmt.Sprintf("the invisible character %U", r)
-		}
-	}
-	return ""
-}
 
 var dirtyTexts = []string{
 	"", "plain", "a\x00b\x1b[2J\x7f\t\r\n", "\x1b]52;c;aGk=\x07", "\u202ertl\u2066\u2069", "\u2028\u2029\u0085",
@@ -1083,7 +1008,7 @@ func FuzzClean(f *testing.F) {
 		if !ok {
 			t.Fatalf("%q is appended as %q", text, got)
 		}
-		if bad := uncleanIn(string(clean)); bad != "" {
+		if bad := unclean(string(clean)); bad != "" {
 			t.Errorf("%q is cleaned to %q, which holds %s", text, clean, bad)
 		}
 		if twice := appendClean(nil, clean); !bytes.Equal(twice, clean) {
@@ -1096,7 +1021,7 @@ func FuzzClean(f *testing.F) {
 		if err := validName(name); err != nil || len(name) > maxNameBytes {
 			t.Errorf("as a name %q is shown as %q, %d bytes: %v", text, name, len(name), err)
 		}
-		if bad := uncleanIn(name); bad != "" {
+		if bad := unclean(name); bad != "" {
 			t.Errorf("as a name %q is shown as %q, which holds %s", text, name, bad)
 		}
 		if twice := cleanName([]byte(name)); twice != name {
