@@ -352,10 +352,9 @@ func floorReceive(size int) {
 // ---- what is measured with
 
 const (
-	sigStop     = syscall.Signal(19) // not every system's package has it by name; figures are taken on Linux
-	bound       = 2 * time.Minute    // for each wait; only what doesn't work needs as long
-	floorBuffer = 4 << 10            // bytes; what bufio.NewReader and NewWriter give
-	floorLarge  = 64 << 10           // bytes; what a pipe holds
+	bound       = 2 * time.Minute // for each wait; only what doesn't work needs as long
+	floorBuffer = 4 << 10         // bytes; what bufio.NewReader and NewWriter give
+	floorLarge  = 64 << 10        // bytes; what a pipe holds
 )
 
 // A sink reads what a program prints as fast as it comes, and counts how
@@ -757,7 +756,7 @@ func (f *bench) stopped(t *testing.T) {
 		ps = append(ps, sender)
 		f.settle(t, ps, len(ps))
 		if third {
-			ps[1].signal(sigStop)
+			freeze(ps[1])
 		}
 		from := time.Now()
 		pour(sender, lines, false)
@@ -1030,22 +1029,22 @@ func (f *bench) rowIdle(t *testing.T, m *meeting, target string) {
 func (f *bench) killSeen(t *testing.T) {
 	port := freePort(t)
 	witness, lost := f.node(t, port, " lost\n", "Witness", withNullInput())
-	end := func(n int, sig syscall.Signal) float64 {
+	end := func(n int, by func(*proc)) float64 {
 		victim, joined := f.node(t, port, " joined\n", "Victim", withNullInput())
 		joined.wait(t, 1)
 		f.settle(t, []*proc{witness, victim}, 2)
 		time.Sleep(200 * time.Millisecond)
 		from := time.Now()
-		victim.signal(sig)
+		by(victim)
 		defer finish(victim)
 		return milliseconds(from, lost.wait(t, n))
 	}
 	var killed sample
 	for i := range 5 {
-		killed = append(killed, end(i+1, syscall.SIGKILL))
+		killed = append(killed, end(i+1, func(p *proc) { p.signal(syscall.SIGKILL) }))
 	}
 	f.row("kill -9 seen", "50 ms", "%s ms", killed.text("%.0f"))
-	f.row("a node that falls silent (stopped) seen", "8 s", "%.1f s", end(6, sigStop)/1000)
+	f.row("a node that falls silent (stopped) seen", "8 s", "%.1f s", end(6, freeze)/1000)
 }
 
 func (f *bench) echo(t *testing.T) {

@@ -524,7 +524,7 @@ func (s *siege) chat(n int) (took []time.Duration) {
 		text := fmt.Sprintf("line %06d.", s.said)
 		began := time.Now()
 		from.say(text)
-		to.hears(patience, 1, text)
+		to.seesCount(patience, 1, text)
 		took = append(took, time.Since(began))
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -591,7 +591,7 @@ func (s *siege) withstand(a *attack) {
 		}
 	}
 	stranger.closeInput()
-	stranger.ends(patience, 0)
+	ends(stranger, patience, 0)
 	done := stranger.out.lines()
 	for i, line := range done {
 		if line != "enough" && i < len(done)-1 {
@@ -599,7 +599,7 @@ func (s *siege) withstand(a *attack) {
 		}
 	}
 	guest.say("/exit")
-	guest.ends(slack(3*time.Second), 0)
+	ends(guest, slack(3*time.Second), 0)
 	for _, p := range s.nodes {
 		p.seesCount(slack(3*time.Second), 1, ` \* `+name+`@\S+ left$`)
 	}
@@ -922,7 +922,7 @@ func hostileStrings() (all []string) {
 }
 
 // hostileLine is any line of a member whose name begins with three digits.
-var hostileLine = regexp.MustCompile(`^` + stampRE + ` (?:\* )?(\d{3})[^@:/*()>]*@127\.0\.0\.1(?::\d+)?` +
+var hostileLine = regexp.MustCompile(`^` + stampPat + ` (?:\* )?(\d{3})[^@:/*()>]*@127\.0\.0\.1(?::\d+)?` +
 	`(?:( joined| left)|( is now )[^@:/*()>]+|(: <| -> me: <).+>)$`)
 
 func TestWhateverAMemberSaysIsOneCleanLine(t *testing.T) {

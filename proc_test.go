@@ -236,29 +236,31 @@ func (p *proc) waitLine(tr *transcript, stream string, within time.Duration, re 
 	return string(found)
 }
 
-// seesCount waits until at least n lines of standard output match re.
+// seesCount waits until at least n complete lines of standard output match re.
+// It looks at each line once, so it serves floods too.
 func (p *proc) seesCount(within time.Duration, n int, re string) {
 	p.t.Helper()
-	rx := regexp.MustCompile("(?m)" + re)
-	got := 0
+	rx := regexp.MustCompile(re)
+	got, from := 0, 0
 	if err := p.out.waitFor(within, func(text []byte) bool {
-		got = len(rx.FindAllIndex(text, -1))
+		end := bytes.LastIndexByte(text, '\n') + 1
+		for line := range bytes.Lines(text[from:end]) {
+			if rx.Match(bytes.TrimSuffix(line, []byte("\n"))) {
+				got++
+			}
+		}
+		from = end
 		return got >= n
 	}); err != nil {
 		p.t.Fatalf("%s: %d stdout lines match %q, want %d: %v", p.name, got, re, n, err)
 	}
 }
 
+// screen returns what p printed, without timestamps.
+func (p *proc) screen() []string { return withoutStamps(p.out.String()) }
+
 // count says how many complete lines of standard output match re by now.
-func (p *proc) count(re string) int {
-	rx, n := regexp.MustCompile(re), 0
-	for _, l := range p.out.lines() {
-		if rx.MatchString(l) {
-			n++
-		}
-	}
-	return n
-}
+func (p *proc) count(re string) int { return count(p.out.lines(), re) }
 
 // closeInput ends the program's standard input.
 func (p *proc) closeInput() { p.in.Close() }
