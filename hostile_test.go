@@ -667,7 +667,7 @@ func TestNewcomerIsFoundAmongInventedNodes(t *testing.T) {
 						t.Errorf("%s knows %d nodes, limit %d", g.name, n, maxContacts)
 					}
 					g.node.mu.Unlock()
-					g.wantCount(0, ` lost$|Nobody`)
+					g.wantLines(0, ` lost$|Nobody`)
 				}
 			})
 		})
@@ -795,7 +795,7 @@ func TestNobodyPassesForAnother(t *testing.T) {
 				if n := ann.peersNow(); n != 0 {
 					t.Errorf("Ann is connected with %d nodes", n)
 				}
-				ann.wantCount(0, ``)
+				ann.wantLines(0, ``)
 			})
 		})
 	}
@@ -816,7 +816,7 @@ func TestNobodyPassesForAnother(t *testing.T) {
 			}
 			near.Close()
 			after(time.Second)
-			ann.wantCount(0, ``)
+			ann.wantLines(0, ``)
 		})
 	})
 }
@@ -1104,9 +1104,9 @@ func TestLiarIsCutOffAndTheTruthComesFromOthers(t *testing.T) {
 					}
 				}
 				for _, g := range []*guest{bob, cid, dan} {
-					g.wantCount(0, `lied`)
-					g.wantCount(lines, `^Vic@10.0.0.1: true \d$`)
-					g.wantCount(1, `^\* Vic@10.0.0.1 left$`)
+					g.wantLines(0, `lied`)
+					g.wantLines(lines, `^Vic@10.0.0.1: true \d$`)
+					g.wantLines(1, `^\* Vic@10.0.0.1 left$`)
 				}
 				l.wantSame(lines, ann, bob, cid, dan)
 			})
@@ -1183,7 +1183,7 @@ func TestClaimThatIsRepeatedStarvesNobody(t *testing.T) {
 			after(3 * time.Second)
 		}
 		after(time.Minute)
-		ann.wantCount(20, `: line`)
+		ann.wantLines(20, `: line`)
 	})
 }
 
@@ -1224,7 +1224,7 @@ func TestHearsayKeepsNobodyApart(t *testing.T) {
 		l.setApart(ann, bob, false)
 		after(5 * time.Second)
 		for _, g := range []*guest{ann, bob} {
-			g.wantCount(1, ` is back$`)
+			g.wantLines(1, ` is back$`)
 		}
 	})
 }
@@ -1243,9 +1243,9 @@ func TestSightingFromTheFutureIsNotBelieved(t *testing.T) {
 		after(10 * time.Second)
 		mallory.raw.Close()
 		after(10 * time.Second)
-		ann.wantCount(0, `Cid.* lost$`)
+		ann.wantLines(0, `Cid.* lost$`)
 		cid.crash()
 		after(20 * time.Second)
-		ann.wantCount(1, `Cid.* lost$`)
+		ann.wantLines(1, `Cid.* lost$`)
 	})
 }

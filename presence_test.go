@@ -21,7 +21,7 @@ func TestLinkThatHealsIsUsedAtOnce(t *testing.T) {
 			after(5 * time.Second)
 			l.setApart(ann, xen, true)
 			after(cut)
-			l.heal()
+			l.healAll()
 			after(5 * time.Second)
 			if ann.peersNow() != 2 {
 				t.Errorf("not connected 5 s after a cut of %v", cut)
@@ -47,7 +47,7 @@ func TestLeaversHoldUpNobodyOnTheirHost(t *testing.T) {
 				t.Fatal("Bob is elsewhere")
 			}
 			after(700 * time.Millisecond)
-			ann.wantCount(1, `^\* Bob@10.0.0.2 joined$`)
+			ann.wantLines(1, `^\* Bob@10.0.0.2 joined$`)
 		})
 	}
 }
@@ -62,8 +62,8 @@ func TestLeavingWhileAConnectionIsBrokenIsNoLoss(t *testing.T) {
 		bob.node.mu.Unlock()
 		bob.leaves()
 		after(10 * time.Second)
-		ann.wantCount(1, `Bob@10.0.0.2 left$`)
-		ann.wantCount(0, `lost`)
+		ann.wantLines(1, `Bob@10.0.0.2 left$`)
+		ann.wantLines(0, `lost`)
 	})
 }
 
@@ -80,7 +80,7 @@ func TestRestingConnectionsRelay(t *testing.T) {
 				after(time.Second)
 			}
 			after(3 * time.Second)
-			ann.wantCount(60, `: line`)
+			ann.wantLines(60, `: line`)
 		})
 	})
 	t.Run("what is to pass wakes them", func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestRestingConnectionsRelay(t *testing.T) {
 			}
 			yan.says("line")
 			after(10 * time.Second)
-			ann.wantCount(1, `: line`)
+			ann.wantLines(1, `: line`)
 		})
 	})
 }
@@ -113,8 +113,8 @@ func TestThirdIsSeenToGoAfterAReconnect(t *testing.T) {
 		after(20 * time.Second)
 		cid.crash()
 		after(8 * time.Second)
-		bob.wantCount(1, `Cid@10.0.0.1 lost`)
-		ann.wantCount(1, `Cid@10.0.0.1 lost`)
+		bob.wantLines(1, `Cid@10.0.0.1 lost`)
+		ann.wantLines(1, `Cid@10.0.0.1 lost`)
 	})
 }
 
@@ -133,7 +133,7 @@ func TestNobodyIsLostBeforeItJoined(t *testing.T) {
 		after(time.Second)
 		xen.crash()
 		after(20 * time.Second)
-		l.heal()
+		l.healAll()
 		after(10 * time.Second)
 		var of []string
 		for _, s := range ann.screen() {
@@ -162,7 +162,7 @@ func TestLossDuringACutIsToldAfterIt(t *testing.T) {
 		l.setApart(ann, bob, false)
 		after(10 * time.Second)
 		for _, g := range []*guest{ann, bob} {
-			g.wantCount(1, `^\* Cid@10.0.0.1 lost$`)
+			g.wantLines(1, `^\* Cid@10.0.0.1 lost$`)
 		}
 	})
 }
@@ -195,9 +195,9 @@ func TestSightingsAreToldOnce(t *testing.T) {
 		after(2 * time.Second)
 		xen.says("three")
 		after(20 * time.Second)
-		ann.wantCount(1, `: three`)
-		ann.wantCount(1, `Xen@10.0.0.1 lost`)
-		ann.wantCount(1, `Xen@10.0.0.1 is back`)
+		ann.wantLines(1, `: three`)
+		ann.wantLines(1, `Xen@10.0.0.1 lost`)
+		ann.wantLines(1, `Xen@10.0.0.1 is back`)
 	})
 }
 
@@ -217,10 +217,10 @@ func TestSightingsOfOthersAreBelievedWhateverTheirClock(t *testing.T) {
 			after(20 * time.Second)
 			l.setApart(xen, bob, false)
 			after(20 * time.Second)
-			ann.wantCount(1, `Xen@10.0.0.1 is back`)
+			ann.wantLines(1, `Xen@10.0.0.1 is back`)
 			xen.crash()
 			after(20 * time.Second)
-			ann.wantCount(2, `Xen@10.0.0.1 lost`)
+			ann.wantLines(2, `Xen@10.0.0.1 lost`)
 		})
 	}
 }

@@ -672,7 +672,7 @@ func TestUnknownFramesAreSkipped(t *testing.T) {
 		if s.isCutOff() {
 			t.Error("a frame of unknown type ended the connection")
 		}
-		ann.wantCount(1, `^Eve@10.9.9.9: Eve says 1$`)
+		ann.wantLines(1, `^Eve@10.9.9.9: Eve says 1$`)
 	})
 }
 
@@ -715,7 +715,7 @@ func TestMalformedFrameEndsItsConnectionAlone(t *testing.T) {
 				}
 				bob.says("still here")
 				after(time.Second)
-				ann.wantCount(1, `^Bob@10.0.0.2: still here$`)
+				ann.wantLines(1, `^Bob@10.0.0.2: still here$`)
 			})
 		})
 	}
@@ -736,7 +736,7 @@ func TestWhatItsAuthorDidNotSignIsPassedOnToNobody(t *testing.T) {
 		run[2].sealed[len(run[2].sealed)-1] ^= 1
 		s.says(framed(framePosts, runOf(eve.id, run[2:])))
 		after(10 * time.Second)
-		bob.wantCount(0, `Eve says 2$`)
+		bob.wantLines(0, `Eve says 2$`)
 		for _, g := range []*guest{ann, bob} {
 			if err := g.ctx.Err(); err != nil {
 				t.Errorf("%s ended: %v", g.name, err)
@@ -744,7 +744,7 @@ func TestWhatItsAuthorDidNotSignIsPassedOnToNobody(t *testing.T) {
 		}
 		bob.says("still here")
 		after(time.Second)
-		ann.wantCount(1, `^Bob@10.0.0.2: still here$`)
+		ann.wantLines(1, `^Bob@10.0.0.2: still here$`)
 	})
 }
 
@@ -767,7 +767,7 @@ func TestRelayThatLeavesOutAPostHidesNothing(t *testing.T) {
 		honest.says(framed(framePosts, runOf(vic.id, run)))
 		after(10 * time.Second)
 		for i := 1; i < 4; i++ {
-			ann.wantCount(1, fmt.Sprintf(`^Vic@192.168.0.7: Vic says %d$`, i))
+			ann.wantLines(1, fmt.Sprintf(`^Vic@192.168.0.7: Vic says %d$`, i))
 		}
 	})
 }
@@ -976,7 +976,7 @@ func FuzzConnection(f *testing.F) {
 			}
 			bob.says("still here")
 			after(10 * time.Second)
-			ann.wantCount(1, `^Bob@10.0.0.2: still here$`)
+			ann.wantLines(1, `^Bob@10.0.0.2: still here$`)
 			for _, s := range ann.screen() {
 				if bad := unclean(s); bad != "" {
 					t.Errorf("the line %q holds %s", s, bad)

@@ -4,6 +4,21 @@ package main
 // network that can be cut, under the fake clock of testing/synctest: hours of
 // heartbeats take milliseconds, and a goroutine that is left over fails the
 // test by itself.
+//
+// A test of a room is a function within inBubble. l.enter starts a node, after
+// lets time pass, says and whispers are what its user types, and wantLines
+// looks at its screen:
+//
+//	ann, bob := l.enter("Ann"), l.enter("Bob")
+//	after(time.Second)
+//	ann.says("hi")
+//	after(time.Second)
+//	bob.wantLines(1, `^Ann@10.0.0.1: hi$`)
+//
+// Nodes have addresses by the order in which they enter: the first is at
+// 10.0.0.1, the second at 10.0.0.2, all on port 7700. Each holds a connection
+// with each other within a second, and shows one line for that. P2PCHAT_LOG=1
+// has the nodes log what the network does.
 
 import (
 	"bytes"
@@ -81,19 +96,30 @@ type options struct {
 	idle  time.Duration
 }
 
+// Options of enter. withClock sets the node's clock ahead by d.
 func withKeep(n int64) option          { return func(_ *guest, o *options) { o.keep = n } }
 func withClock(d time.Duration) option { return func(_ *guest, o *options) { o.clock = d } }
 func withKey(k *roomKey) option        { return func(_ *guest, o *options) { o.key = k } }
-func told(o *guest) option { // as -peer does
+
+// told names another node to it, as -peer does.
+func told(o *guest) option {
 	return func(_ *guest, opts *options) { opts.told = append(opts.told, &contact{named: true, addr: o.addr}) }
 }
-func listed(name string, o *guest, idle time.Duration) option { // as -peers and -idle do
+
+// listed names another node to it, as -peers and -idle do.
+func listed(name string, o *guest, idle time.Duration) option {
 	return func(g *guest, opts *options) {
 		opts.told = append(opts.told, &contact{named: true, alias: name, addr: o.addr})
 		opts.idle = idle
 	}
 }
+
+// deaf is a node that neither hears beacons nor sends any, so that it meets
+// only those that it is told of, that are told of it, or that both know.
 func deaf() option { return func(g *guest, _ *options) { g.mute = true } }
+
+// apartFrom cuts what lies between it and others before it starts. healAll
+// mends that too.
 func apartFrom(others ...*guest) option {
 	return func(g *guest, _ *options) {
 		for _, o := range others {
@@ -237,7 +263,8 @@ func (g *guest) dialOut(ctx context.Context, _, addr string) (net.Conn, error) {
 	}
 }
 
-// setApart cuts, or mends, what lies between two nodes.
+// setApart cuts, or mends, what lies between two nodes, both ways. What is sent
+// over a connection that is cut waits until it is mended.
 func (l *lab) setApart(a, b *guest, apart bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -260,7 +287,7 @@ func (l *lab) areApart(a, b *guest) bool {
 	return l.apart[[2]*guest{a, b}]
 }
 
-// split cuts the network between two groups; heal mends everything.
+// split cuts the network between two groups.
 func (l *lab) split(as, bs []*guest) {
 	for _, a := range as {
 		for _, b := range bs {
@@ -269,7 +296,8 @@ func (l *lab) split(as, bs []*guest) {
 	}
 }
 
-func (l *lab) heal() {
+// healAll mends everything that split, setApart and apartFrom have cut.
+func (l *lab) healAll() {
 	for _, a := range l.nodes {
 		for _, b := range l.nodes {
 			if a != b {
@@ -403,7 +431,7 @@ func (g *guest) isStuck() bool {
 	return g.stuck
 }
 
-// bar has g dial o in vain from here on.
+// bar has g dial o in vain from here on; o may dial g.
 func (g *guest) bar(o *guest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -417,6 +445,7 @@ func (g *guest) setStuck(stuck bool) {
 	wake(g.h().printer.wake)
 }
 
+// says is a line that g's user types.
 func (g *guest) says(format string, args ...any) {
 	g.say(kindLines, fmt.Appendf(nil, format, args...))
 }
@@ -460,12 +489,14 @@ func (g *guest) recalls() []string {
 	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
 }
 
+// peersNow is how many nodes g is connected with.
 func (g *guest) peersNow() int {
 	g.node.mu.Lock()
 	defer g.node.mu.Unlock()
 	return len(g.conns)
 }
 
+// count is how many lines match re.
 func count(lines []string, re string) int {
 	rx, n := regexp.MustCompile(re), 0
 	for _, s := range lines {
@@ -476,8 +507,9 @@ func count(lines []string, re string) int {
 	return n
 }
 
-// wantCount fails unless exactly n lines of g's screen match.
-func (g *guest) wantCount(n int, re string) {
+// wantLines fails unless exactly n lines of g's screen match re, of all that it
+// has shown so far. An empty re matches each line.
+func (g *guest) wantLines(n int, re string) {
 	g.l.t.Helper()
 	if got := g.screen(); count(got, re) != n {
 		g.l.t.Errorf("%s shows %d lines that match %q, want %d; its screen:\n%s", g.name, count(got, re), re, n, clip(strings.Join(got, "\n")))
@@ -499,7 +531,9 @@ func (l *lab) wantSame(n int, nodes ...*guest) {
 	}
 }
 
-func after(d time.Duration) { time.Sleep(d); synctest.Wait() } // on the fake clock
+// after lets d pass on the fake clock, and waits until all nodes have done what
+// they do at that instant.
+func after(d time.Duration) { time.Sleep(d); synctest.Wait() }
 
 const smallKeep = 64 << 10
 
@@ -522,7 +556,7 @@ func (g *guest) whispers(t *testing.T, o *guest, text string) {
 	must(t, g.sendDirect(all[i], []byte(text)))
 }
 
-// counts has g say line 0 to line 4, a second each.
+// counts has g say "line 0" to "line 4", a second each.
 func (g *guest) counts() {
 	for i := range 5 {
 		g.says("line %d", i)
@@ -530,6 +564,7 @@ func (g *guest) counts() {
 	}
 }
 
+// wantNoWarning fails if g told its user anything on standard error.
 func (g *guest) wantNoWarning(t *testing.T) {
 	t.Helper()
 	if w := g.warnings(); len(w) > 0 {
@@ -559,8 +594,8 @@ func TestRoomMeetsOnce(t *testing.T) {
 			if g.peersNow() != n-1 {
 				t.Errorf("%s is connected with %d nodes, want %d", g.name, g.peersNow(), n-1)
 			}
-			g.wantCount(n-1, ` joined$`)
-			g.wantCount(n-1, ``)
+			g.wantLines(n-1, ` joined$`)
+			g.wantLines(n-1, ``)
 		}
 	})
 }
@@ -573,7 +608,7 @@ func TestQuietRoomStaysQuiet(t *testing.T) {
 		}
 		after(time.Hour)
 		for _, g := range l.nodes {
-			g.wantCount(3, ``)
+			g.wantLines(3, ``)
 		}
 	})
 }
@@ -585,12 +620,12 @@ func TestLeavingAndCrashingAreToldApart(t *testing.T) {
 		after(time.Second)
 		b.leaves()
 		after(100 * time.Millisecond)
-		a.wantCount(1, `^\* Bob@10.0.0.2 left$`)
+		a.wantLines(1, `^\* Bob@10.0.0.2 left$`)
 		c.crash()
 		after(100 * time.Millisecond)
-		a.wantCount(1, `^\* Cid@10.0.0.3 lost$`)
+		a.wantLines(1, `^\* Cid@10.0.0.3 lost$`)
 		after(time.Minute)
-		a.wantCount(4, ``)
+		a.wantLines(4, ``)
 	})
 }
 
@@ -615,8 +650,8 @@ func TestNewcomerGetsHistoryOnceInOrderAndFramed(t *testing.T) {
 		if got[len(got)-1] != "* end of history" {
 			t.Errorf("the newcomer's screen ends with %q", got[len(got)-1])
 		}
-		d.wantCount(1, `^\* Bob@10.0.0.2 left$`)
-		d.wantCount(1, `^\* Cid@10.0.0.3 lost$`)
+		d.wantLines(1, `^\* Bob@10.0.0.2 left$`)
+		d.wantLines(1, `^\* Cid@10.0.0.3 lost$`)
 		next := 0
 		for _, s := range got {
 			if strings.HasSuffix(s, fmt.Sprintf(": line %d", next)) {
@@ -639,14 +674,14 @@ func TestNodesInALineHearEachOther(t *testing.T) {
 		a.says("from one end")
 		c.says("from the other")
 		after(2 * time.Second)
-		c.wantCount(1, `^Ann@10.0.0.1: from one end$`)
-		a.wantCount(1, `^Cid@10.0.0.3: from the other$`)
+		c.wantLines(1, `^Ann@10.0.0.1: from one end$`)
+		a.wantLines(1, `^Cid@10.0.0.3: from the other$`)
 		a.leaves()
 		after(2 * time.Second)
-		c.wantCount(1, `^\* Ann@10.0.0.1 left$`)
+		c.wantLines(1, `^\* Ann@10.0.0.1 left$`)
 		d := l.enter("Dan", apartFrom(a, b))
 		after(5 * time.Second)
-		d.wantCount(1, `^Ann@10.0.0.1: from one end$`)
+		d.wantLines(1, `^Ann@10.0.0.1: from one end$`)
 		l.wantSame(2, b, c, d)
 	})
 }
@@ -668,14 +703,14 @@ func TestPartitionHeals(t *testing.T) {
 		}
 		l.nodes[0].crash()
 		after(time.Second)
-		l.heal()
+		l.healAll()
 		after(5 * time.Second)
 		l.wantSame(80, l.nodes[1:]...)
 		for _, g := range l.nodes[2:] {
-			g.wantCount(10, `: N1 says \d$`)
-			g.wantCount(10, `: N0 says \d$`)
+			g.wantLines(10, `: N1 says \d$`)
+			g.wantLines(10, `: N0 says \d$`)
 		}
-		l.nodes[7].wantCount(3, `is back$`)
+		l.nodes[7].wantLines(3, `is back$`)
 	})
 }
 
@@ -686,20 +721,20 @@ func TestStallIsNotALossButSilenceIs(t *testing.T) {
 		after(3 * time.Second)
 		l.split([]*guest{a}, []*guest{b, c})
 		after(3 * time.Second)
-		l.heal()
+		l.healAll()
 		after(20 * time.Second)
-		b.wantCount(0, `lost|back|left`)
+		b.wantLines(0, `lost|back|left`)
 
 		b.says("before the cut")
 		l.split([]*guest{a}, []*guest{b, c})
 		after(8 * time.Second)
-		b.wantCount(1, `^\* Ann@10.0.0.1 lost$`)
+		b.wantLines(1, `^\* Ann@10.0.0.1 lost$`)
 		b.says("during the cut")
 		after(8 * time.Second)
-		l.heal()
+		l.healAll()
 		after(5 * time.Second)
-		b.wantCount(1, `^\* Ann@10.0.0.1 is back$`)
-		a.wantCount(1, `during the cut`)
+		b.wantLines(1, `^\* Ann@10.0.0.1 is back$`)
+		a.wantLines(1, `during the cut`)
 		l.wantSame(2, a, b, c)
 	})
 }
@@ -756,8 +791,8 @@ func TestOtherSecretIsAnotherRoom(t *testing.T) {
 		after(time.Minute)
 		a.says("secret")
 		after(time.Minute)
-		b.wantCount(0, ``)
-		a.wantCount(1, ``)
+		b.wantLines(0, ``)
+		a.wantLines(1, ``)
 	})
 }
 
@@ -776,7 +811,7 @@ func TestOneReachableNodeIsEnough(t *testing.T) {
 		}
 		l.nodes[3].crash()
 		after(8 * time.Second)
-		l.nodes[4].wantCount(1, `N3@.* lost$`)
+		l.nodes[4].wantLines(1, `N3@.* lost$`)
 	})
 }
 
@@ -801,7 +836,7 @@ func TestBlockedPrinterLosesNothing(t *testing.T) {
 		<-done
 		after(time.Second)
 		cancel()
-		b.wantCount(3000, `: \d+ x+$`)
+		b.wantLines(3000, `: \d+ x+$`)
 		if size := a.h().size; size > 2<<20 {
 			t.Errorf("Ann holds %d bytes, keep is %d", size, 1<<20)
 		}
@@ -844,16 +879,16 @@ func TestDirectMessageReachesItsReceiverOnce(t *testing.T) {
 		to := a.members()[0]
 		must(t, a.sendDirect(to, []byte("just for you")))
 		after(time.Second)
-		b.wantCount(1, `^Ann@10.0.0.1 -> me: just for you$`)
-		a.wantCount(1, `^Ann \(me\) -> Bob@10.0.0.2: just for you$`)
-		c.wantCount(0, `just for you`)
+		b.wantLines(1, `^Ann@10.0.0.1 -> me: just for you$`)
+		a.wantLines(1, `^Ann \(me\) -> Bob@10.0.0.2: just for you$`)
+		c.wantLines(0, `just for you`)
 
 		l.setApart(a, b, true) // it is sent into a dead connection, and again into the next
 		must(t, a.sendDirect(to, []byte("once more")))
 		after(4 * time.Second)
 		l.setApart(a, b, false)
 		after(6 * time.Second)
-		b.wantCount(1, `once more`)
+		b.wantLines(1, `once more`)
 		if said, heard := whenIn(a, "once more"), whenIn(b, "once more"); said != heard {
 			t.Errorf("said at %d, and shown as of %d", said, heard)
 		}
@@ -888,22 +923,22 @@ func TestIdleConnectionRestsAndWakesForChat(t *testing.T) {
 		}
 		a.says("one")
 		after(time.Second)
-		b.wantCount(1, `^Ann@10.0.0.2: one$`)
+		b.wantLines(1, `^Ann@10.0.0.2: one$`)
 		rest()
 		b.says("two")
 		after(time.Second)
-		a.wantCount(1, `^Bob@10.0.0.1: two$`)
+		a.wantLines(1, `^Bob@10.0.0.1: two$`)
 		rest()
 		must(t, b.sendDirect(b.members()[0], []byte("three")))
 		after(time.Second)
-		a.wantCount(1, `-> me: three$`)
+		a.wantLines(1, `-> me: three$`)
 		rest()
 		after(time.Minute)
-		a.wantCount(0, `lost|left|back`)
-		b.wantCount(0, `lost|left|back`)
+		a.wantLines(0, `lost|left|back`)
+		b.wantLines(0, `lost|left|back`)
 		b.crash()
 		after(8 * time.Second)
-		a.wantCount(1, `^\* Bob@10.0.0.1 lost$`)
+		a.wantLines(1, `^\* Bob@10.0.0.1 lost$`)
 	})
 }
 
@@ -926,7 +961,7 @@ func TestIdleConnectionWakesForWhatAThirdSays(t *testing.T) {
 				}
 				dot := l.enter("Dot", opts...)
 				after(2 * time.Second)
-				bob.wantCount(1, `Dot@10.0.0.3 joined`)
+				bob.wantLines(1, `Dot@10.0.0.3 joined`)
 				after(10 * time.Second)
 				if got := ann.peersNow(); got != 1 {
 					t.Errorf("Ann has %d connections, want that with Bob to rest again", got)
@@ -937,9 +972,9 @@ func TestIdleConnectionWakesForWhatAThirdSays(t *testing.T) {
 					t.Errorf("the connection is open: %v, want %v", got, want)
 				}
 				after(2 * time.Second)
-				bob.wantCount(1, `: hi$`)
-				ann.wantCount(0, `lost|left|back`)
-				bob.wantCount(0, `lost|left|back`)
+				bob.wantLines(1, `: hi$`)
+				ann.wantLines(0, `lost|left|back`)
+				bob.wantLines(0, `lost|left|back`)
 			})
 		})
 	}
@@ -959,14 +994,14 @@ func TestIdleNodeThatCanNotBeDialedIsNotLost(t *testing.T) {
 		}
 		bob.says("can you hear me?")
 		after(20 * time.Second)
-		bob.wantCount(0, ` lost$`)
+		bob.wantLines(0, ` lost$`)
 		ann.says("no")
 		after(time.Second)
-		bob.wantCount(1, `: no$`)
-		ann.wantCount(1, `: can you hear me\?$`)
+		bob.wantLines(1, `: no$`)
+		ann.wantLines(1, `: can you hear me\?$`)
 		ann.crash()
 		after(10 * time.Second)
-		bob.wantCount(1, ` lost$`)
+		bob.wantLines(1, ` lost$`)
 	})
 }
 
@@ -978,8 +1013,8 @@ func TestIdleNodeStillSaysThatItLeaves(t *testing.T) {
 		after(10 * time.Second)
 		b.leaves()
 		after(time.Second)
-		a.wantCount(1, `^\* Bob@10.0.0.1 left$`)
-		a.wantCount(2, ``)
+		a.wantLines(1, `^\* Bob@10.0.0.1 left$`)
+		a.wantLines(2, ``)
 	})
 }
 
@@ -1021,15 +1056,15 @@ func faults(l *lab, r *rand.Rand) {
 				l.setApart(g, other, true)
 			}
 		case k < 14:
-			l.heal()
+			l.healAll()
 		case k < 15 && len(alive) > 2:
 			after(2 * time.Second) // long enough for one that lives to have what it said
-			l.heal()
+			l.healAll()
 			after(6 * time.Second)
 			g.crash()
 			alive = slices.DeleteFunc(alive, func(o *guest) bool { return o == g })
 		case k < 16 && len(alive) > 2:
-			l.heal()
+			l.healAll()
 			after(12 * time.Second)
 			g.leaves()
 			alive = slices.DeleteFunc(alive, func(o *guest) bool { return o == g })
@@ -1042,7 +1077,7 @@ func faults(l *lab, r *rand.Rand) {
 			after(time.Duration(r.IntN(300)) * time.Millisecond)
 		}
 	}
-	l.heal()
+	l.healAll()
 	after(20 * time.Second)
 	l.wantSame(len(said), alive...)
 	for _, g := range alive {

@@ -27,7 +27,7 @@ func TestDirectMessageWaitsForNoPostThatWasDropped(t *testing.T) {
 			after(5 * time.Second)
 			ann.whispers(t, cid, "psst")
 			after(15 * time.Second)
-			cid.wantCount(1, `psst`)
+			cid.wantLines(1, `psst`)
 			ann.wantNoWarning(t)
 		})
 	})
@@ -52,11 +52,11 @@ func TestDirectMessageWaitsForNoPostThatWasDropped(t *testing.T) {
 			bob.outtalks()
 			l.setApart(ann, bob, true)
 			after(20 * time.Second)
-			l.heal()
+			l.healAll()
 			after(10 * time.Second)
 			ann.whispers(t, bob, "psst")
 			after(15 * time.Second)
-			bob.wantCount(1, `psst`)
+			bob.wantLines(1, `psst`)
 			ann.wantNoWarning(t)
 		})
 	})
@@ -88,8 +88,8 @@ func TestGapIsLeftOnlyIfNobodyCanFillIt(t *testing.T) {
 			ann.says("the end")
 			after(20 * time.Second)
 			for _, g := range []*guest{rip, nat} {
-				g.wantCount(100, `: [0-9]+ x+$`)
-				g.wantCount(1, `: the end$`)
+				g.wantLines(100, `: [0-9]+ x+$`)
+				g.wantLines(1, `: the end$`)
 			}
 		})
 	}
@@ -123,8 +123,8 @@ func TestAuthorIsNotToldToStop(t *testing.T) {
 		after(5 * time.Second)
 		ann.says("the end")
 		after(time.Minute)
-		pat.wantCount(1, `psst`)
-		pat.wantCount(1, `: the end`)
+		pat.wantLines(1, `psst`)
+		pat.wantLines(1, `: the end`)
 		ann.wantNoWarning(t)
 	})
 }
@@ -169,9 +169,9 @@ func TestStaleClaimsAreSeenThrough(t *testing.T) {
 			after(10 * time.Second)
 		}
 		after(time.Minute)
-		ann.wantCount(5, `: something new`)
-		mia.wantCount(5, `: something new`)
-		ann.wantCount(1, `: line 3`)
+		ann.wantLines(5, `: something new`)
+		mia.wantLines(5, `: something new`)
+		ann.wantLines(1, `: line 3`)
 	})
 }
 
@@ -185,8 +185,8 @@ func TestForgottenAuthorsOldMessagesAreNotShownAgain(t *testing.T) {
 		bob.outtalks()
 		cid.says("something new")
 		after(5 * time.Second)
-		ann.wantCount(1, `: something new`)
-		ann.wantCount(1, `: line 3`)
+		ann.wantLines(1, `: something new`)
+		ann.wantLines(1, `: line 3`)
 	})
 }
 
@@ -206,8 +206,8 @@ func TestSlowHolderIsWaitedFor(t *testing.T) {
 		after(3 * time.Second)
 		l.setApart(ann, bob, false)
 		after(30 * time.Second)
-		ann.wantCount(0, ` lost$`)
-		ann.wantCount(100, `Xen@.*: \d+ x`)
+		ann.wantLines(0, ` lost$`)
+		ann.wantLines(100, `Xen@.*: \d+ x`)
 	})
 }
 
@@ -222,7 +222,7 @@ func TestSmallKeepHidesNobodyWhoseClockIsOff(t *testing.T) {
 				bob.says("hear me %d", i)
 				after(2 * time.Second)
 			}
-			ann.wantCount(20, `: hear me`)
+			ann.wantLines(20, `: hear me`)
 		})
 	}
 }
@@ -244,7 +244,7 @@ func TestNewcomerDoesNotWaitForWhatNobodyCanGive(t *testing.T) {
 			dan.says("chat")
 			after(time.Second)
 		}
-		ann.wantCount(20, `: chat`)
+		ann.wantLines(20, `: chat`)
 	})
 }
 
@@ -428,7 +428,7 @@ func (w *web) judge(t *testing.T) {
 		}
 		for _, o := range w.nodes {
 			if o != g {
-				g.wantCount(1, `: final word of `+o.name+`;`)
+				g.wantLines(1, `: final word of `+o.name+`;`)
 			}
 		}
 	}
