@@ -245,10 +245,11 @@ func BenchmarkVector(b *testing.B) {
 	var body []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		body = beginHave(body[:0], haveComplete, 0)
+		body = beginHave(body[:0], 0)
 		for author, s := range h.vector() {
 			body = appendHaveEntry(body, author, s, netip.AddrPort{})
 		}
+		body = endHave(body, 0, haveComplete)
 		theirs := map[nodeID]span{}
 		if _, _, err := parseHave(body[5:], func(author nodeID, s span, _ netip.AddrPort) { theirs[author] = s }); err != nil || len(theirs) != 1000 {
 			b.Fatal(len(theirs), err)

@@ -244,3 +244,415 @@ func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 	at.Port = 0
 	return net.ListenTCP("tcp", at)
 }
+
+// ---- who is there, and how to reach them
+
+// A tie is how we stand with another node. Only moveLocked changes one.
+//
+//	tie      what it means                    and what ends it
+//	away     there is no connection           up: a connection is registered
+//	up       the connection stands            suspect: silent for 5 s; resting: closed by BYE idle;
+//	                                          broken: it ended without a word; away: BYE leaving
+//	suspect  the connection is silent: a      up: something comes, or a fresh one is registered;
+//	         fresh one is dialed, and may     away: silent for 7 s, which is a loss;
+//	         replace it                       else as up
+//	broken   dialed again and again for 4 s   up: registered; away: it can't be had, which is a loss
+//	resting  closed for lack of chat; asked   up: registered; waking: there is something to say;
+//	         now and then whether it lives    away: it doesn't answer, which is a loss
+//	waking   as broken, after resting         as broken
+type tie byte
+
+const (
+	away tie = iota
+	up
+	suspect
+	broken
+	resting
+	waking
+)
+
+func (t tie) String() string {
+	return [...]string{"away", "up", "suspect", "broken", "resting", "waking"}[t]
+}
+
+// A route is an address where somebody can be dialed, and when that is due.
+type route struct {
+	addr    netip.AddrPort // invalid: there is none
+	dialAt  time.Time      // not before
+	dialing bool
+	fails   int // in a row; each makes the next dial wait longer
+}
+
+// isDue says whether nothing but the state of the tie speaks against dialing r.
+func (r *route) isDue(now time.Time) bool {
+	return r.addr.IsValid() && !r.dialing && !now.Before(r.dialAt)
+}
+
+// ended notes that a dial of r has come to an end. The next one waits for
+// first, for twice as long after each failure, and for most at most.
+func (r *route) ended(err error, first, most time.Duration) {
+	r.dialing = false
+	if err == nil {
+		r.fails = 0
+	}
+	r.wait(first, most)
+}
+
+func (r *route) wait(first, most time.Duration) {
+	r.dialAt = time.Now().Add(min(first<<min(r.fails, 8), most))
+	r.fails++
+}
+
+// A target is an address that the user named.
+type target struct {
+	route
+	alias string // its name in the table of -peers; empty: it was given by -peer
+	id    nodeID // who was found there last; zero: nobody yet
+}
+
+// A contact is what we know of another node, connected or not.
+type contact struct {
+	route
+	mailbox
+	id       nodeID
+	tie      tie
+	conn     *conn     // up, suspect: the connection; resting, waking: the one that was closed; else nil
+	met      bool      // was connected once
+	epoch    uint32    // see HELLO
+	counter  uint64    // of its newest beacon
+	beaconAt time.Time // when that came
+	heardAt  time.Time // when anybody last told of it, be it itself
+}
+
+// A roster is who is there, and how to reach them.
+type roster struct {
+	conns    map[nodeID]*conn    // of the contacts that are up or suspect
+	contacts map[nodeID]*contact // all that we know of
+	targets  []*target
+	gate     dialGate
+}
+
+// moveLocked changes the tie of ct, and to which connection it is. Whether the
+// two nodes are connected is news for the others.
+func (n *node) moveLocked(ct *contact, to tie, c *conn) {
+	if ct.tie != to {
+		n.logf("%v (%s): %v, was %v", ct.id, n.label(ct.id), to, ct.tie)
+	}
+	if before := n.reachedLocked(ct.id); c == nil && before.IsValid() || c != nil && before != c.addr {
+		n.news[ct.id] = true
+	}
+	ct.tie, ct.conn = to, c
+	switch to {
+	case up, suspect:
+		n.conns[ct.id] = c
+	default:
+		delete(n.conns, ct.id)
+	}
+	n.changedLocked()
+}
+
+// contactLocked returns what we know of the node. Where there are too many, a
+// new one costs any that we never met.
+func (n *node) contactLocked(id nodeID) *contact {
+	if ct := n.contacts[id]; ct != nil {
+		return ct
+	}
+	for other, ct := range n.contacts {
+		if len(n.contacts) < maxContacts {
+			break
+		}
+		if !ct.met && !ct.dialing {
+			delete(n.contacts, other)
+		}
+	}
+	n.contacts[id] = &contact{id: id, heardAt: time.Now()}
+	return n.contacts[id]
+}
+
+// reachedLocked returns where we are connected with the node, be it that the
+// connection rests.
+func (n *node) reachedLocked(id nodeID) netip.AddrPort {
+	if ct := n.contacts[id]; ct != nil && ct.conn != nil {
+		return ct.conn.addr
+	}
+	return netip.AddrPort{}
+}
+
+// throughLocked returns where a peer is connected with the node, if one is.
+func (n *node) throughLocked(id nodeID) netip.AddrPort {
+	for _, c := range n.conns {
+		if addr := c.theirs[id].addr; addr.IsValid() {
+			return addr
+		}
+	}
+	return netip.AddrPort{}
+}
+
+// hereLocked says whether we, or a peer, are connected with the node, or hear
+// its beacons.
+func (n *node) hereLocked(id nodeID) bool {
+	ct := n.contacts[id]
+	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id).IsValid()
+}
+
+// isListedLocked says whether the table of the user has the node.
+func (n *node) isListedLocked(id nodeID) bool {
+	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.alias != "" && t.id == id })
+}
+
+// heard takes a beacon that came from the given address.
+func (n *node) heard(x beacon, from netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if x.node == n.id || n.leaving {
+		return
+	}
+	ct := n.contacts[x.node]
+	if ct != nil && x.counter <= ct.counter {
+		return // heard on another way, or replayed
+	}
+	if ct == nil {
+		if n.gate.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
+			return // so many of there led nowhere that this one may wait
+		}
+		ct = n.contactLocked(x.node)
+	}
+	silent := time.Since(ct.beaconAt) > silence
+	ct.counter, ct.beaconAt = x.counter, time.Now()
+	if silent {
+		ct.fails = 0 // it can be reached again, so it is dialed anew from the beginning
+	}
+	n.meetLocked(ct, netip.AddrPortFrom(from, x.port), silent)
+}
+
+// toldLocked makes for a connection with a node that a peer says to be at addr.
+// What the node's own beacons say counts for more: a peer's wrong word would
+// keep two nodes apart.
+func (n *node) toldLocked(ct *contact, addr netip.AddrPort) {
+	if ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
+		addr = ct.addr
+	}
+	n.meetLocked(ct, addr, false)
+}
+
+// meetLocked makes for a connection with a node that was heard to be at addr.
+// A fresh node is dialed at once by the lower ID, and by the higher only if
+// nothing has come of that for a while. So is one that was not heard of for a
+// while, and one whose own beacons were silent, whatever others told of it.
+func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
+	now := time.Now()
+	fresh = fresh || now.Sub(ct.heardAt) >= silence || !ct.addr.IsValid()
+	ct.heardAt = now
+	if ct.tie == up {
+		return
+	}
+	ct.addr = addr
+	if fresh {
+		ct.dialAt = now
+		if ct.id.less(n.id) {
+			ct.dialAt = now.Add(retryFirst)
+			n.announce() // so that the lower hears of us
+		}
+	}
+	n.dialLocked(ct)
+}
+
+// isDueLocked says whether the node of ct is to be dialed at this moment.
+func (n *node) isDueLocked(ct *contact, now time.Time) bool {
+	if !ct.isDue(now) {
+		return false
+	}
+	switch ct.tie {
+	case up:
+		return false
+	case broken, waking:
+		return true
+	case resting: // does it still live?
+		return !n.leaving && now.Sub(ct.beaconAt) >= slowHeartbeat
+	}
+	return !n.leaving && now.Sub(ct.heardAt) <= silence
+}
+
+// dialLocked dials the node of ct, if that is due. A node that was never met,
+// which anybody can make up, has to pass the gate.
+func (n *node) dialLocked(ct *contact) {
+	now := time.Now()
+	if !n.isDueLocked(ct, now) {
+		return
+	}
+	host, met := ct.addr.Addr(), ct.met
+	if !met && !n.gate.admit(host, now) {
+		return
+	}
+	ct.dialing = true
+	addr, probe := ct.addr, ct.tie == resting
+	n.wg.Go(func() {
+		if met {
+			n.dialContact(ct, addr, probe)
+			return
+		}
+		next := sync.OnceFunc(n.dialNext)
+		defer next()
+		defer time.AfterFunc(dialTurn, next).Stop()
+		err := n.dialContact(ct, addr, probe)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.gate.done(host, err != nil && !errors.Is(err, errDuplicate))
+	})
+}
+
+// dialNext gives the place of a dial to an unknown node, which is done or has
+// had its turn, to others.
+func (n *node) dialNext() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.gate.places--
+	for _, ct := range n.contacts {
+		if n.gate.places >= maxDials {
+			return
+		}
+		n.dialLocked(ct)
+	}
+}
+
+// dialedLocked draws the conclusion from a dial of ct, which ended with err.
+func (n *node) dialedLocked(ct *contact, err error) {
+	first, most := retryFirst, retryMost
+	if ct.tie == resting {
+		first, most = slowHeartbeat, slowHeartbeat
+	}
+	ct.ended(err, first, most)
+	if n.ctx.Err() != nil {
+		return
+	}
+	switch ct.tie {
+	case resting, waking:
+		if err != nil && time.Since(ct.beaconAt) < slowHeartbeat {
+			return // it lives, but can't be dialed from here
+		}
+		if err != nil {
+			n.loseLocked(ct)
+		} else if ct.tie == waking {
+			n.redialLocked(ct) // it rested again meanwhile
+		}
+	case broken:
+		if err != nil {
+			n.loseLocked(ct)
+		} else {
+			n.redialLocked(ct) // it broke again meanwhile
+		}
+	}
+}
+
+// redialLocked dials ct at once. It is broken or waking: if the connection
+// can't be had, and the peer doesn't dial either, its node is lost.
+func (n *node) redialLocked(ct *contact) {
+	ct.dialAt = time.Time{}
+	n.dialLocked(ct)
+}
+
+// rouseLocked opens the connection of ct again, if it rests.
+func (n *node) rouseLocked(ct *contact) {
+	if ct.tie == resting {
+		n.moveLocked(ct, waking, ct.conn)
+		n.redialLocked(ct)
+	}
+}
+
+// dialTargetLocked dials an address that the user named, unless we are
+// connected with the node that was found there.
+func (n *node) dialTargetLocked(t *target) {
+	if !t.isDue(time.Now()) || n.leaving || t.id == n.id {
+		return
+	}
+	if ct := n.contacts[t.id]; ct != nil && (ct.tie == up || ct.tie == resting || ct.tie == waking) {
+		return
+	}
+	t.dialing = true
+	n.wg.Go(func() { n.dialTarget(t) })
+}
+
+// owedLocked returns the contacts whose connection is being opened anew.
+func (n *node) owedLocked() (owed []*contact) {
+	for _, ct := range n.contacts {
+		if ct.tie == broken || ct.tie == waking {
+			owed = append(owed, ct)
+		}
+	}
+	return owed
+}
+
+// relistLocked makes for the nodes that peers are connected with and we are
+// not, and forgets the contacts that nobody asks for any more.
+func (n *node) relistLocked(now time.Time) {
+	for id, ct := range n.contacts {
+		if ct.conn != nil {
+			continue
+		}
+		if addr := n.throughLocked(id); addr.IsValid() {
+			n.toldLocked(ct, addr)
+		}
+		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.tie != away || len(ct.out) > 0 {
+			continue
+		}
+		state, spoken := n.history.about(id).state, ct.sent+ct.taken > 0
+		if !ct.met || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
+			delete(n.contacts, id)
+			n.dropSourceLocked(id)
+			n.history.forget(id)
+		}
+	}
+}
+
+// A dialGate bounds the dials to nodes that were never met, which anybody can make
+// up: in all and for each host, at once and for each second. A host where such
+// dials failed of late gets less, so that invented nodes don't keep real ones
+// waiting. The zero value is ready. Guarded by node.mu.
+type dialGate struct {
+	tokens   float64            // dials that may begin at once
+	filledAt time.Time          // when tokens was last right
+	places   int                // taken by dials that have not had their turn yet
+	underWay map[netip.Addr]int // dials under way, for each host
+	blame    map[netip.Addr]int // dials that failed of late, for each host
+}
+
+// admit says whether a dial to host may begin at this moment, and counts it.
+// Then leave or, after dialTurn, dialNext gives its place to others, and done
+// says how it ended.
+func (g *dialGate) admit(host netip.Addr, now time.Time) bool {
+	g.tokens = min(dialRate, g.tokens+dialRate*now.Sub(g.filledAt).Seconds())
+	g.filledAt = now
+	spare := 0
+	if g.blame[host] > 0 {
+		spare = 2 // places, and half of the tokens, are for hosts of which nothing bad is known
+	}
+	if g.tokens < float64(1+spare*dialRate/4) || g.places >= maxDials-spare || g.underWay[host] >= maxDialsPerAddr {
+		return false
+	}
+	if g.underWay == nil {
+		g.underWay, g.blame = map[netip.Addr]int{}, map[netip.Addr]int{}
+	}
+	g.tokens--
+	g.places++
+	g.underWay[host]++
+	return true
+}
+
+// done counts a dial to host that has ended.
+func (g *dialGate) done(host netip.Addr, failed bool) {
+	if g.underWay[host]--; g.underWay[host] <= 0 {
+		delete(g.underWay, host)
+	}
+	if failed {
+		g.blame[host]++
+	}
+}
+
+// forgive lets go of some of the blame. Called every few seconds.
+func (g *dialGate) forgive() {
+	for host, count := range g.blame {
+		if g.blame[host] = count - 1 - count/8; g.blame[host] <= 0 {
+			delete(g.blame, host)
+		}
+	}
+}

@@ -910,3 +910,128 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 		return err
 	})
 }
+
+// ---- what is missing, and whom to ask for it
+
+// A claim is what a peer has of an author, by its own word.
+type claim struct {
+	span
+	addr   netip.AddrPort // where it is connected with the author; invalid: it isn't
+	stalls uint64         // requests in a row that brought nothing
+}
+
+// An offer is what one peer can give of an author's feed.
+type offer struct {
+	claim
+	isAuthor bool
+}
+
+// A help is what an offer is worth to a node that has the posts up to a
+// number. Less is better.
+type help int
+
+const (
+	hasNext  help = iota // it has the next post
+	hasLater             // it has later ones only
+	isAuthor             // it has no more than we, but will
+	hearsOf              // so has it, being connected with the author
+	knewIt               // it may know what became of the author
+	noHelp
+)
+
+func (o offer) help(mine uint64) help {
+	switch {
+	case o.last > mine && o.first <= mine+1:
+		return hasNext
+	case o.last > mine:
+		return hasLater
+	case o.isAuthor:
+		return isAuthor
+	case o.addr.IsValid():
+		return hearsOf
+	case o.last > 0:
+		return knewIt
+	}
+	return noHelp
+}
+
+// A lack is all that decides what to do about one author of whom somebody may
+// have more than we.
+type lack struct {
+	mine    author
+	waited  time.Duration // since it was noted
+	delay   time.Duration // to wait before anybody is asked: the author may be about to connect
+	resting bool          // our connection with the author rests: it wakes us itself
+	offers  []offer       // what our peers can give
+	source  int           // which of them was asked last, or sends unasked, as the author does; -1: none
+	over    bool          // it was asked to leave a gap
+	quiet   time.Duration // since it last brought something
+}
+
+// A verdict is what to do about a lack.
+type verdict struct {
+	ask     int  // which of the offers to take up
+	want    want // and how; from 0: ask nobody
+	settled bool // nothing is lacking any more
+	stalled bool // the source was asked, and brought nothing
+}
+
+// decide says what to do about l.
+//
+// A sender stops at a gap that its -keep has left. The receiver may ask it to
+// leave the gap out, but only after gapPatience: somebody may connect who has
+// the missing posts, even when nobody is known to come. After a cut, and to a
+// newcomer, the first of several nodes that is heard looks like the only one.
+//
+// Where nobody has more than we, somebody who hears of the author is asked for
+// what follows, so that we learn what it says next and what becomes of it.
+func (l *lack) decide() verdict {
+	best, can := l.best()
+	sourceCan := noHelp
+	if l.source >= 0 {
+		sourceCan = l.offers[l.source].help(l.mine.last)
+	}
+	serves := sourceCan == hasNext || sourceCan == hasLater && l.over || sourceCan == isAuthor
+	next := want{from: l.mine.last + 1, over: can == hasLater}
+	switch {
+	case l.mine.fork:
+		return verdict{settled: true}
+	case l.waited < l.delay:
+		return verdict{}
+	case can > hasLater:
+		ended := l.mine.state == left || l.mine.state == lost && can == knewIt
+		if can == noHelp || sourceCan == can || l.resting || l.mine.last == 0 || ended {
+			return verdict{settled: true}
+		}
+		return verdict{ask: best, want: next, settled: true}
+	case can == hasLater && (l.waited < gapPatience || l.mine.last > 0 && l.waited < healPatience):
+		return verdict{}
+	case serves && l.quiet < noProgress: // it is on its way
+		return verdict{}
+	}
+	return verdict{ask: best, want: next, stalled: serves}
+}
+
+// best returns the offer to take up, and what it is worth. An offer of more
+// posts than we have comes before the author, and that before all others. One
+// that came to nothing maxStalls times in a row is the last resort: a member
+// that claims more each second would otherwise starve us of the feed. Then
+// the smallest gap counts.
+func (l *lack) best() (best int, can help) {
+	can = noHelp
+	var chosen offer
+	for i, o := range l.offers {
+		h := o.help(l.mine.last)
+		order := cmp.Or(
+			cmp.Compare(max(h, hasLater), max(can, hasLater)),
+			cmp.Compare(o.stalls/maxStalls, chosen.stalls/maxStalls),
+			cmp.Compare(max(o.first, l.mine.last+1), max(chosen.first, l.mine.last+1)),
+			cmp.Compare(o.stalls, chosen.stalls),
+			cmp.Compare(chosen.last, o.last),
+		)
+		if order < 0 && h < noHelp {
+			best, can, chosen = i, h, o
+		}
+	}
+	return best, can
+}

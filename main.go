@@ -113,7 +113,7 @@ type config struct {
 	name     string
 	bind     netip.Addr
 	port     uint16
-	targets  []*contact
+	targets  []*target
 	idle     time.Duration
 	secret   string
 	warning  string // about the secret
@@ -193,7 +193,7 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		if err != nil {
 			return nil, usagef("-peer: %v", err)
 		}
-		cfg.targets = append(cfg.targets, &contact{named: true, addr: a})
+		cfg.targets = append(cfg.targets, &target{route: route{addr: a}})
 	}
 	return cfg, errors.Join(cfg.readPeers(*peers), cfg.readSecret(*secret))
 }
@@ -242,7 +242,7 @@ func (cfg *config) readPeers(file string) error {
 	return nil
 }
 
-func parsePeersFile(content string, port uint16) (table []*contact, err error) {
+func parsePeersFile(content string, port uint16) (table []*target, err error) {
 	for i, line := range strings.Split(content, "\n") {
 		line, _, _ = strings.Cut(" "+strings.ReplaceAll(line, "\t", " "), " #")
 		line = strings.TrimSpace(line)
@@ -255,7 +255,7 @@ func parsePeersFile(content string, port uint16) (table []*contact, err error) {
 		if err = cmp.Or(err, validName(name)); err != nil {
 			return nil, fmt.Errorf("line %d: %q: %w", i+1, line, err)
 		}
-		table = append(table, &contact{named: true, alias: name, addr: a})
+		table = append(table, &target{route: route{addr: a}, alias: name})
 	}
 	return table, nil
 }
@@ -674,7 +674,7 @@ func (a *app) message(line []byte) ([]byte, bool) {
 
 // isName says whether NAME/text goes to somebody of that name.
 func (a *app) isName(name string) bool {
-	return slices.ContainsFunc(a.cfg.targets, func(ct *contact) bool { return ct.alias == name }) || a.h.bore(name)
+	return slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return t.alias == name }) || a.h.bore(name)
 }
 
 // command carries out a line that is no message. It returns false when that

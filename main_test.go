@@ -31,11 +31,10 @@ func atDesk(verbatim bool) *app {
 		{"Tim", "192.168.0.7:7700"}, {"Tim B", "192.168.0.8:7700"}, {"Ann", "192.168.0.9:7700"}, {"Ann", "192.168.0.9:40123"},
 	} {
 		id, addr := newScribe(i+1, "").id, netip.MustParseAddrPort(m.addr)
-		n.conns[id] = &conn{n: n, peer: id, addr: addr}
-		n.contacts[id] = &contact{id: id, met: true}
+		n.moveLocked(n.contactLocked(id), up, &conn{n: n, transport: transport{peer: id, addr: addr}})
 		h.reached(id, addr, m.name)
 	}
-	n.targets = []*contact{{named: true, alias: "Tim B C", addr: netip.MustParseAddrPort("192.168.0.10:7700")}}
+	n.targets = []*target{{alias: "Tim B C", route: route{addr: netip.MustParseAddrPort("192.168.0.10:7700")}}}
 	return &app{cfg: &config{verbatim: verbatim, targets: n.targets}, n: n, h: h, input: fromTerminal}
 }
 

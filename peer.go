@@ -43,7 +43,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -106,66 +105,66 @@ type node struct {
 	patience time.Duration // with nobody connected, before what we say counts as heard
 	idle     time.Duration // after which a connection with a node of the table rests; 0: never
 	history  *history
+	outside
+	ctx    context.Context // ends when the node does
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine of the node
+
+	mu         sync.Mutex // guards all below
+	leaving    bool
+	changed    chan struct{} // closed and replaced when somebody came, went or acknowledged
+	handshakes []*conn       // under way, the oldest first
+	roster
+	exchange
+	outcome
+	said  notices
+	clock pulse
+}
+
+// An outside is how a node reaches what is outside of it. Immutable.
+type outside struct {
 	dial     func(ctx context.Context, network, addr string) (net.Conn, error) // as a net.Dialer does
 	announce func()                                                            // sends a beacon soon
 	warn     func(string, ...any)                                              // tells the user
-	logf     func(string, ...any)                                              // tells whoever asked for -v
-	ctx      context.Context                                                   // ends when the node does
-	cancel   context.CancelFunc
-	wg       sync.WaitGroup // every goroutine of the node
+	logf     func(string, ...any)                                              // tells the user of -v
+}
 
-	mu          sync.Mutex // guards all below
-	leaving     bool
-	conns       map[nodeID]*conn
-	contacts    map[nodeID]*contact
-	targets     []*contact           // the addresses that the user named
-	hands       []*conn              // in their handshake, the oldest first
-	lacking     map[nodeID]time.Time // authors of whom somebody has more than we, and since when
-	sources     map[nodeID]*source   // who sends us a feed
-	news        map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
-	underWay    map[netip.Addr]int   // dials to unknown nodes there
-	blame       map[netip.Addr]int   // and those that failed of late
-	dials       int                  // to unknown nodes, that hold a place
-	tokens      float64              // dials to unknown nodes that are left
-	gather      gather
-	warned      map[string]bool // what the user was warned of and isn't again
-	logged      map[string]bool // offences of this minute
-	loggedAt    time.Time       // when logged was last empty
-	changed     chan struct{}   // closed and replaced when somebody came, went or acknowledged
-	lastTick    time.Time
-	wokeAt      time.Time // when a tick last came late
-	metAt       time.Time // when anybody was last connected
-	toldAt      time.Time // when peers last heard the news
-	relistedAt  time.Time // when we last looked whom our peers know, and forgot what nobody asks for
+// An exchange is what of the feeds is still to be had, and to be told.
+type exchange struct {
+	lacking map[nodeID]time.Time // authors of whom somebody may have more than we, and since when
+	sources map[nodeID]*source   // who sends us a feed
+	news    map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
+	gather  gather
+}
+
+// An outcome is what became of what we said.
+type outcome struct {
 	bestAck     uint64    // the newest post of our own that anybody has
 	takenAt     time.Time // when anybody last acknowledged anything, or the wait for that began
+	metAt       time.Time // when anybody was last connected
 	undelivered int       // direct messages
 }
 
-// A contact is what we know of another node, connected or not; or an address
-// that the user named, and whoever is there. A connection that breaks is owed
-// until it is there again, or can't be dialed: then its node is lost. One that
-// rests is owed when there is something to say. Where a connected node is
-// suspect, one is dialed that may replace the connection.
-type contact struct {
-	id       nodeID         // zero: nobody was found at the address yet
-	named    bool           // the user named the address
-	alias    string         // and the node in the table
-	addr     netip.AddrPort // where it may be dialed
-	met      bool           // was connected once
-	counter  uint64         // of its newest beacon
-	beaconAt time.Time      // when that came
-	heardAt  time.Time      // when anybody last told of it
-	epoch    uint32         // see HELLO
-	dialAt   time.Time      // not before
-	dialing  bool
-	fails    int
-	rest     *conn // the connection that was closed for lack of chat, and whose peer is still there; nil: none
-	owed     bool  // its connection broke, or is wanted again: if it can't be had, the node is lost
+// A notices is what was said already and is not said again.
+type notices struct {
+	warned   map[string]bool // to the user, in this launch
+	logged   map[string]bool // offences of this minute
+	loggedAt time.Time       // when logged was last empty
+}
 
-	outbox    []*outgoing // direct messages that it has not acknowledged
-	directOut uint64      // number of the last direct message to it
-	directIn  uint64      // and of the last from it
+// A pulse is when the tick last did what it does.
+type pulse struct {
+	tickAt   time.Time
+	wokeAt   time.Time // when a tick last came late
+	toldAt   time.Time // when peers last heard the news
+	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
+}
+
+// A mailbox holds the direct messages that pass with one node.
+type mailbox struct {
+	out   []*outgoing // that it has not acknowledged
+	sent  uint64      // number of the last to it
+	taken uint64      // and of the last from it
 }
 
 type outgoing struct {
@@ -179,7 +178,7 @@ type outgoing struct {
 // asked.
 type source struct {
 	from  *conn
-	at    time.Time  // when it last brought something
+	since time.Time  // it last brought something, or began to owe us something
 	over  bool       // it was asked to leave out what nobody has
 	early []sighting // of an author whose join is still on its way
 }
@@ -195,41 +194,42 @@ type gather struct {
 // A conn is a connection with one peer: first in its handshake, then
 // registered.
 type conn struct {
-	n      *node // immutable, as all up to the next empty line are once they are set
-	raw    *meter
-	dialed bool // by us
-	tls    *tls.Conn
-	peer   nodeID
-	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
-	since  time.Time      // it was registered, or came to rest
-	epoch  uint32
-	wake   chan struct{} // the writer has something to do
-	base   uint64        // number of our last post when it came
-	ahead  time.Duration // its clock, of ours
+	n *node // immutable, as all up to the next empty line are once they are set
+	transport
+	since time.Time     // it was registered, or came to rest
+	epoch uint32        // of the HELLO that made it
+	base  uint64        // number of our last post when it came
+	ahead time.Duration // the peer's clock, of ours
+	wake  chan struct{} // the writer has something to do
 
 	// guarded by n.mu
 	theirs   map[nodeID]claim // what the peer has
 	complete bool             // its whole vector is in
 	chatAt   time.Time        // when it last carried chat
 	ackedAt  time.Time        // when it last acknowledged, or began to lag
-	suspect  bool             // silent: a fresh connection may replace it
 	bye      byte             // why we are about to end it; 0: we aren't
-	parted   bool             // the peer hears that we leave
-	taking   bool             // posts of it are being taken: we don't leave before we have said so
-	greet    bool             // part of our vector is still to be sent
-	beat     bool             // a HAVE is due, though there be nothing to tell
-	tell     map[nodeID]bool  // authors of whom the peer should hear what we have
-	wants    map[nodeID]want  // what to ask for
-	subs     map[nodeID]*sub  // what to send
+	parted   bool             // the peer hears that we leave: what comes after is not taken
+	telling  telling
+	wants    map[nodeID]want // what to ask for
+	subs     map[nodeID]*sub // what to send
 
 	due []*sub // the writer's own: what it is about to send
 }
 
-// A claim is what a peer has of an author, by its own word.
-type claim struct {
-	span
-	at     netip.AddrPort // where it is connected with the author; invalid: it isn't
-	stalls uint64         // how often it was asked for more of it, and sent nothing, since it last did
+// A transport is what is underneath a connection.
+type transport struct {
+	raw    *meter
+	tls    *tls.Conn
+	dialed bool // by us
+	peer   nodeID
+	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
+}
+
+// A telling is what a peer is still to be told by HAVE.
+type telling struct {
+	authors map[nodeID]bool // of whom it should hear what we have
+	greet   bool            // part of our vector is among them
+	beat    bool            // a HAVE is due, though there be nothing to tell
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
@@ -242,14 +242,16 @@ type sub struct {
 
 // newNode returns a node that has posted its join into h and waits to be run.
 func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, roomPort uint16) *node {
+	now := time.Now()
 	n := &node{
-		id: h.self, room: r, port: port, roomPort: roomPort, history: h,
-		tls: tlsConfig(key), lastTick: time.Now(), metAt: time.Now(), loggedAt: time.Now(), tokens: dialRate,
-		dial: new(net.Dialer).DialContext, announce: func() {}, warn: func(string, ...any) {}, logf: func(string, ...any) {},
-		conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, lacking: map[nodeID]time.Time{},
-		sources: map[nodeID]*source{}, news: map[nodeID]bool{},
-		underWay: map[netip.Addr]int{}, blame: map[netip.Addr]int{}, warned: map[string]bool{}, logged: map[string]bool{}, changed: make(chan struct{}),
-		gather: gather{before: map[nodeID]uint64{}},
+		id: h.self, tls: tlsConfig(key), room: r, port: port, roomPort: roomPort, history: h,
+		outside:  outside{new(net.Dialer).DialContext, func() {}, func(string, ...any) {}, func(string, ...any) {}},
+		changed:  make(chan struct{}),
+		roster:   roster{conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}},
+		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}, gather: gather{before: map[nodeID]uint64{}}},
+		outcome:  outcome{metAt: now},
+		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
+		clock:    pulse{tickAt: now},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -300,19 +302,9 @@ func (n *node) leave() {
 		c.bye = byeLeaving
 		wake(c.wake)
 	}
-	for len(n.conns)+len(n.hands)+len(n.owedLocked()) > 0 && ctx.Err() == nil {
+	for len(n.conns)+len(n.handshakes)+len(n.owedLocked()) > 0 && ctx.Err() == nil {
 		n.waitLocked(ctx) // whoever connects meanwhile hears it too
 	}
-}
-
-// owedLocked returns whose connections are being opened anew.
-func (n *node) owedLocked() (owed []nodeID) {
-	for id, ct := range n.contacts {
-		if ct.owed {
-			owed = append(owed, id)
-		}
-	}
-	return owed
 }
 
 // waitLocked returns when something changed, or ctx ended. It does not hold
@@ -363,7 +355,7 @@ func (n *node) pause(d time.Duration) {
 
 // warnOnceLocked warns the user, but not twice of the same.
 func (n *node) warnOnceLocked(what, format string, args ...any) {
-	if first(n.warned, what) {
+	if isFirst(n.said.warned, what) {
 		n.warn(format, args...)
 	}
 }
@@ -372,13 +364,21 @@ func (n *node) warnOnceLocked(what, format string, args ...any) {
 func (n *node) logOnce(what, format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if first(n.logged, what) {
+	if isFirst(n.said.logged, what) {
 		n.logf(format, args...)
 	}
 }
 
-// first says whether seen, which stays bounded, takes what for the first time.
-func first(seen map[string]bool, what string) bool {
+// forgetLocked lets what was logged more than a minute ago be logged again.
+func (s *notices) forgetLocked(now time.Time) {
+	if now.Sub(s.loggedAt) >= time.Minute {
+		s.loggedAt = now
+		clear(s.logged)
+	}
+}
+
+// isFirst says whether seen, which stays bounded, takes what for the first time.
+func isFirst(seen map[string]bool, what string) bool {
 	if seen[what] || len(seen) >= maxContacts {
 		return false
 	}
@@ -392,7 +392,7 @@ func first(seen map[string]bool, what string) bool {
 // here, and reads it to its end. It returns who is there, as far as that is
 // known. A peer that is not expect, unless that is zero, is turned away.
 func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
-	c := &conn{n: n, raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr()), wake: make(chan struct{}, 1)}
+	c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr())}}
 	n.admit(c)
 	first, err := c.shake(expect)
 	n.mu.Lock()
@@ -421,15 +421,15 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 func (n *node) admit(c *conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.hands = append(n.hands, c)
-	if len(n.hands) <= maxHandshakes {
+	n.handshakes = append(n.handshakes, c)
+	if len(n.handshakes) <= maxHandshakes {
 		return
 	}
 	count := map[netip.Addr]int{}
-	for _, o := range n.hands {
+	for _, o := range n.handshakes {
 		count[o.addr.Addr()]++
 	}
-	oldest := slices.MaxFunc(n.hands, func(a, b *conn) int { // the first of several
+	oldest := slices.MaxFunc(n.handshakes, func(a, b *conn) int { // the first of several
 		return cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()])
 	})
 	oldest.raw.Close()
@@ -437,7 +437,7 @@ func (n *node) admit(c *conn) {
 }
 
 func (n *node) dismissLocked(c *conn) {
-	n.hands = slices.DeleteFunc(n.hands, func(o *conn) bool { return o == c })
+	n.handshakes = slices.DeleteFunc(n.handshakes, func(o *conn) bool { return o == c })
 	n.changedLocked()
 }
 
@@ -573,50 +573,53 @@ func (n *node) appendHello(b []byte, epoch uint32) []byte {
 func (n *node) register(c *conn, x hello) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	old := n.conns[c.peer]
 	if n.ctx.Err() != nil {
 		return errors.New("leaving")
 	}
-	if n.id.less(c.peer) && old != nil && x.epoch <= old.epoch && !old.suspect {
-		return errDuplicate
-	}
-	if old == nil && !n.admitsLocked(c.addr.Addr()) {
-		return errors.New("too many connections")
-	}
-	if old != nil {
-		n.retireLocked(old)
+	ct := n.contactLocked(c.peer)
+	switch ct.tie {
+	case up, suspect:
+		if ct.tie == up && n.id.less(c.peer) && x.epoch <= ct.conn.epoch {
+			return errDuplicate
+		}
+		n.retireLocked(ct.conn)
+	default:
+		if !n.admitsLocked(c.addr.Addr()) {
+			return errors.New("too many connections")
+		}
 	}
 	now := time.Now()
 	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch, n.history.about(n.id).last
-	ct := n.contactLocked(c.peer)
-	if n.atLocked(c.peer) != c.addr {
-		n.news[c.peer] = true
-	}
-	ct.rest, ct.owed = nil, false
+	c.theirs, c.subs, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]want{}
+	c.ackedAt, c.chatAt = now, now
+	n.moveLocked(ct, up, c)
 	ct.addr, ct.met, ct.fails, ct.heardAt = c.addr, true, 0, now
 	for _, t := range n.targets {
 		if t.addr == c.addr {
 			t.id = c.peer
 		}
 	}
-	c.theirs, c.subs = map[nodeID]claim{}, map[nodeID]*sub{}
-	c.tell, c.wants = map[nodeID]bool{}, map[nodeID]want{}
-	n.conns[c.peer] = c
-	for author := range n.history.vector() {
-		c.tell[author] = true
-	}
-	for id := range n.contacts {
-		if n.atLocked(id).IsValid() {
-			c.tell[id] = true
-		}
-	}
-	c.greet, c.ackedAt, c.chatAt = true, now, now
 	if n.leaving {
-		c.bye = byeLeaving // it hears our goodbye, and whoever we leave in a handshake does not call us lost
+		c.bye = byeLeaving // so that it hears our goodbye, and doesn't take us for lost
 	}
-	wake(c.wake)
+	n.greetLocked(c)
 	n.welcomeLocked(c, x)
 	return nil
+}
+
+// greetLocked has the peer hear our whole vector: all of whom we hold posts,
+// or whom we are connected with.
+func (n *node) greetLocked(c *conn) {
+	c.telling = telling{authors: map[nodeID]bool{}, greet: true}
+	for author := range n.history.vector() {
+		c.telling.authors[author] = true
+	}
+	for id, ct := range n.contacts {
+		if ct.conn != nil {
+			c.telling.authors[id] = true
+		}
+	}
+	wake(c.wake)
 }
 
 // retireLocked lets go of a connection that a fresh one replaces. It is not
@@ -667,7 +670,8 @@ func (n *node) detachLocked(c *conn) {
 	}
 }
 
-// unregister takes c out of the room, and finds out what became of its peer.
+// unregister takes c, which ended with err, out of the room, and finds out
+// what became of its peer.
 func (n *node) unregister(c *conn, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -675,196 +679,53 @@ func (n *node) unregister(c *conn, err error) {
 	ct.epoch++
 	n.detachLocked(c)
 	n.changedLocked()
-	if n.conns[c.peer] != c {
-		return
+	if ct.conn != c {
+		return // a fresh connection has replaced it
 	}
-	delete(n.conns, c.peer)
 	n.logf("connection with %v (%s) ended: %v", c.peer, n.label(c.peer), err)
 	for author := range c.theirs {
 		n.lackLocked(author)
 	}
-	if c.bye == byeIdle || err == byeError(byeIdle) {
-		ct.rest, c.since = c, time.Now()
-		ct.retryLocked()
-		if c.acked() < n.history.about(n.id).last || len(ct.outbox) > 0 {
-			n.rouseLocked(ct) // it crossed what we had to say
-		}
-		return
-	}
-	n.news[c.peer] = true
+	goodbye := err == byeError(byeLeaving)
 	switch {
-	case n.ctx.Err() != nil || n.leaving && (c.parted || err == byeError(byeLeaving)):
+	case c.bye == byeIdle || err == byeError(byeIdle):
+		c.since = time.Now()
+		n.moveLocked(ct, resting, c)
+		ct.wait(slowHeartbeat, slowHeartbeat)
+		if c.acked() < n.history.about(n.id).last || len(ct.out) > 0 {
+			n.rouseLocked(ct) // BYE crossed what we had to say
+		}
+	case n.ctx.Err() != nil || n.leaving && (c.parted || goodbye):
+		n.moveLocked(ct, away, nil)
 	case c.bye == byeSilent:
-		n.loseLocked(c.peer)
-	case n.history.about(c.peer).state == left || err == byeError(byeLeaving):
+		n.loseLocked(ct)
+	case n.history.about(c.peer).state == left || goodbye:
+		n.moveLocked(ct, away, nil)
 		ct.addr = netip.AddrPort{} // nothing is there to be dialed
 	default:
-		n.oweLocked(ct)
+		n.moveLocked(ct, broken, nil)
+		n.redialLocked(ct)
 	}
-}
-
-// oweLocked opens the connection of ct anew. If that can't be done, and the
-// peer doesn't do it, it is lost.
-func (n *node) oweLocked(ct *contact) {
-	ct.owed, ct.dialAt = true, time.Time{}
-	n.dialLocked(ct)
 }
 
 // loseLocked notes that a node went without a word, if it was ever seen to
 // have come.
-func (n *node) loseLocked(peer nodeID) {
-	ct := n.contactLocked(peer)
-	ct.rest, ct.owed = nil, false
-	n.news[peer] = true
-	if n.history.about(peer).state == unknown {
+func (n *node) loseLocked(ct *contact) {
+	n.moveLocked(ct, away, nil)
+	n.news[ct.id] = true
+	if n.history.about(ct.id).state == unknown {
 		return
 	}
-	n.history.note(peer, post{kind: kindLost})
-	n.relayLocked(peer)
-	n.changedLocked()
+	n.history.note(ct.id, post{kind: kindLost})
+	n.relayLocked(ct.id)
 }
 
-// ---- whom to dial
-
-// contactLocked returns what we know of the node. Where there are too many, a
-// new one costs any that we never met.
-func (n *node) contactLocked(id nodeID) *contact {
-	if ct := n.contacts[id]; ct != nil {
-		return ct
-	}
-	for other, ct := range n.contacts {
-		if len(n.contacts) < maxContacts {
-			break
-		}
-		if !ct.met && !ct.dialing {
-			delete(n.contacts, other)
-		}
-	}
-	n.contacts[id] = &contact{id: id, heardAt: time.Now()}
-	return n.contacts[id]
-}
-
-// heard takes a beacon that came from the given address.
-func (n *node) heard(x beacon, from netip.Addr) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if x.node == n.id || n.leaving {
-		return
-	}
-	ct := n.contacts[x.node]
-	if ct != nil && x.counter <= ct.counter {
-		return // heard on another way, or replayed
-	}
-	if ct == nil {
-		if n.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
-			return // so many of there led nowhere that this one may wait
-		}
-		ct = n.contactLocked(x.node)
-	}
-	if time.Since(ct.beaconAt) > silence {
-		ct.heardAt, ct.fails = time.Time{}, 0 // it can be reached again, whatever others told of it meanwhile
-	}
-	ct.counter, ct.beaconAt = x.counter, time.Now()
-	n.meetLocked(ct, netip.AddrPortFrom(from, x.port))
-}
-
-// meetLocked makes for a connection with a node that was heard to be at addr.
-func (n *node) meetLocked(ct *contact, addr netip.AddrPort) {
-	now := time.Now()
-	known := now.Sub(ct.heardAt) < silence && ct.addr.IsValid()
-	ct.heardAt = now
-	if c := n.conns[ct.id]; c != nil && !c.suspect {
-		return
-	}
-	ct.addr = addr
-	if !known {
-		ct.dialAt = now
-		if ct.id.less(n.id) {
-			ct.dialAt = now.Add(retryFirst) // the lower dials, once it has heard of us
-			n.announce()
-		}
-	}
-	n.dialLocked(ct)
-}
-
-// toldLocked makes for a connection with a node that a peer says to be at addr.
-// Its own beacons know better.
-func (n *node) toldLocked(ct *contact, addr netip.AddrPort) {
-	if ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
-		addr = ct.addr
-	}
-	n.meetLocked(ct, addr)
-}
-
-// dueLocked says whether the node of ct is to be dialed at this moment.
-func (n *node) dueLocked(ct *contact) bool {
-	now, c, known := time.Now(), n.conns[ct.id], n.contacts[ct.id]
-	switch {
-	case ct.dialing, now.Before(ct.dialAt), !ct.addr.IsValid(), c != nil && !c.suspect:
-		return false
-	case ct.owed:
-		return true
-	case n.leaving:
-		return false
-	case ct.named:
-		return ct.id != n.id && (known == nil || known.rest == nil)
-	case ct.rest != nil: // is it still there?
-		return now.Sub(ct.beaconAt) >= slowHeartbeat
-	}
-	return now.Sub(ct.heardAt) <= silence
-}
-
-// dialLocked dials the node of ct, if that is due. Nodes that were never met,
-// whom anybody can make up, have to wait for a place.
-func (n *node) dialLocked(ct *contact) {
-	if !n.dueLocked(ct) {
-		return
-	}
-	unknown := !ct.met && !ct.named
-	if unknown {
-		host, spare := ct.addr.Addr(), 0
-		if n.blame[host] > 0 {
-			spare = 2 // kept for addresses of which nothing bad is known
-		}
-		if n.tokens < float64(1+spare*dialRate/4) || n.dials >= maxDials-spare || n.underWay[host] >= maxDialsPerAddr {
-			return
-		}
-		n.tokens--
-		n.dials++
-		n.underWay[host]++
-	}
-	ct.dialing = true
-	id, addr, resting := ct.id, ct.addr, ct.rest != nil && !ct.owed
-	if ct.named {
-		id = nodeID{} // another may have taken its place
-	}
-	n.wg.Go(func() {
-		if !unknown {
-			n.dialOut(ct, id, addr, resting)
-			return
-		}
-		next := sync.OnceFunc(n.dialNext)
-		defer next()
-		defer time.AfterFunc(dialTurn, next).Stop()
-		err := n.dialOut(ct, id, addr, resting)
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if n.underWay[addr.Addr()]--; n.underWay[addr.Addr()] == 0 {
-			delete(n.underWay, addr.Addr())
-		}
-		if err != nil && !errors.Is(err, errDuplicate) {
-			n.blame[addr.Addr()]++
-		}
-	})
-}
-
-// dialOut dials the node of ct, again and again if its connection is owed: a
-// dying process still accepts for a moment. Of one that rests it only finds
-// out whether it is there.
-func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting bool) error {
+// dialContact dials the node of ct at addr, again and again while its
+// connection is broken or waking: a dying process still accepts for a moment.
+// As a probe it only finds out whether the node lives.
+func (n *node) dialContact(ct *contact, addr netip.AddrPort, probe bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	var peer nodeID
 	var err error
 	for again, wait := true, dialAgain; again; wait *= 2 {
 		var raw net.Conn
@@ -873,14 +734,14 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 		case err != nil:
 			n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
 			cancel() // nobody listens there
-		case resting:
+		case probe:
 			err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
 			raw.Close()
 		default:
-			peer, err = n.serve(raw, true, expect)
+			_, err = n.serve(raw, true, ct.id)
 		}
 		n.mu.Lock()
-		again = err != nil && ct.owed && ctx.Err() == nil
+		again = err != nil && (ct.tie == broken || ct.tie == waking) && ctx.Err() == nil
 		n.mu.Unlock()
 		if again {
 			n.pause(wait)
@@ -888,49 +749,28 @@ func (n *node) dialOut(ct *contact, expect nodeID, addr netip.AddrPort, resting 
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ct.dialing = false
-	if err == nil {
-		ct.fails = 0
-	}
-	ct.retryLocked()
-	if ct.named && peer != (nodeID{}) {
-		ct.id = peer
-	}
-	switch {
-	case n.conns[ct.id] != nil || n.ctx.Err() != nil:
-	case err != nil && ct.rest != nil && time.Since(ct.beaconAt) < slowHeartbeat: // it is there, but not to be dialed from here
-	case err != nil && (ct.owed || ct.rest != nil):
-		n.loseLocked(ct.id)
-	case ct.owed: // it broke again meanwhile
-		n.oweLocked(ct)
-	}
+	n.dialedLocked(ct, err)
 	return err
 }
 
-// retryLocked says when to dial ct again.
-func (ct *contact) retryLocked() {
-	wait := min(retryFirst<<min(ct.fails, 8), retryMost)
-	if ct.named {
-		wait = min(tickEvery<<min(ct.fails, 8), retryNamed) // perhaps it is just being started
-	} else if ct.rest != nil {
-		wait = slowHeartbeat
+// dialTarget dials an address that the user named, and remembers who was found
+// there: another node may have taken the place of the last one.
+func (n *node) dialTarget(t *target) {
+	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+	defer cancel()
+	var peer nodeID
+	raw, err := n.dial(ctx, "tcp", t.addr.String())
+	if err != nil {
+		n.logOnce("dial "+t.addr.String(), "dial %v: %v", t.addr, err)
+	} else {
+		peer, err = n.serve(raw, true, nodeID{})
 	}
-	ct.dialAt = time.Now().Add(wait)
-	ct.fails++
-}
-
-// dialNext gives the place of a dial to an unknown node, which is done or has
-// had its turn, to others.
-func (n *node) dialNext() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.dials--
-	for _, ct := range n.contacts {
-		if n.dials >= maxDials {
-			return
-		}
-		n.dialLocked(ct)
+	if peer != (nodeID{}) {
+		t.id = peer
 	}
+	t.ended(err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
 }
 
 // ---- the tick
@@ -952,30 +792,31 @@ func (n *node) tick() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
-	if now.Sub(n.lastTick) > 2*time.Second {
-		n.wokeAt = now // who was itself stopped, or starved, can't tell who was silent meanwhile
+	if now.Sub(n.clock.tickAt) > 2*time.Second {
+		n.clock.wokeAt = now // who was itself stopped, or starved, can't tell who was silent meanwhile
 	}
-	n.tokens = min(dialRate, n.tokens+dialRate*now.Sub(n.lastTick).Seconds())
-	n.lastTick = now
+	n.clock.tickAt = now
 	for _, c := range n.conns {
 		c.tickLocked(now)
 	}
-	if now.Sub(n.toldAt) >= time.Duration(len(n.conns))*tellGap {
-		n.toldAt = now
+	if now.Sub(n.clock.toldAt) >= time.Duration(len(n.conns))*tellGap {
+		n.clock.toldAt = now
 		n.newsLocked()
 	}
 	for _, ct := range n.contacts {
 		n.dialLocked(ct)
-		if len(ct.outbox) > 0 {
+		if len(ct.out) > 0 {
 			n.expireLocked(ct, now)
 		}
 	}
-	for _, ct := range n.targets {
-		n.dialLocked(ct)
+	for _, t := range n.targets {
+		n.dialTargetLocked(t)
 	}
-	if now.Sub(n.relistedAt) >= relistEvery {
-		n.relistedAt = now
+	if now.Sub(n.clock.relistAt) >= relistEvery {
+		n.clock.relistAt = now
 		n.relistLocked(now)
+		n.gate.forgive()
+		n.said.forgetLocked(now)
 	}
 	n.planLocked(now)
 	n.gatherLocked(now)
@@ -998,12 +839,11 @@ func (n *node) newsLocked() {
 		}
 	}
 	for id, ct := range n.contacts {
-		c := ct.rest
-		if c == nil {
+		if ct.tie != resting {
 			continue
 		}
 		for author, cameWent := range n.news {
-			if id != author && (cameWent && !c.theirs[author].at.IsValid() || c.lagsLocked(author)) {
+			if id != author && (cameWent && !ct.conn.theirs[author].addr.IsValid() || ct.conn.lagsLocked(author)) {
 				n.rouseLocked(ct)
 			}
 		}
@@ -1011,43 +851,11 @@ func (n *node) newsLocked() {
 	clear(n.news)
 }
 
-// relistLocked goes through what we know of others: it makes for the nodes
-// that peers are connected with and we are not, and lets go of what nobody
-// asks for any more.
-func (n *node) relistLocked(now time.Time) {
-	for id, ct := range n.contacts {
-		if n.atLocked(id).IsValid() {
-			continue
-		}
-		if addr := n.viaLocked(id); addr.IsValid() {
-			n.toldLocked(ct, addr)
-		}
-		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.owed || len(ct.outbox) > 0 {
-			continue
-		}
-		state, spoken := n.history.about(id).state, ct.directIn+ct.directOut > 0
-		if !ct.met || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
-			delete(n.contacts, id)
-			n.dropSourceLocked(id)
-			n.history.forget(id)
-		}
-	}
-	if now.Sub(n.loggedAt) >= time.Minute {
-		n.loggedAt = now
-		clear(n.logged)
-	}
-	for addr, count := range n.blame {
-		if n.blame[addr] = count - 1 - count/8; n.blame[addr] <= 0 {
-			delete(n.blame, addr)
-		}
-	}
-}
-
 // acked returns the number of our newest post that the peer has.
 func (c *conn) acked() uint64 { return c.theirs[c.n.id].last }
 
-// tickLocked sends a heartbeat where nothing else was sent, and judges a
-// silent peer.
+// tickLocked sends a heartbeat where nothing else was sent, has a connection
+// without chat rest, and judges a silent peer.
 func (c *conn) tickLocked(now time.Time) {
 	if c.bye != 0 {
 		return
@@ -1060,7 +868,7 @@ func (c *conn) tickLocked(now time.Time) {
 		pace = slowHeartbeat
 	}
 	if c.raw.sinceWrite() >= pace-tickEvery/2 {
-		c.beat = true
+		c.telling.beat = true
 		wake(c.wake)
 	}
 	heard := c.acked() >= n.history.about(n.id).last
@@ -1071,25 +879,49 @@ func (c *conn) tickLocked(now time.Time) {
 		c.endLocked(byeIdle)
 		return
 	}
-	quiet := min(c.raw.sinceRead(), now.Sub(n.wokeAt))
+	quiet := min(c.raw.sinceRead(), now.Sub(n.clock.wokeAt))
 	if quiet > slowHeartbeat+heartbeat {
 		n.announce() // it may not hear us either
 	}
-	switch {
-	case quiet > silence && now.Sub(ct.beaconAt) > silence, quiet > deafness:
+	switch judgeSilence(quiet, now.Sub(ct.beaconAt)) {
+	case silent:
 		c.endLocked(byeSilent)
-	case quiet > suspicion:
-		if !c.suspect {
+	case doubtful:
+		if ct.tie == up {
 			ct.epoch++
 			ct.dialAt = now
+			n.moveLocked(ct, suspect, c)
 		}
-		c.suspect = true
 	default:
-		c.suspect = false
+		if ct.tie == suspect {
+			n.moveLocked(ct, up, c)
+		}
 	}
 }
 
-// moved hears which addresses this host has. A connection from one that is
+// A judgement is what the silence of a peer says of it.
+type judgement int
+
+const (
+	alive    judgement = iota
+	doubtful           // its connection may be dead
+	silent             // it is lost
+)
+
+// judgeSilence judges a peer of which nothing came for quiet on its
+// connection, and no beacon for unseen. Beacons show that it lives, but not
+// for longer than deafness, for anybody can replay them.
+func judgeSilence(quiet, unseen time.Duration) judgement {
+	switch {
+	case quiet > silence && unseen > silence, quiet > deafness:
+		return silent
+	case quiet > suspicion:
+		return doubtful
+	}
+	return alive
+}
+
+// moved is told which addresses this host has. A connection from one that is
 // gone is dead, though nobody has noticed yet.
 func (n *node) moved(own []netip.Addr) {
 	n.mu.Lock()
@@ -1110,31 +942,6 @@ func (c *conn) endLocked(why byte) {
 	time.AfterFunc(tickEvery, func() { c.raw.Close() })
 }
 
-// ---- connections that rest
-
-// atLocked returns where we are connected with the node, be it that the
-// connection rests.
-func (n *node) atLocked(id nodeID) netip.AddrPort {
-	if ct := n.contacts[id]; ct == nil {
-		return netip.AddrPort{}
-	} else if c := cmp.Or(n.conns[id], ct.rest); c != nil {
-		return c.addr
-	}
-	return netip.AddrPort{}
-}
-
-// isListedLocked says whether the table of the user has the node.
-func (n *node) isListedLocked(id nodeID) bool {
-	return slices.ContainsFunc(n.targets, func(ct *contact) bool { return ct.alias != "" && ct.id == id })
-}
-
-// rouseLocked opens the connection with a resting node again.
-func (n *node) rouseLocked(ct *contact) {
-	if ct.rest != nil && !ct.owed {
-		n.oweLocked(ct)
-	}
-}
-
 // ---- what we lack, and whom to ask
 
 // lackLocked notes that somebody may have more of author than we.
@@ -1144,42 +951,41 @@ func (n *node) lackLocked(author nodeID) {
 	}
 	n.lacking[author] = time.Now()
 	if s := n.sources[author]; s != nil {
-		s.at = time.Now() // from here on it owes us something
+		s.since = time.Now() // restart noProgress: until now nothing was due
 	}
 }
 
 // planLocked sees to it that every feed we lack posts of is asked for at one
-// peer that has them, and that what lies in a gap is given up only when for a
-// while nobody has come who has it.
+// peer that has them. What to do about each is decided by its lack.
 func (n *node) planLocked(now time.Time) {
+	l := lack{offers: make([]offer, 0, len(n.conns))}
+	peers := make([]*conn, 0, len(n.conns))
 	for author, since := range n.lacking {
-		known, s, waited := n.history.about(author), n.sources[author], now.Sub(since)
-		best, help := n.bestLocked(author, known.last)
-		has := noHelp // what our source can do
-		if s != nil {
-			has = s.from.helpLocked(author, known.last)
+		l.mine, l.waited, l.delay = n.history.about(author), now.Sub(since), n.delayLocked(author, now)
+		l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
+		l.offers, peers, l.source = l.offers[:0], peers[:0], -1
+		s := n.sources[author]
+		for _, c := range n.conns {
+			if s != nil && s.from == c {
+				l.source, l.over, l.quiet = len(peers), s.over, now.Sub(s.since)
+			}
+			if c.complete {
+				l.offers, peers = append(l.offers, offer{c.theirs[author], c.peer == author}), append(peers, c)
+			} else if l.source == len(peers) {
+				l.source = -1 // nothing can be said of it yet
+			}
 		}
-		serves := has == hasNext || has == hasLater && s.over || has == isAuthor
-		resting := n.conns[author] == nil && n.atLocked(author).IsValid() // it wakes us itself
-		switch {
-		case known.fork:
+		do := l.decide()
+		if do.stalled {
+			claimed := s.from.theirs[author]
+			claimed.stalls++
+			s.from.theirs[author] = claimed
+		}
+		if do.settled {
 			delete(n.lacking, author)
-		case waited < n.patienceLocked(author, now): // the author may be about to connect
-		case help > hasLater: // nobody has more than we: somebody is to tell us what becomes of the author
-			delete(n.lacking, author)
-			ended := known.state == left || known.state == lost && help == knewIt
-			if best != nil && has != help && !resting && known.last > 0 && !ended {
-				n.askLocked(best, author, want{from: known.last + 1})
-			}
-		case help == hasLater && (waited < gapPatience || known.last > 0 && waited < healPatience): // or somebody who fills the gap
-		case serves && now.Sub(s.at) < noProgress: // it is on its way
-		default:
-			if serves {
-				t := s.from.theirs[author]
-				t.stalls++
-				s.from.theirs[author] = t
-			}
-			n.askLocked(best, author, want{known.last + 1, help == hasLater})
+		}
+		if do.want.from > 0 {
+			n.askLocked(peers[do.ask], author, do.want)
 		}
 	}
 }
@@ -1190,7 +996,7 @@ func (n *node) askLocked(c *conn, author nodeID, w want) {
 	if s := n.sources[author]; s != nil && s.from != c && s.from.peer != author {
 		n.dropSourceLocked(author)
 	}
-	n.sources[author] = &source{from: c, at: time.Now(), over: w.over}
+	n.sources[author] = &source{from: c, since: time.Now(), over: w.over}
 	c.wants[author] = w
 	wake(c.wake)
 }
@@ -1204,85 +1010,23 @@ func (n *node) dropSourceLocked(author nodeID) {
 	}
 }
 
-// patienceLocked says how long to wait before asking a third for author's
-// posts.
-func (n *node) patienceLocked(author nodeID, now time.Time) time.Duration {
+// delayLocked says how long to wait before asking a third for author's posts.
+func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	c, ct := n.conns[author], n.contacts[author]
 	switch {
 	case c != nil && c.complete:
 		return 0
 	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh:
 		return askAfterBeacon
-	case n.viaLocked(author).IsValid():
+	case n.throughLocked(author).IsValid():
 		return askAfter
 	}
 	return 0
 }
 
-// viaLocked returns where a peer is connected with the node, if one is.
-func (n *node) viaLocked(id nodeID) netip.AddrPort {
-	for _, c := range n.conns {
-		if at := c.theirs[id].at; at.IsValid() {
-			return at
-		}
-	}
-	return netip.AddrPort{}
-}
-
-// What a peer can do about a feed of which we have the posts up to a number.
-const (
-	hasNext  = iota // it has the next one
-	hasLater        // it has later ones only
-	isAuthor        // it has no more than we, but will
-	hearsOf         // so has it, being connected with the author
-	knewIt          // it may know what became of the author
-	noHelp
-)
-
-func (c *conn) helpLocked(author nodeID, mine uint64) int {
-	switch t := c.theirs[author]; {
-	case !c.complete:
-		return noHelp
-	case t.last > mine && t.first <= mine+1:
-		return hasNext
-	case t.last > mine:
-		return hasLater
-	case c.peer == author:
-		return isAuthor
-	case t.at.IsValid():
-		return hearsOf
-	case t.last > 0:
-		return knewIt
-	}
-	return noHelp
-}
-
-// bestLocked returns the connection to ask for what follows on author's post
-// mine, nil if there is none, and what its peer can do. Who leaves the
-// smallest gap comes first; one whose claim came to nothing maxStalls times is
-// the last resort.
-func (n *node) bestLocked(author nodeID, mine uint64) (best *conn, help int) {
-	help = noHelp
-	var o claim // of best
-	for _, c := range n.conns {
-		h, t := c.helpLocked(author, mine), c.theirs[author]
-		order := cmp.Or(
-			cmp.Compare(max(h, hasLater), max(help, hasLater)), // whoever has more, then the author
-			cmp.Compare(t.stalls/maxStalls, o.stalls/maxStalls),
-			cmp.Compare(max(t.first, mine+1), max(o.first, mine+1)),
-			cmp.Compare(t.stalls, o.stalls),
-			cmp.Compare(o.last, t.last),
-		)
-		if order < 0 && h < noHelp {
-			best, help, o = c, h, t
-		}
-	}
-	return best, help
-}
-
 // tellLocked has the peer hear what we have of author.
 func (c *conn) tellLocked(author nodeID) {
-	c.tell[author] = true
+	c.telling.authors[author] = true
 	wake(c.wake)
 }
 
@@ -1290,7 +1034,7 @@ func (c *conn) tellLocked(author nodeID) {
 // get it from the author itself.
 func (c *conn) lagsLocked(author nodeID) bool {
 	t := c.theirs[author]
-	return c.peer != author && !t.at.IsValid() && t.last < c.n.history.about(author).last
+	return c.peer != author && !t.addr.IsValid() && t.last < c.n.history.about(author).last
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
@@ -1311,13 +1055,6 @@ func (n *node) gatherLocked(now time.Time) {
 	g.done = true
 	n.history.release(g.before, g.from, n.hereLocked)
 	g.before = nil
-}
-
-// hereLocked says whether we, or a peer, are connected with the node, or
-// hear it.
-func (n *node) hereLocked(id nodeID) bool {
-	ct := n.contacts[id]
-	return n.atLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.viaLocked(id).IsValid()
 }
 
 // ---- reading
@@ -1373,31 +1110,22 @@ func (c *conn) handlePosts(body []byte) error {
 	}
 	own := author == c.peer
 	last := &run[len(run)-1]
-	n.mu.Lock()
-	s := n.sources[author]
-	serves := s != nil && s.from == c
-	asked := author != n.id && (own || serves)
-	next, overGap := n.history.about(author).last+1, serves && s.over
-	has := c.theirs[author]
-	c.taking = asked
-	n.mu.Unlock()
-	if !asked {
-		return nil // it crossed our word that we want no more
-	}
-	if run[0].number > next && has.first <= next && has.last >= next {
-		return fmt.Errorf("post %d of %v is left out", next, author)
-	}
 	if !own && !last.verify(author) {
 		return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
 	}
 	n.history.waitRoom(n.ctx, false)
-	count, err := n.history.add(author, run, !own, overGap)
-	runtime.Gosched() // the printer goes first, then the acknowledgement
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if c.taking = false; c.bye != 0 {
-		wake(c.wake)
+	s := n.sources[author]
+	serves := s != nil && s.from == c
+	if c.parted || author == n.id || !own && !serves {
+		return nil // it crossed our word that we leave, or that we want no more
 	}
+	next, claimed := n.history.about(author).last+1, c.theirs[author]
+	if run[0].number > next && claimed.first <= next && claimed.last >= next {
+		return fmt.Errorf("post %d of %v is left out", next, author)
+	}
+	count, err := n.history.add(author, run, !own, serves && s.over)
 	switch {
 	case err == errGap:
 		n.lackLocked(author)
@@ -1427,7 +1155,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
 		t.span = span{max(t.first, 1), last.number, last.link.mark()}
 	}
 	if s := n.sources[author]; s != nil && s.from == c {
-		s.at, s.over = now, false
+		s.since, s.over = now, false
 		for _, x := range s.early {
 			n.sawLocked(c, x)
 		}
@@ -1454,7 +1182,7 @@ func (n *node) relayLocked(author nodeID) {
 		}
 	}
 	for _, ct := range n.contacts {
-		if ct.rest != nil && ct.rest.subs[author] != nil {
+		if ct.tie == resting && ct.conn.subs[author] != nil {
 			n.rouseLocked(ct)
 		}
 	}
@@ -1464,9 +1192,9 @@ func (c *conn) handleHave(body []byte) error {
 	n := c.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	flags, taken, err := parseHave(body, func(author nodeID, s span, at netip.AddrPort) {
+	flags, taken, err := parseHave(body, func(author nodeID, s span, addr netip.AddrPort) {
 		if _, known := c.theirs[author]; known || author == n.id || len(c.theirs) < maxTheirs {
-			n.hasLocked(c, author, s, at)
+			n.hasLocked(c, author, s, addr)
 		}
 	})
 	if err != nil {
@@ -1481,7 +1209,7 @@ func (c *conn) handleHave(body []byte) error {
 
 // hasLocked notes that the peer of c has s of author and is connected with it
 // at the given address, and sees what that means.
-func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
+func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	had := c.theirs[author]
 	if author == n.id {
 		s.last = min(s.last, n.history.about(n.id).last) // nobody has what we have not said
@@ -1495,21 +1223,21 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, at netip.AddrPort) {
 		}
 		return
 	}
-	c.theirs[author] = claim{s, at, had.stalls}
+	c.theirs[author] = claim{s, addr, had.stalls}
 	mine := n.history.about(author)
 	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
-	if s.last > mine.last || at != had.at || mine.state == present && !n.atLocked(author).IsValid() {
+	if s.last > mine.last || addr != had.addr || mine.state == present && !n.reachedLocked(author).IsValid() {
 		n.lackLocked(author)
 	}
 	switch {
-	case at == had.at:
-	case !at.IsValid() && c.lagsLocked(author):
+	case addr == had.addr:
+	case !addr.IsValid() && c.lagsLocked(author):
 		c.tellLocked(author) // the author sends it no more
-	case at.IsValid() && !n.atLocked(author).IsValid():
-		n.toldLocked(n.contactLocked(author), at)
+	case addr.IsValid() && !n.reachedLocked(author).IsValid():
+		n.toldLocked(n.contactLocked(author), addr)
 	}
 }
 
@@ -1520,9 +1248,9 @@ func (c *conn) completeLocked() {
 	c.complete = true
 	c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
 	wake(c.wake)
-	if c.helpLocked(c.peer, n.history.about(c.peer).last) != hasLater {
+	if (offer{c.theirs[c.peer], true}).help(n.history.about(c.peer).last) != hasLater {
 		n.dropSourceLocked(c.peer)
-		n.sources[c.peer] = &source{from: c, at: time.Now()} // from here on the author itself sends
+		n.sources[c.peer] = &source{from: c, since: time.Now()} // from here on the author itself sends
 	}
 	n.lackLocked(c.peer)
 	if g := &n.gather; !g.done {
@@ -1592,9 +1320,9 @@ func (c *conn) handleDirect(body []byte) error {
 	n.history.waitRoom(n.ctx, false)
 	n.mu.Lock()
 	ct := n.contactLocked(c.peer)
-	fresh := x.number > ct.directIn
-	ct.directIn = max(ct.directIn, x.number)
-	c.beat, c.chatAt = true, time.Now() // a HAVE acknowledges it
+	fresh := x.number > ct.taken
+	ct.taken = max(ct.taken, x.number)
+	c.telling.beat, c.chatAt = true, time.Now() // a HAVE acknowledges it
 	wake(c.wake)
 	n.mu.Unlock()
 	if fresh {
@@ -1639,9 +1367,9 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 func (c *conn) compose(b []byte) ([]byte, byte) {
 	c.n.mu.Lock()
 	b = c.controlLocked(b)
-	bye, ready := c.bye, c.complete && !c.taking
+	bye, complete := c.bye, c.complete
 	c.due = slices.AppendSeq(c.due[:0], maps.Values(c.subs))
-	alone := c.complete && c.subs[c.n.id] == nil
+	alone := complete && c.subs[c.n.id] == nil
 	c.n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
 		return appendBye(b, bye), bye
@@ -1658,7 +1386,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 			break
 		}
 	}
-	if bye == byeLeaving && ready && len(b) == 0 {
+	if bye == byeLeaving && complete && len(b) == 0 {
 		c.n.mu.Lock()
 		defer c.n.mu.Unlock()
 		c.parted = true
@@ -1675,7 +1403,7 @@ func (c *conn) appendDirects(b []byte, next uint64) ([]byte, uint64) {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
 	held := c.n.history.span(c.n.id) // what was dropped for keep is not waited for
-	for _, o := range c.n.contactLocked(c.peer).outbox {
+	for _, o := range c.n.contactLocked(c.peer).out {
 		if o.on == c {
 			continue
 		}
@@ -1690,7 +1418,7 @@ func (c *conn) appendDirects(b []byte, next uint64) ([]byte, uint64) {
 
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
-	if c.beat || c.greet || len(c.tell) > 0 {
+	if t := &c.telling; t.beat || t.greet || len(t.authors) > 0 {
 		b = c.appendHaveLocked(b)
 	}
 	if len(c.wants) > 0 {
@@ -1712,8 +1440,8 @@ func (c *conn) controlLocked(b []byte) []byte {
 // as a frame may hold. The frame that ends our vector is marked.
 func (c *conn) appendHaveLocked(b []byte) []byte {
 	n, start := c.n, len(b)
-	b = beginHave(b, 0, n.contactLocked(c.peer).directIn)
-	for author := range c.tell {
+	b = beginHave(b, n.contactLocked(c.peer).taken)
+	for author := range c.telling.authors {
 		if len(b)-start > maxRun {
 			break
 		}
@@ -1722,15 +1450,15 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 			known := n.history.about(author)
 			s = span{known.last, known.last, known.link.mark()}
 		}
-		b = appendHaveEntry(b, author, s, n.atLocked(author))
-		delete(c.tell, author)
+		b = appendHaveEntry(b, author, s, n.reachedLocked(author))
+		delete(c.telling.authors, author)
 	}
-	if c.greet && len(c.tell) == 0 {
-		c.greet = false
-		b[start+5] = haveComplete
+	c.telling.beat = false
+	if c.telling.greet && len(c.telling.authors) == 0 {
+		c.telling.greet = false
+		return endHave(b, start, haveComplete)
 	}
-	c.beat = false
-	return endFrame(b, start)
+	return endHave(b, start, 0)
 }
 
 // appendPosts appends what the history has of an author beyond what was sent,
@@ -1811,7 +1539,7 @@ func (n *node) sendDirect(to member, text []byte) error {
 	defer n.mu.Unlock()
 	ct := n.contactLocked(to.id)
 	size := len(text)
-	for _, o := range ct.outbox {
+	for _, o := range ct.out {
 		size += len(o.text)
 	}
 	switch {
@@ -1820,11 +1548,11 @@ func (n *node) sendDirect(to member, text []byte) error {
 	case len(to.name)+1+len(text) > maxText: // the note of it holds both
 		return fmt.Errorf("a direct message of %d bytes is too long; send it in two", len(text))
 	}
-	ct.directOut++
+	ct.sent++
 	text = slices.Clone(text)
 	at := n.history.now()
-	ct.outbox = append(ct.outbox, &outgoing{
-		direct:   direct{ct.directOut, at, text},
+	ct.out = append(ct.out, &outgoing{
+		direct:   direct{ct.sent, at, text},
 		after:    n.history.about(n.id).last,
 		deadline: time.Now().Add(directPatience),
 	})
@@ -1839,9 +1567,9 @@ func (n *node) sendDirect(to member, text []byte) error {
 
 // takenLocked notes that ct has the direct messages up to number.
 func (n *node) takenLocked(ct *contact, number uint64) {
-	waiting := len(ct.outbox)
-	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool { return o.number <= number })
-	if len(ct.outbox) < waiting {
+	waiting := len(ct.out)
+	ct.out = slices.DeleteFunc(ct.out, func(o *outgoing) bool { return o.number <= number })
+	if len(ct.out) < waiting {
 		n.takenAt = time.Now()
 		n.changedLocked()
 	}
@@ -1851,7 +1579,7 @@ func (n *node) takenLocked(ct *contact, number uint64) {
 // acknowledge them in time.
 func (n *node) expireLocked(ct *contact, now time.Time) {
 	state := n.history.about(ct.id).state
-	ct.outbox = slices.DeleteFunc(ct.outbox, func(o *outgoing) bool {
+	ct.out = slices.DeleteFunc(ct.out, func(o *outgoing) bool {
 		if now.Before(o.deadline) && state != left {
 			return false
 		}
@@ -1887,7 +1615,7 @@ func (n *node) members() (all []member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for id, ct := range n.contacts {
-		if c := cmp.Or(n.conns[id], ct.rest); c != nil {
+		if c := ct.conn; c != nil {
 			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since, idle: n.conns[id] == nil})
 		}
 	}
@@ -1965,10 +1693,10 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string,
 			}
 		}
 		for _, ct := range n.contacts {
-			waiting += len(ct.outbox)
+			waiting += len(ct.out)
 		}
-		for _, id := range n.owedLocked() {
-			behind = append(behind, n.label(id))
+		for _, ct := range n.owedLocked() {
+			behind = append(behind, n.label(ct.id))
 		}
 		all := n.bestAck >= goal && len(behind) == 0 && waiting == 0
 		if !all {
@@ -1994,11 +1722,11 @@ func (n *node) expectingLocked() bool {
 		}
 	}
 	for id, ct := range n.contacts {
-		if !n.atLocked(id).IsValid() && (ct.dialing || n.hereLocked(id)) {
+		if !n.reachedLocked(id).IsValid() && (ct.dialing || n.hereLocked(id)) {
 			return true
 		}
 	}
-	return len(n.hands) > 0
+	return len(n.handshakes) > 0
 }
 
 // ---- the connection underneath

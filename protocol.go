@@ -396,9 +396,15 @@ const haveComplete = 1 // flag of the HAVE that ends the first vector
 
 const bareHave = 4 + 1 + 1 + 8 // bytes of a HAVE frame of no author
 
-// beginHave starts a HAVE that acknowledges direct messages up to taken.
-func beginHave(b []byte, flags byte, taken uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(beginFrame(b, frameHave), flags), taken)
+// beginHave starts a HAVE that acknowledges direct messages up to taken;
+// endHave, given the length of the buffer before, ends it with the given flags.
+func beginHave(b []byte, taken uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(beginFrame(b, frameHave), 0), taken)
+}
+
+func endHave(b []byte, start int, flags byte) []byte {
+	b[start+5] = flags
+	return endFrame(b, start)
 }
 
 // appendHaveEntry adds what the sender has of an author, and where it is

@@ -176,11 +176,11 @@ func listWant(body []byte) (x frameList, err error) {
 }
 
 func (x frameList) have() []byte {
-	b := beginHave(nil, x.flags, x.taken)
+	b := beginHave(nil, x.taken)
 	for i, id := range x.ids {
 		b = appendHaveEntry(b, id, x.spans[i], x.addrs[i])
 	}
-	return b[5:]
+	return endHave(b, 0, x.flags)[5:]
 }
 
 // has is the whole frame of a vector that says that one author's posts are here.

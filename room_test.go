@@ -92,7 +92,7 @@ type options struct {
 	keep  int64
 	clock time.Duration
 	key   *roomKey
-	told  []*contact
+	told  []*target
 	idle  time.Duration
 }
 
@@ -103,13 +103,13 @@ func withKey(k *roomKey) option        { return func(_ *guest, o *options) { o.k
 
 // told names another node to it, as -peer does.
 func told(o *guest) option {
-	return func(_ *guest, opts *options) { opts.told = append(opts.told, &contact{named: true, addr: o.addr}) }
+	return func(_ *guest, opts *options) { opts.told = append(opts.told, &target{route: route{addr: o.addr}}) }
 }
 
 // listed names another node to it, as -peers and -idle do.
 func listed(name string, o *guest, idle time.Duration) option {
 	return func(g *guest, opts *options) {
-		opts.told = append(opts.told, &contact{named: true, alias: name, addr: o.addr})
+		opts.told = append(opts.told, &target{route: route{addr: o.addr}, alias: name})
 		opts.idle = idle
 	}
 }

@@ -129,30 +129,6 @@ func TestAuthorIsNotToldToStop(t *testing.T) {
 	})
 }
 
-// TestClaimIsBelievedLastWhenItCameToNothing: who says it has all is asked
-// before who has the last alone, until that has failed three times.
-func TestClaimIsBelievedLastWhenItCameToNothing(t *testing.T) {
-	t.Parallel()
-	author := nodeID{9}
-	n := &node{conns: map[nodeID]*conn{}, sources: map[nodeID]*source{}}
-	has := func(id byte, first, stalls uint64) *conn {
-		c := &conn{n: n, complete: true, theirs: map[nodeID]claim{author: {span: span{first, 9, 0}, stalls: stalls}}}
-		n.conns[nodeID{id}] = c
-		return c
-	}
-	last := has(1, 6, 0)
-	for stalls := range uint64(2 * maxStalls) {
-		all := has(2, 1, stalls)
-		want := all
-		if stalls >= maxStalls {
-			want = last
-		}
-		if best, _ := n.bestLocked(author, 0); best != want {
-			t.Errorf("after %d times of nothing, who says it has all is asked first: %v", stalls, best == all)
-		}
-	}
-}
-
 // TestStaleClaimsAreSeenThrough: two nodes that have dropped an author's posts
 // still hold each other to have them, while a third has the new ones.
 func TestStaleClaimsAreSeenThrough(t *testing.T) {
