@@ -392,6 +392,9 @@ func (a *app) run() int {
 	})
 	<-printed.Done()
 	a.saving.Wait()
+	if err := context.Cause(printed); err != context.Canceled && !isClosed(err) {
+		return a.fail("cannot write to standard output: %v; what comes would be lost", err)
+	}
 	return status
 }
 
@@ -468,9 +471,6 @@ func (a *app) serve(interrupted, printed context.Context) int {
 	select {
 	case <-interrupted.Done():
 	case <-printed.Done():
-		if err := context.Cause(printed); !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) { // else the reader has seen enough: | head -1
-			return a.fail("cannot write to standard output: %v; what comes would be lost", err)
-		}
 	case <-a.ended:
 		if a.input == fromPipe {
 			return a.deliveredStatus(interrupted)
@@ -496,9 +496,12 @@ func (a *app) deliveredStatus(interrupted context.Context) int {
 
 // ---- printing
 
-// print prints the log as it grows, until ctx ends and all is printed.
+// print prints the log as it grows, until ctx ends and all is printed, or
+// writing fails. When nobody reads standard output any more, a program whose
+// input is still to be delivered goes on without printing.
 func (a *app) print(ctx context.Context) error {
 	l := newLiner(a.h, a.cfg.port)
+	w := io.Writer(os.Stdout)
 	var out []byte
 	return a.h.follow(ctx, a.h.printer, func(b batch) error {
 		a.printing.Store(true)
@@ -507,9 +510,19 @@ func (a *app) print(ctx context.Context) error {
 		for _, e := range b {
 			out = l.appendEvent(out, e)
 		}
-		_, err := os.Stdout.Write(out)
+		_, err := w.Write(out)
+		if a.input == fromPipe && isClosed(err) {
+			w, err = io.Discard, nil
+		}
 		return err
 	})
+}
+
+// isClosed says whether a write failed because nobody reads any more.
+func isClosed(err error) bool {
+	const brokenPipe, noData = syscall.Errno(109), syscall.Errno(232) // EPIPE in the words of Windows
+	errno, _ := errors.AsType[syscall.Errno](err)
+	return errno == syscall.EPIPE || runtime.GOOS == "windows" && (errno == brokenPipe || errno == noData)
 }
 
 // appendGap makes room on a terminal where a line is being typed, which

@@ -1565,23 +1565,93 @@ func TestChatGoesOnWhenHistoryFileIsFull(t *testing.T) {
 	}
 }
 
-func TestClosedOutputLeavesInOrder(t *testing.T) {
+func TestListenerWithClosedOutputLeavesInOrder(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
 	must(t, err)
 	defer r.Close()
 	room := freePort(t)
-	alex := startNode(t, room, []string{"Alex"}, withOutput(w))
+	log := startNode(t, room, []string{"Log"}, withOutput(w), withNullInput())
 	w.Close()
 	tim := chat(t, room, []string{"Tim"})
 	// As head -1 does: read something, and go.
 	_, err = r.Read(make([]byte, 4096))
 	must(t, err)
 	r.Close()
-	tim.sees(patience, at("Alex")+` joined$`)
+	tim.sees(patience, at("Log")+` joined$`)
 	tim.say("anybody listening?")
-	ends(alex, patience, 0)
-	tim.sees(patience, `\* `+at("Alex")+` left$`)
+	ends(log, patience, 0)
+	tim.sees(patience, `\* `+at("Log")+` left$`)
+}
+
+// closedPipe returns the writing end of a pipe that nobody reads any more.
+func closedPipe(t testing.TB) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	must(t, err)
+	t.Cleanup(func() { w.Close() })
+	r.Close()
+	return w
+}
+
+func TestClosedOutputKeepsNoInputFromBeingHeard(t *testing.T) {
+	t.Parallel()
+	t.Run("somebody there", func(t *testing.T) {
+		t.Parallel()
+		room := freePort(t)
+		tim := chat(t, room, []string{"Tim"})
+		bot := startNode(t, room, []string{"-wait", "20s", "Bot"}, withOutput(closedPipe(t)), withInput(strings.NewReader("alarm\n")))
+		ends(bot, patience, 0)
+		tim.sees(patience, at("Bot")+`: alarm$`)
+		tim.sees(patience, `\* `+at("Bot")+` left$`)
+	})
+	t.Run("nobody there", func(t *testing.T) {
+		t.Parallel()
+		bot := startNode(t, freePort(t), []string{"-wait", "300ms", "Bot"}, withOutput(closedPipe(t)), withInput(strings.NewReader("alarm\n")))
+		ends(bot, patience, 1)
+		bot.complains(patience, `^p2pchat: nobody heard 1 of 1 messages; `)
+	})
+	t.Run("input that goes on", func(t *testing.T) {
+		t.Parallel()
+		room := freePort(t)
+		tim := chat(t, room, []string{"Tim"})
+		bot := startNode(t, room, []string{"Bot"}, withOutput(closedPipe(t)))
+		bot.say("one")
+		tim.sees(patience, at("Bot")+`: one$`)
+		for range 2 * maxQueue { // answers that nobody reads fill no queue
+			bot.say("/history")
+			mark(bot, tim)
+		}
+		bot.say("two")
+		tim.sees(patience, at("Bot")+`: two$`)
+		bot.closeInput()
+		ends(bot, patience, 0)
+	})
+	t.Run("a flood", func(t *testing.T) {
+		t.Parallel()
+		const lines = 20_000
+		var input bytes.Buffer
+		for i := range lines {
+			fmt.Fprintf(&input, "x: this is line number %d\n", i+1)
+		}
+		room := freePort(t)
+		var got numberedLines
+		tim := startNode(t, room, []string{"Tim"}, func(c *exec.Cmd) { c.Stdout = &got })
+		tim.complains(patience, `Tim`) // is up
+		r, w, err := os.Pipe()
+		must(t, err)
+		bot := startNode(t, room, []string{"Bot"}, withInput(&input), withOutput(w))
+		w.Close()
+		_, err = r.Read(make([]byte, 100)) // as head -1 does
+		must(t, err)
+		r.Close()
+		ends(bot, patience, 0)
+		tim.say("/exit")
+		ends(tim, patience, 0)
+		if got.err != nil || got.last != lines {
+			t.Errorf("%d of %d lines arrived: %v", got.last, lines, got.err)
+		}
+	})
 }
 
 func TestFullDiskIsReported(t *testing.T) {
@@ -1595,6 +1665,10 @@ func TestFullDiskIsReported(t *testing.T) {
 	ends(alex, patience, 1)
 	alex.complains(patience, `^p2pchat: .*(output|no space)`)
 	tim.sees(patience, `\* `+at("Alex")+` left$`)
+	// That the input was heard meanwhile makes no difference.
+	bot := startNode(t, room, []string{"-wait", "20s", "Bot"}, withOutput(open(t, "/dev/full", os.O_WRONLY)), withInput(strings.NewReader("hi")))
+	ends(bot, patience, 1)
+	bot.complains(patience, `^p2pchat: .*(output|no space)`)
 }
 
 func TestSignalsLeaveInOrderWhateverBlocks(t *testing.T) {
