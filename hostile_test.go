@@ -883,7 +883,7 @@ func TestVisitsLeaveNothingBehind(t *testing.T) {
 			t.Errorf("%s shows %q, want one join and one line, as visitors said nothing", p.name, lines)
 		}
 	}
-	ann.signal(syscall.SIGQUIT) // makes the Go runtime list its goroutines
+	ann.signal(syscall.SIGABRT) // makes the Go runtime list its goroutines
 	ann.exits(patience)
 	goroutines := strings.Count("\n"+ann.err.String(), "\ngoroutine ")
 	t.Logf("after %d visits: %d descriptors, %d before; %d MB more; %d goroutines", most, n, files, more, goroutines)

@@ -1427,7 +1427,7 @@ func churnLeavesNothingBehind(t *testing.T) {
 	if after > memory+30 {
 		t.Errorf("memory was %d MB and is %d MB", memory, after)
 	}
-	ann.signal(syscall.SIGQUIT) // makes the Go runtime list its goroutines
+	ann.signal(syscall.SIGABRT) // makes the Go runtime list its goroutines
 	ann.exits(5 * time.Second)
 	if n := strings.Count("\n"+ann.err.String(), "\ngoroutine "); n == 0 || n > 40 {
 		t.Errorf("%d goroutines with one peer, after %d guests", n, rounds)

@@ -401,7 +401,7 @@ func (a *app) run() int {
 // untilSignal returns a context that ends with the first signal to leave; a
 // second one ends the program at once.
 func untilSignal() (context.Context, context.CancelFunc) {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
 	ctx, restore := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, restore)

@@ -1682,6 +1682,7 @@ func TestSignalsLeaveInOrderWhateverBlocks(t *testing.T) {
 		{"interrupt, nothing blocked", syscall.SIGINT, false, false, false},
 		{"terminate, nothing blocked", syscall.SIGTERM, false, false, false},
 		{"hangup, nothing blocked", syscall.SIGHUP, false, false, false},
+		{"quit, nothing blocked", syscall.SIGQUIT, false, false, false},
 		{"terminate, stderr blocked", syscall.SIGTERM, false, true, false},
 		{"interrupt, stdout blocked", syscall.SIGINT, true, false, false},
 		{"hangup, stdout blocked", syscall.SIGHUP, true, false, false},
