@@ -59,7 +59,7 @@ const (
 	aloneHint     = 5 * time.Second        // without company before we say what to try
 	pasteGap      = 100 * time.Millisecond // lines that follow faster were not typed
 	screenWidth   = 80                     // columns; a typed line that is shorter is surely one row
-	farewell      = 150 * time.Millisecond // for what is still to be printed when a signal ends us
+	farewell      = 150 * time.Millisecond // for what is still to be printed when a signal ends us, or read when /exit does
 	maxSecret     = 1024                   // bytes
 	maxCandidates = 10                     // for a direct message, that are listed
 	maxUnread     = 1 << 20                // bytes that wait for standard error
@@ -100,12 +100,14 @@ var helpText = []string{
 	"/name NEW: change your name",
 	"/hooray: greet everybody",
 	"/help: this",
-	"/exit, /quit, exit, quit: leave",
+	"/exit, /quit: leave; at a terminal exit and quit do too",
 	"//text and @@text send a line that begins with / or @",
 	"Ctrl-R shows a half-typed line again",
 }
 
 const greeting = "hooray, everybody!"
+
+const byteOrderMark = "\ufeff" // which some editors put at the beginning of a text
 
 // ---- what the user wants
 
@@ -243,7 +245,7 @@ func (cfg *config) readPeers(file string) error {
 }
 
 func parsePeersFile(content string, port uint16) (table []*target, err error) {
-	for i, line := range strings.Split(content, "\n") {
+	for i, line := range strings.Split(strings.TrimPrefix(content, byteOrderMark), "\n") {
 		line, _, _ = strings.Cut(" "+strings.ReplaceAll(line, "\t", " "), " #")
 		line = strings.TrimSpace(line)
 		if line == "" {
@@ -278,8 +280,9 @@ func (cfg *config) readSecret(file string) error {
 			cfg.warning = fmt.Sprintf("others on this machine can read %s; chmod 600 it", file)
 		}
 	}
-	if line, ok := strings.CutSuffix(secret, "\n"); ok {
-		secret = strings.TrimSuffix(line, "\r")
+	secret, ended := strings.CutSuffix(strings.TrimPrefix(secret, byteOrderMark), "\n")
+	if ended || file == "" { // $(cat FILE) has taken the line feed alone
+		secret = strings.TrimSuffix(secret, "\r")
 	}
 	switch {
 	case set && secret == "":
@@ -573,6 +576,7 @@ func (a *app) read(ctx context.Context) {
 	defer close(a.ended)
 	stdin := io.MultiReader(os.Stdin) // whose first end is the last: a terminal would go on after one
 	r := bufio.NewReaderSize(stdin, 2*maxLine)
+	a.begin(r)
 	var text []byte // lines that are still to be posted
 	post := func() {
 		if len(text) > 0 {
@@ -609,6 +613,9 @@ func (a *app) read(ctx context.Context) {
 		case length > 0:
 			post() // what a command does comes after what was said before it
 			if !a.command(ctx, line, length) {
+				if a.input == fromPipe && goesOn(r) {
+					a.refuse("what stands behind %s in the input was not read; take that line out, or write /%s to say it", line, line)
+				}
 				return
 			}
 		}
@@ -616,6 +623,38 @@ func (a *app) read(ctx context.Context) {
 			post()
 			runtime.Gosched() // the writers go first: worth a quarter of the latency, as the latency figure shows
 		}
+	}
+}
+
+// begin passes over a byte order mark at the beginning of the input, and says
+// so when the input holds nothing at all.
+func (a *app) begin(r *bufio.Reader) {
+	if b, _ := r.Peek(1); string(b) == byteOrderMark[:1] { // who types doesn't wait until three bytes are there
+		if b, _ := r.Peek(len(byteOrderMark)); string(b) == byteOrderMark {
+			r.Discard(len(b))
+		}
+	}
+	if _, err := r.Peek(1); err == io.EOF && a.input == fromPipe {
+		a.v.say("the input is empty, so there is nothing to say; to listen, start it with < /dev/null")
+	}
+}
+
+// goesOn says whether a line that is not empty stands in r. Of a pipe that is
+// still open, it waits a moment for one.
+func goesOn(r *bufio.Reader) bool {
+	found := make(chan bool, 1)
+	go func() { // not waited for: nothing wakes a blocked read
+		c, err := r.ReadByte()
+		for err == nil && (c == '\n' || c == '\r') {
+			c, err = r.ReadByte()
+		}
+		found <- err == nil
+	}()
+	select {
+	case more := <-found:
+		return more
+	case <-time.After(farewell):
+		return false
 	}
 }
 
@@ -676,7 +715,7 @@ func (a *app) message(line []byte) ([]byte, bool) {
 		return line, true
 	case line[0] == '/' || line[0] == '@':
 		return line[1:], len(line) > 1 && line[1] == line[0]
-	case string(line) == "exit" || string(line) == "quit":
+	case a.input == fromTerminal && (string(line) == "exit" || string(line) == "quit"):
 		return nil, false
 	}
 	if i := bytes.IndexByte(line, '/'); i > 0 && i <= maxNameBytes && a.isName(string(line[:i])) {

@@ -873,7 +873,7 @@ func TestLeavingByCommand(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
 	tim := chat(t, port, []string{"Tim"})
-	for i, line := range []string{"/exit", "/quit", "exit", "quit", "exit\r"} {
+	for i, line := range []string{"/exit", "/quit", "/exit\r"} {
 		name := fmt.Sprintf("Guest%d", i)
 		p := chat(t, port, []string{name})
 		haveMet(p, tim)
@@ -883,6 +883,88 @@ func TestLeavingByCommand(t *testing.T) {
 		if said := tim.heard(name); len(said) != 0 {
 			t.Errorf("%q is sent as %q", line, said)
 		}
+	}
+}
+
+func TestExitEndsTheInputOfAPipe(t *testing.T) {
+	t.Parallel()
+	room := freePort(t)
+	tim := chat(t, room, []string{"Tim"})
+	for i, c := range []struct {
+		name, input, want string
+		behind            bool
+	}{
+		{"bare words are messages", "one\nexit\nquit\r\ntwo\n", "one exit quit two", false},
+		{"nothing behind it", "one\n/exit\n", "one", false},
+		{"no line end", "one\n/quit", "one", false},
+		{"empty lines behind it", "one\n/exit\r\n\n\r\n", "one", false},
+		{"a line behind it", "one\n/exit\ntwo\n", "one", true},
+		{"a long line behind it", "one\n/quit\n" + strings.Repeat("x", 1<<20), "one", true},
+		{"nothing but lines behind it", "/exit\ntwo\n", "", true},
+	} {
+		name := fmt.Sprint("Bot", i)
+		bot := chat(t, room, []string{"-wait", "20s", name}, withInput(strings.NewReader(c.input)))
+		status := 0
+		if c.behind {
+			status = 1
+		}
+		ends(bot, patience, status)
+		if got := bot.refusals(); c.behind && (len(got) != 1 || !refusal.MatchString(got[0]) || !strings.Contains(got[0], "not read")) || !c.behind && len(got) != 0 {
+			t.Errorf("%s: standard error says %q", c.name, got)
+		}
+		if len(c.want) > 0 {
+			tim.sees(patience, `\* `+at(name)+` left$`)
+		}
+		if got := strings.Join(tim.heard(name), " "); got != c.want {
+			t.Errorf("%s: %q arrives, want %q", c.name, got, c.want)
+		}
+	}
+	// What is written a moment later counts too.
+	bot := chat(t, room, []string{"Bot"})
+	bot.say("one")
+	tim.sees(patience, at("Bot")+`: one$`)
+	bot.say("/exit")
+	bot.say("two")
+	ends(bot, patience, 1)
+}
+
+func TestByteOrderMarkIsNoPartOfTheInput(t *testing.T) {
+	t.Parallel()
+	const mark = "\ufeff"
+	room := freePort(t)
+	tim := chat(t, room, []string{"Tim"})
+	for i, c := range []struct{ input, want string }{
+		{mark + "@Tim pin 4711\n", ` -> me: pin 4711`},
+		{mark + "hello", `: hello`},
+		{mark + strings.Repeat("x", maxLine) + "\n", ": " + strings.Repeat("x", maxLine)},
+		{"a" + mark + "\n", `: a<U\+FEFF>`},
+		{"\xefab\n", ": \ufffdab"},
+	} {
+		bot := chat(t, room, []string{"-wait", "20s", fmt.Sprint("Bot", i)}, withInput(strings.NewReader(c.input)))
+		ends(bot, patience, 0)
+		tim.sees(patience, regexp.QuoteMeta(bot.name)+`@\S+`+c.want+`$`)
+	}
+	bot := chat(t, room, []string{"-verbatim", "-wait", "20s", "Bot"}, withInput(strings.NewReader(mark+"@Tim is a name\n")))
+	ends(bot, patience, 0)
+	tim.sees(patience, at("Bot")+`: @Tim is a name$`)
+	if got, err := parsePeersFile(mark+"Tim 127.0.0.1\n", 7700); err != nil || got[0].alias != "Tim" {
+		t.Errorf("a table that begins with it: %v, %v", got, err)
+	}
+}
+
+func TestEmptyPipeIsToldHowToListen(t *testing.T) {
+	t.Parallel()
+	for _, input := range []string{"", "\ufeff"} {
+		p := chat(t, freePort(t), []string{"-wait", "5m", "Log"}, withInput(strings.NewReader(input)))
+		ends(p, patience, 0)
+		if got := p.refusals(); len(got) != 1 || !refusal.MatchString(got[0]) || !strings.Contains(got[0], "< /dev/null") {
+			t.Errorf("input %q: standard error says %q, want one line that names < /dev/null", input, got)
+		}
+	}
+	p := chat(t, freePort(t), []string{"Log"}, withInput(strings.NewReader("\n\r\n")))
+	ends(p, patience, 0)
+	if got := p.refusals(); len(got) != 0 {
+		t.Errorf("of empty lines standard error says %q", got)
 	}
 }
 
@@ -1293,7 +1375,7 @@ func TestRightUsage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := chat(t, freePort(t), args, withInput(strings.NewReader("")))
+			p := chat(t, freePort(t), args, withInput(strings.NewReader("\n")))
 			ends(p, patience, 0)
 			if got := p.refusals(); len(got) != 0 {
 				t.Errorf("%q: refused: %q", args, got)
@@ -1448,6 +1530,7 @@ func TestSecretIsTheFileButForItsLineEnd(t *testing.T) {
 	for content, want := range map[string]string{
 		"correct horse": "correct horse", "correct horse\n": "correct horse", "correct horse\r\n": "correct horse",
 		"correct horse\r": "correct horse\r", "correct horse\n\n": "correct horse\n", " \n": " ",
+		"\ufeffcorrect horse\r\n": "correct horse", "correct\ufeff horse": "correct\ufeff horse",
 	} {
 		cfg := new(config)
 		if err := cfg.readSecret(file(t, "secret", content)); err != nil || cfg.secret != want {
@@ -1456,6 +1539,26 @@ func TestSecretIsTheFileButForItsLineEnd(t *testing.T) {
 	}
 	if _, err := os.Stat("/dev/zero"); err == nil && new(config).readSecret("/dev/zero") == nil {
 		t.Error("a file without end is a secret")
+	}
+}
+
+func TestSecretOfTheEnvironmentIsThatOfTheFile(t *testing.T) {
+	for content, want := range map[string]string{
+		"correct horse": "correct horse", "correct horse\n": "correct horse", "correct horse\r\n": "correct horse",
+		"correct horse\r":   "correct horse", // what $(cat FILE) leaves of a file with CRLF
+		"correct horse\n\n": "correct horse\n", "\ufeffcorrect horse": "correct horse", " ": " ",
+	} {
+		t.Setenv("P2PCHAT_SECRET", content)
+		cfg := new(config)
+		if err := cfg.readSecret(""); err != nil || cfg.secret != want {
+			t.Errorf("%q is the secret %q, %v; want %q", content, cfg.secret, err, want)
+		}
+	}
+	for _, content := range []string{"", "\n", "\r\n", "\r", "\ufeff", "\ufeff\r\n"} {
+		t.Setenv("P2PCHAT_SECRET", content)
+		if new(config).readSecret("") == nil {
+			t.Errorf("%q is a secret", content)
+		}
 	}
 }
 
