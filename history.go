@@ -28,6 +28,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -55,7 +56,7 @@ var (
 	errFork = errors.New("its author signed two different histories")
 )
 
-// An event is a post or a note. Immutable but for the last two fields.
+// An event is a post or a note. Immutable but for the last fields.
 type event struct {
 	feed    *feed
 	sealed  []byte // the sealed post; of a note, its content
@@ -63,6 +64,7 @@ type event struct {
 	seq     uint64 // place in the order of arrival
 	kind    byte
 	dropped bool        // it is no longer in the log; guarded by history.mu
+	printed bool        // the printer has passed it on; likewise
 	proved  atomic.Bool // its own signature was checked
 }
 
@@ -92,6 +94,9 @@ func (e *event) isSigned() bool {
 }
 
 func (e *event) isNote() bool { return isNote(e.kind) }
+
+// number returns the number of e, a post.
+func (e *event) number() uint64 { return binary.BigEndian.Uint64(e.sealed) }
 
 func isNote(kind byte) bool { return kind >= kindLost && kind <= kindDirectTo }
 
@@ -174,14 +179,15 @@ type history struct {
 	latest    int64           // hybrid logical clock, µs since 1970
 	horizon   int64           // time of the newest event dropped for keep
 	cursors   []*cursor
-	printer   *cursor    // the one that the queue is for
-	queue     []batch    // what the printer prints before it goes on: a replay, answers to commands
-	held      bool       // the printer waits for release
-	delivered uint64     // posts of our own up to this number are where they must be
-	heard     uint64     // and up to this one anybody has them
-	unheard   int        // lines of those that were dropped though nobody has them
-	unheardTo uint64     // number of the last of these
-	room      *sync.Cond // a cursor moved, or a bound changed
+	printer   *cursor           // the one that the queue is for
+	queue     []batch           // what the printer prints before it goes on: a replay, answers to commands
+	before    map[nodeID]uint64 // of a newcomer: posts up to these numbers are printed by release; else nil
+	heldFrom  uint64            // and those that came before this seq were printed before it was a newcomer
+	delivered uint64            // posts of our own up to this number are where they must be
+	heard     uint64            // and up to this one anybody has them
+	unheard   int               // lines of those that were dropped though nobody has them
+	unheardTo uint64            // number of the last of these
+	room      *sync.Cond        // a cursor moved, or a bound changed
 }
 
 func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
@@ -476,8 +482,7 @@ func (h *history) dropOldestLocked() {
 		}
 		f := e.feed
 		undelivered := f.id == h.self && f.span().first > h.delivered
-		promised := h.held && e.kind == kindDirectFrom && e.seq >= h.printer.next // we said that we have it
-		if e.seq > passed || undelivered || promised {
+		if e.seq > passed || undelivered {
 			continue
 		}
 		h.horizon = max(h.horizon, min(e.time, h.clock().UnixMicro())) // whose clock is ahead shuts nobody out
@@ -532,14 +537,11 @@ func (h *history) fitsHalf(events []*event) bool {
 }
 
 // passedLocked returns the seq of the last event that all cursors have
-// passed. The printer of a newcomer doesn't count: what it has not printed
-// yet may exceed keep.
+// passed.
 func (h *history) passedLocked() uint64 {
 	passed := h.seq
 	for _, c := range h.cursors {
-		if !h.held || c != h.printer {
-			passed = min(passed, c.next-1)
-		}
+		passed = min(passed, c.next-1)
 	}
 	return passed
 }
@@ -676,9 +678,6 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 	defer h.mu.Unlock()
 	*b = (*b)[:0]
 	printing := c == h.printer
-	if printing && h.held {
-		return false
-	}
 	for printing && len(h.queue) > 0 && size > 0 {
 		if first := h.queue[0]; len(first) > 0 {
 			size -= len(first[0].sealed)
@@ -690,9 +689,10 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 	for i := h.findLocked(c.next); i < len(h.log) && size > 0; i++ {
 		e := h.log[i]
 		c.next = e.seq + 1
-		if printing && !h.isNews(e) {
+		if printing && (!h.isNews(e) || h.isBefore(e)) {
 			continue
 		}
+		e.printed = e.printed || printing
 		size -= len(e.sealed)
 		*b = append(*b, e)
 	}
@@ -754,33 +754,71 @@ func (h *history) chronology() batch {
 	return all
 }
 
-// hold keeps the printer waiting until release.
+// hold says that we are a newcomer: what was said before we came, posts of
+// each author up to the number that await tells, is left to release. What is
+// said from here on is printed at once.
 func (h *history) hold() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.held = true
+	h.before, h.heldFrom = map[nodeID]uint64{}, h.printer.next
 }
 
-// release lets the printer go on, with what was said before we came (posts
-// up to the given numbers, and the notes that came with them) as one block
-// in chronological order, and then with the rest in order of arrival. The
-// block is framed unless it holds nothing but joins of nodes that are here.
-func (h *history) release(before map[nodeID]uint64, from string, here func(nodeID) bool) {
+// await says that there were posts of author up to number before we came.
+func (h *history) await(author nodeID, number uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.held = false
-	var replay, rest batch
-	gone := false
-	for _, e := range h.log[h.findLocked(h.printer.next):] {
-		switch {
-		case !h.isNews(e):
-		case e.feed.id == h.self, e.kind >= kindDirectFrom, e.isNote() && before[e.feed.id] == 0, !e.isNote() && e.content().number > before[e.feed.id]:
-			rest = append(rest, e)
-		default:
-			replay = append(replay, e)
-			gone = gone || e.kind != kindJoin || !here(e.feed.id)
+	if h.before != nil && number > h.before[author] {
+		h.before[author] = number
+	}
+}
+
+// awaited returns up to which number author's posts are awaited; 0: none are.
+func (h *history) awaited(author nodeID) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.before[author]
+}
+
+// missing calls each for the authors of whom awaited posts have not come, with
+// the number of the newest that has, until it returns false. It returns
+// whether any posts are awaited at all.
+func (h *history) missing(each func(author nodeID, last uint64) bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for author, number := range h.before {
+		if f := h.knownLocked(author); f.last < number && !f.fork && !each(author, f.last) {
+			break
 		}
 	}
+	return len(h.before) > 0
+}
+
+// isBefore says whether e is left to release.
+func (h *history) isBefore(e *event) bool {
+	number := h.before[e.feed.id]
+	return number > 0 && e.kind < kindDirectFrom && (e.isNote() || e.number() <= number)
+}
+
+// release has the printer print what was said before we came (the awaited
+// posts, and the notes that came with them) as one block in chronological
+// order, and then go on with the rest in order of arrival. The block is framed
+// unless it holds nothing but joins of nodes that are here.
+func (h *history) release(from string, here func(nodeID) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var replay, rest batch
+	gone := false
+	for _, e := range h.log[h.findLocked(h.heldFrom):] {
+		switch {
+		case e.printed || !h.isNews(e):
+		case h.isBefore(e):
+			replay = append(replay, e)
+			gone = gone || e.kind != kindJoin || !here(e.feed.id)
+		default:
+			rest = append(rest, e)
+		}
+	}
+	h.before = nil
 	slices.SortFunc(replay, (*event).compare)
 	if gone {
 		replay = asHistory(replay, " from "+from)

@@ -75,7 +75,7 @@ const (
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
 	gapPatience      = 2 * time.Second        // before a gap is left: somebody may be about to connect who has what lies in it, though we don't know of it
 	healPatience     = 5 * time.Second        // where we have what lies before it: after a cut that takes longer
-	gatherPatience   = 3 * time.Second        // without progress before a newcomer prints what it has
+	gatherPatience   = 4 * time.Second        // without gatherFloor bytes before a newcomer prints what it has
 	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
@@ -91,6 +91,7 @@ const (
 	maxEarly        = 16        // sightings of one author that wait for its join
 	maxTheirs       = 1 << 17   // authors that a peer may announce
 	maxOutbox       = 1 << 20   // bytes of direct messages that wait for one peer
+	gatherFloor     = 8 << 10   // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
 var errDuplicate = errors.New("another connection with this node stands")
@@ -183,12 +184,15 @@ type source struct {
 	early []sighting // of an author whose join is still on its way
 }
 
-// A gather is what a newcomer still waits for before it prints.
+// A gather is how a newcomer waits for what was said before it came, which it
+// prints in one frame. What is missing itself, the history knows.
 type gather struct {
-	from   string            // the first peer, as it is shown; empty until there is one
-	before map[nodeID]uint64 // the posts that there were before us, up to these numbers
-	at     time.Time         // of the last progress
-	done   bool
+	from      string         // the first peer, as it is shown; empty until there is one
+	done      bool           // the frame is printed
+	brought   map[nodeID]int // awaited posts that each peer brought
+	bytes     int            // of them, since at
+	at        time.Time      // when gatherFloor bytes of them had last come
+	severalAt time.Time      // when something was last missing that more than one peer could bring
 }
 
 // A conn is a connection with one peer: first in its handshake, then
@@ -248,7 +252,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		outside:  outside{new(net.Dialer).DialContext, func() {}, func(string, ...any) {}, func(string, ...any) {}},
 		changed:  make(chan struct{}),
 		roster:   roster{conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}},
-		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}, gather: gather{before: map[nodeID]uint64{}}},
+		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}},
 		outcome:  outcome{metAt: now},
 		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
 		clock:    pulse{tickAt: now},
@@ -647,8 +651,8 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, c.addr, x.name)
 	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
-		n.gather.from = n.label(c.peer)
-		n.gather.at = time.Now()
+		now := time.Now()
+		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: now, severalAt: now}
 		n.history.hold()
 	}
 	c.ahead = time.Duration(x.time-n.history.clock().UnixMicro()) * time.Microsecond
@@ -1038,23 +1042,39 @@ func (c *conn) lagsLocked(author nodeID) bool {
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
-// announced, or nothing has come for a while.
+// announced, or when too little has come for gatherPatience. What one peer
+// alone claims to have is waited for no longer than that while there is
+// something to print that came from others: one member, who may claim
+// anything, doesn't keep what they said from the screen.
 func (n *node) gatherLocked(now time.Time) {
 	g := &n.gather
 	if g.done || g.from == "" {
 		return
 	}
-	waiting := len(g.before) == 0
-	for author, number := range g.before {
-		known := n.history.about(author)
-		waiting = waiting || known.last < number && !known.fork
+	var only *conn // who alone can bring what is missing
+	missing, several := false, false
+	awaiting := n.history.missing(func(author nodeID, last uint64) bool {
+		missing = true
+		for _, c := range n.conns {
+			if c.theirs[author].last > last {
+				several = several || only != nil && only != c
+				only = c
+			}
+		}
+		return !several && len(n.conns) > 1
+	})
+	others := false // brought more than their own join
+	for peer, count := range g.brought {
+		others = others || count > 1 && only != nil && peer != only.peer
 	}
-	if waiting && now.Sub(g.at) < gatherPatience {
+	if several || !others {
+		g.severalAt = now
+	}
+	if (missing || !awaiting) && now.Sub(g.at) < gatherPatience && now.Sub(g.severalAt) < gatherPatience {
 		return
 	}
-	g.done = true
-	n.history.release(g.before, g.from, n.hereLocked)
-	g.before = nil
+	*g = gather{from: g.from, done: true}
+	n.history.release(g.from, n.hereLocked)
 }
 
 // ---- reading
@@ -1139,14 +1159,14 @@ func (c *conn) handlePosts(body []byte) error {
 		c.tellLocked(author) // this is the acknowledgement, also of what came on another way before
 	}
 	if count > 0 {
-		n.tookLocked(c, author, last, count)
+		n.tookLocked(c, author, last, count, len(body))
 	}
 	return nil
 }
 
-// tookLocked passes on the news that count posts of author up to last came
-// on c.
-func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
+// tookLocked passes on the news that count posts of author up to last, of
+// about so many bytes, came on c.
+func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) {
 	now := time.Now()
 	c.chatAt = now
 	t := c.theirs[author]
@@ -1166,10 +1186,15 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count int) {
 	if _, told := n.news[author]; !told {
 		n.news[author] = false
 	}
-	if g := &n.gather; !g.done && last.number-uint64(count) < g.before[author] { // it was waited for
-		g.at = now
-		if last.number >= g.before[author] {
-			n.gatherLocked(now)
+	if g := &n.gather; !g.done {
+		if awaited := n.history.awaited(author); last.number-uint64(count) < awaited {
+			g.brought[c.peer] += count
+			if g.bytes += bytes; g.bytes >= gatherFloor {
+				g.at, g.bytes = now, 0
+			}
+			if last.number >= awaited {
+				n.gatherLocked(now)
+			}
 		}
 	}
 }
@@ -1256,7 +1281,7 @@ func (c *conn) completeLocked() {
 	if g := &n.gather; !g.done {
 		for author, s := range c.theirs {
 			if author != n.id {
-				g.before[author] = max(g.before[author], s.last)
+				n.history.await(author, s.last)
 			}
 		}
 		n.gatherLocked(time.Now())
