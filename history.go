@@ -174,7 +174,7 @@ type history struct {
 	log       []*event   // in order of arrival
 	size      int64      // sum of their costs
 	feeds     map[nodeID]*feed
-	names     map[string]bool // that anybody bore in this launch
+	names     map[string]bool // that anybody bore in this launch, as fold returns them
 	seq       uint64          // of the newest event
 	latest    int64           // hybrid logical clock, µs since 1970
 	horizon   int64           // time of the newest event dropped for keep
@@ -339,11 +339,11 @@ func (h *history) advanceLocked(f *feed, p *post) {
 func (h *history) nameLocked(f *feed, name []byte) {
 	if f.name != string(name) {
 		f.name = cleanName(name)
-		h.names[f.name] = true
+		h.names[fold(f.name)] = true
 		if len(h.names) > maxNames+2*len(h.feeds) {
 			clear(h.names)
 			for _, o := range h.feeds {
-				h.names[o.name] = true
+				h.names[fold(o.name)] = true
 			}
 		}
 	}
@@ -461,11 +461,20 @@ func (h *history) about(id nodeID) author {
 	return h.knownLocked(id).author
 }
 
-// bore says whether anybody bore this name since we started.
+// bore says whether anybody since we started bore this name, or one that is
+// alike.
 func (h *history) bore(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.names[name]
+	if h.names[fold(name)] || isPlain([]byte(name)) {
+		return h.names[fold(name)]
+	}
+	for known := range h.names {
+		if isAlike(name, known) {
+			return true
+		}
+	}
+	return false
 }
 
 // ---- bounds

@@ -52,6 +52,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -180,8 +181,8 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		return nil, usagef("a name is missing; try p2pchat Alex, or p2pchat -h")
 	case len(names) > 1:
 		return nil, usagef("one name is enough, there are %d: %q; put quotes round a name with spaces", len(names), names)
-	case validName(names[0]) != nil:
-		return nil, usagef("%q is no name: %v; choose another", names[0], validName(names[0]))
+	case validOwnName(names[0]) != nil:
+		return nil, usagef("%q is no name: %v; choose another", names[0], validOwnName(names[0]))
 	case *port < 1 || *port > 65535:
 		return nil, usagef("there is no port %d; choose one from 1 to 65535", *port)
 	case cfg.bind.IsValid() && !cfg.bind.Is4():
@@ -590,6 +591,7 @@ func (a *app) read(ctx context.Context) {
 	}
 	defer post()
 	var last time.Time // when the last line came
+	met := false       // who is here is known
 	for {
 		line, length, err := readLine(r)
 		if err != nil && length == 0 {
@@ -602,6 +604,11 @@ func (a *app) read(ctx context.Context) {
 			now := time.Now()
 			a.onRow = columns(line) < screenWidth && now.Sub(last) > pasteGap && !a.printing.Load()
 			last = now
+		}
+		if a.input == fromPipe && !met && !a.cfg.verbatim && maybePrivate(line) { // whose names are not known yet
+			met = true
+			post()
+			a.meet(ctx)
 		}
 		switch message, ok := a.message(line); {
 		case ok:
@@ -637,6 +644,13 @@ func (a *app) begin(r *bufio.Reader) {
 	if _, err := r.Peek(1); err == io.EOF && a.input == fromPipe {
 		a.v.say("the input is empty, so there is nothing to say; to listen, start it with < /dev/null")
 	}
+}
+
+// meet waits until we know who is here, but no longer than -wait.
+func (a *app) meet(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
+	defer cancel()
+	a.n.waitMet(ctx)
 }
 
 // goesOn says whether a line that is not empty stands in r. Of a pipe that is
@@ -718,15 +732,47 @@ func (a *app) message(line []byte) ([]byte, bool) {
 	case a.input == fromTerminal && (string(line) == "exit" || string(line) == "quit"):
 		return nil, false
 	}
-	if i := bytes.IndexByte(line, '/'); i > 0 && i <= maxNameBytes && a.isName(string(line[:i])) {
-		return nil, false
-	}
-	return line, true
+	return line, !maybePrivate(line) || !a.isPrivate(string(line))
 }
 
-// isName says whether NAME/text goes to somebody of that name.
-func (a *app) isName(name string) bool {
-	return slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return t.alias == name }) || a.h.bore(name)
+// maybePrivate says whether line, which begins with neither / nor @, can be
+// meant for somebody alone, as far as can be told without knowing who is here.
+func maybePrivate(line []byte) bool {
+	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && !bytes.ContainsAny(line[:i], forbidden) {
+		return true
+	}
+	return bytes.HasPrefix(bytes.TrimLeftFunc(line, isBlank), []byte{'@'})
+}
+
+// isBlank says whether r is white space, or shows as nothing.
+func isBlank(r rune) bool { return unicode.IsSpace(r) || isHidden(r) }
+
+// isPrivate says whether s is meant for somebody alone, or looks so much like
+// it that it must not go to everybody: NAME/text, where NAME is known or
+// differs from a known one in capitals or in how accents are composed, and
+// @WHO behind white space, where WHO is here or in the table.
+func (a *app) isPrivate(s string) bool {
+	if bare := strings.TrimLeftFunc(s, isBlank); bare[0] == '@' {
+		_, _, _, known := a.who(bare)
+		return known || a.resembles(bare)
+	}
+	name, _, _ := strings.Cut(s, "/")
+	return a.h.bore(name) || slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return isAlike(name, t.alias) })
+}
+
+// resembles says whether s, which begins with @WHO or WHO/, names somebody who
+// is here or in the table, but for capitals and how accents are composed.
+func (a *app) resembles(s string) bool {
+	s, at := strings.CutPrefix(s, "@")
+	for _, m := range a.n.members() {
+		for _, name := range append(m.aliases, m.name) {
+			rest, ok := cutAlike(s, name)
+			if ok && name != "" && (rest == "" || !at && rest[0] == '/' || at && (rest[0] == ' ' || rest[0] == '@')) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // command carries out a line that is no message. It returns false when that
@@ -747,7 +793,7 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 	case word == "/history":
 		a.history(rest)
 	case word == "/name":
-		if err := validName(rest); err != nil {
+		if err := validOwnName(rest); err != nil {
 			a.refuse("%q is no name: %v; try /name Alex", rest, err)
 		} else if rest != a.n.myName() {
 			a.n.say(kindRename, []byte(rest))
@@ -808,14 +854,24 @@ func (a *app) history(arg string) {
 
 // ---- direct messages
 
-// direct sends a line that begins with @WHO or WHO/.
+// direct sends a line that begins with @WHO or WHO/, or refuses one that nearly
+// does.
 func (a *app) direct(ctx context.Context, s string) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
 	defer cancel()
+	if bare := strings.TrimLeftFunc(s, isBlank); len(bare) < len(s) {
+		who, _, _ := strings.Cut(bare, " ")
+		a.refuse("white space before %s would show this to everybody; take it away to write to one alone, or write @%s to say it to all", who, who)
+		return
+	}
 	to, who, text, known := a.who(s)
-	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil { // it may be about to come
+	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || !a.resembles(s)) { // it may be about to come
 		a.n.wait(ctx)
 		to, who, text, known = a.who(s)
+	}
+	publicly := "a second @"
+	if s[0] != '@' {
+		publicly = "a space"
 	}
 	switch {
 	case text == "" && len(to) > 0:
@@ -823,7 +879,7 @@ func (a *app) direct(ctx context.Context, s string) {
 	case len(to) == 0 && known:
 		a.refuse("%s is not connected; write to one who is: %s", who, candidates(a.n.members()))
 	case len(to) == 0:
-		a.refuse("nobody here is called %q; write to one who is here: %s; or a second @ before it to send it as a line", who, candidates(a.n.members()))
+		a.refuse("nobody here is called %q; write to one who is here: %s; or %s before it to send it as a line", who, candidates(a.n.members()), publicly)
 	case len(to) > 1:
 		a.refuse("%q can be any of several; write to one of them: %s", who, candidates(to))
 	default:
@@ -880,7 +936,7 @@ func (a *app) who(s string) (to []member, who, text string, known bool) {
 			}
 		}
 	}
-	return to, who, strings.TrimPrefix(s[len(who):], end), known || !at
+	return to, who, strings.TrimPrefix(s[len(who):], end), known
 }
 
 // ---- standard error

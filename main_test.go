@@ -15,6 +15,7 @@ import (
 	"io"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -42,7 +43,7 @@ var typedLines = []string{
 	"hi", "", " /exit", "/exit", "exit", "quit ", "//etc/hosts", "@@home", "/", "//", "@", "@@", "/nonsense", "/members", "/members x",
 	"/history", "/history 3", "/history -1", "/history 99999999999999999999", "/name Bo", "/name a\tb", "/hooray", "/help", "@Tim hello",
 	"@Tim B hello", "@Tim B C hello", "@Tim", "@Timothy hi", "@Ann hi", "@Ann@192.168.0.9:40123 hi", "@192.168.0.7 hi",
-	"@192.168.0.9:7700 hi", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
+	"@192.168.0.9:7700 hi", " @tim x", "\u00a0@192.168.0.9", "TIM B/x", "\t@tim b", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
 }
 
 // FuzzLine: whatever the input holds, its lines come as they are, and each
@@ -123,10 +124,15 @@ func saysToAll(line string, verbatim bool) (text string, ok bool) {
 		return line[1:], true
 	case line[0] == '/', line[0] == '@', line == "exit", line == "quit":
 		return "", false
-	case slash && slices.Contains([]string{"Tim", "Tim B", "Tim B C", "Ann"}, who):
-		return "", false
 	}
-	return line, true
+	for _, name := range []string{"Tim", "Tim B", "Tim B C", "Ann"} {
+		if slash && strings.EqualFold(who, name) {
+			return "", false
+		}
+	}
+	bare := strings.TrimLeftFunc(line, isBlank)
+	return line, !regexp.MustCompile(`^@(?i:tim|tim b|tim b c|ann)(?:[ @]|$)`).MatchString(bare) &&
+		!regexp.MustCompile(`^@(?:192\.168\.0\.[789](?::7700)?|192\.168\.0\.9:40123)(?: |$)`).MatchString(bare)
 }
 
 func TestPrivateLineStaysPrivateHoweverManyNamesThereWere(t *testing.T) {

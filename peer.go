@@ -1754,6 +1754,16 @@ func (n *node) expectingLocked() bool {
 	return len(n.handshakes) > 0
 }
 
+// waitMet returns when we are connected with somebody, and with everybody who
+// is known to be here; or ctx ends.
+func (n *node) waitMet(ctx context.Context) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for ctx.Err() == nil && (len(n.conns) == 0 || n.expectingLocked()) {
+		n.waitLocked(ctx)
+	}
+}
+
 // ---- the connection underneath
 
 // A meter is a network connection that knows when bytes last passed, so that

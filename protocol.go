@@ -929,3 +929,64 @@ func cleanName(name []byte) string {
 	}
 	return cmp.Or(s, "_")
 }
+
+// validOwnName says what is wrong with a name that we want to bear. An accent
+// that is a character of its own would make it look like another name.
+func validOwnName(name string) error {
+	for c, rest := cutCharacter(name); c != ""; c, rest = cutCharacter(rest) {
+		if accentScript(c) != nil && utf8.RuneCountInString(c) > 1 {
+			return fmt.Errorf("the accent of %s is a character of its own; write the two as one character, or leave the accent out", c)
+		}
+	}
+	return validName(name)
+}
+
+// fold returns name in such capitals that names which differ in capitals alone
+// become the same.
+func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }
+
+// isAlike says whether two names differ in nothing but capitals and the way in
+// which accents are composed.
+func isAlike(a, b string) bool {
+	rest, ok := cutAlike(a, b)
+	return ok && rest == ""
+}
+
+// cutAlike returns s without name at its beginning, which may stand there in
+// other capitals, or with accents composed otherwise: é as one character, or
+// as e and a combining mark. It would take a table to say that these two belong
+// together; here any letter that may have an accent within stands for any that
+// has one behind it.
+func cutAlike(s, name string) (rest string, ok bool) {
+	for name != "" {
+		var a, b string
+		a, s = cutCharacter(s)
+		b, name = cutCharacter(name)
+		script := accentScript(a)
+		composed := script != nil && script == accentScript(b) && len(a) > 1 && len(b) > 1 && utf8.RuneCountInString(a+b) > 2
+		if !composed && !strings.EqualFold(a, b) {
+			return s, false
+		}
+	}
+	return s, true
+}
+
+// cutCharacter cuts the first character off s, with the combining marks behind
+// it.
+func cutCharacter(s string) (c, rest string) {
+	_, n := utf8.DecodeRuneInString(s)
+	rest = strings.TrimLeftFunc(s[n:], unicode.IsMark)
+	return s[:len(s)-len(rest)], rest
+}
+
+// accentScript returns the script of c if it is one whose letters Unicode has
+// with their accents as one character; else nil.
+func accentScript(c string) *unicode.RangeTable {
+	r, _ := utf8.DecodeRuneInString(c)
+	for _, script := range []*unicode.RangeTable{unicode.Latin, unicode.Greek, unicode.Cyrillic} {
+		if unicode.Is(script, r) {
+			return script
+		}
+	}
+	return nil
+}

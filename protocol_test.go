@@ -996,6 +996,41 @@ var dirtyTexts = []string{
 	"2026-11-22 15:04:05 * Tim@192.168.0.7 joined", strings.Repeat("x", 200),
 }
 
+func TestNamesThatLookAlike(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		a, b  string
+		alike bool
+	}{
+		{"Tim", "tim", true},
+		{"Tim", "TIM", true},
+		{"Tim", "Tom", false},
+		{"Tim", "Tim B", false},
+		{"Jos\u00e9", "Jose\u0301", true},
+		{"Jos\u00c9", "jose\u0301", true},
+		{"Jos\u00e9", "Jose", false},
+		{"Jose\u0301", "Jose", false},
+		{"Jose\u0301", "Jos\u0435", false}, // a Cyrillic letter that has no accent
+		{"\u1ec7", "e\u0323\u0302", true},  // two accents, in three ways
+		{"\u1ec7", "\u1eb9\u0302", true},
+		{"\u1eb9\u0302", "\u00ea\u0323", true},
+		{"\u03ac", "\u03b1\u0301", true},
+		{"\u0439", "\u0418\u0306", true},
+		{"\u03c3", "\u03c2", true}, // sigma within a word and at its end
+		{"Stra\u00dfe", "STRASSE", false},
+		{"\u0915\u093f", "\u0915", false}, // a vowel sign of Devanagari is no accent
+		{"\u0915\u093f", "\u0915\u0940", false},
+		{"", "", true},
+		{"x", "", false},
+	} {
+		for _, ab := range [][2]string{{c.a, c.b}, {c.b, c.a}} {
+			if got := isAlike(ab[0], ab[1]); got != c.alike {
+				t.Errorf("%+q and %+q are alike: %v", ab[0], ab[1], got)
+			}
+		}
+	}
+}
+
 // FuzzClean: what is shown of a text, or of a name, holds nothing that a
 // screen obeys or hides, and cleaning it again alters nothing.
 func FuzzClean(f *testing.F) {

@@ -928,6 +928,52 @@ func TestExitEndsTheInputOfAPipe(t *testing.T) {
 	ends(bot, patience, 1)
 }
 
+func TestWhatLooksPrivateIsNotSaidToAll(t *testing.T) {
+	t.Parallel()
+	room := freePort(t)
+	table := file(t, "peers", fmt.Sprintf("Ghost 127.0.0.1:%d\n", freePort(t)))
+	ps := company(t, room, "Tim", "Jos\u00e9")
+	nearly := []string{
+		" @Tim x", "\t@Tim x", "\u00a0@Tim x", "\u3000 @Tim x", "\u200b@Tim x", " @Tim", " @tim x", " @Tim@127.0.0.1 x", " @127.0.0.1 x", " @Ghost x",
+		"tim/x", "TIM/x", "Jose\u0301/x", "JOS\u00c9/x", "JOSE\u0301/x", "ghost/x",
+	}
+	publicly := []string{"and/or", "9/11", "  indented", " @nobody-here", " @Timothy x", "  Tim/x", " tim/x", "Jose/x", "tom/x", "Tim /x", " an @Tim within", "x@Tim y"}
+	bot := chat(t, room, []string{"-wait", "20s", "-peers", table, "Bot"},
+		withInput(strings.NewReader(strings.Join(slices.Concat(nearly, publicly), "\n"))))
+	ends(bot, patience, 1)
+	got := bot.refusals()
+	if len(got) != len(nearly) {
+		t.Errorf("%d near misses are refused with %d lines", len(nearly), len(got))
+	}
+	for i, l := range got {
+		if !refusal.MatchString(l) || unclean(l) != "" {
+			t.Errorf("%q is refused with %q", nearly[i], l)
+		}
+	}
+	for _, p := range ps {
+		p.sees(patience, `\* `+at("Bot")+` left$`)
+		if got := p.heard("Bot"); !slices.Equal(got, publicly) {
+			t.Errorf("%s hears %q, want %q", p.name, got, publicly)
+		}
+	}
+	// The first line of a pipe is read before anybody is met.
+	for i, line := range []string{" @Tim x", "tim/x", "Jose\u0301/x"} {
+		name := fmt.Sprint("Bot", i)
+		bot := chat(t, room, []string{"-wait", "20s", name}, withInput(strings.NewReader(line)))
+		ends(bot, patience, 1)
+		if got := bot.refusals(); len(got) != 1 || len(ps[0].heard(name)) != 0 {
+			t.Errorf("%q is refused with %q, and Tim hears %q", line, got, ps[0].heard(name))
+		}
+	}
+	bot = chat(t, room, []string{"-wait", "20s", "Bot3"}, withInput(strings.NewReader("Tim/for you alone")))
+	ends(bot, patience, 0)
+	ps[0].sees(patience, at("Bot3")+` -> me: for you alone$`)
+	// With nobody there, it is not waited for ever.
+	bot = chat(t, freePort(t), []string{"-wait", "100ms", "Bot"}, withInput(strings.NewReader("and/or")))
+	ends(bot, patience, 1)
+	bot.complains(patience, `nobody heard 1 of 1`)
+}
+
 func TestByteOrderMarkIsNoPartOfTheInput(t *testing.T) {
 	t.Parallel()
 	const mark = "\ufeff"
@@ -993,6 +1039,7 @@ func TestRefusedLineIsExplainedAndNotSent(t *testing.T) {
 		{"/name " + strings.Repeat("x", 33), `32`},
 		{"/name bell\x07", `name`},
 		{"/name a\u200bb", `name`},
+		{"/name Jose\u0301", `one character`},
 		{"/\x1b]0;owned\x07\u202e", `owned`},
 		{"@\x1b[31mRed\u2028 hello", `Red`},
 		{"@Nobody hello", `Nobody.*@Tim@127\.0\.0\.1:\d+`},
@@ -1330,6 +1377,7 @@ func TestNameThatIsNoneIsWrongUsage(t *testing.T) {
 		"DEL": "a\x7f", "C1": "a\u009b", "zero-width space": "a\u200bb", "lone joiner": "a\u200db", "bidi": "a\u202eb",
 		"BOM": "\ufeffa", "no-break space": "a\u00a0b", "ideographic space": "a\u3000b", "line separator": "a\u2028b",
 		"soft hyphen": "a\u00adb", "bad byte": "a\xffb",
+		"an accent of its own": "Jose\u0301", "the same in Greek": "\u0391\u0301", "in Cyrillic": "\u0438\u0306", "on an accent": "\u1ec7\u0301",
 	} {
 		_, err := parseArgs([]string{bad}, io.Discard)
 		if _, ok := errors.AsType[usageError](err); !ok {
@@ -1366,6 +1414,8 @@ func TestRightUsage(t *testing.T) {
 		"name with spaces":     {"Tim J. Cook-O'Neil, Jr"},
 		"name with an emoji":   {"Zoë 👩🏽‍🚀"},
 		"name in other script": {"日本語"},
+		"name with an accent":  {"Jos\u00e9"},
+		"name of many marks":   {"हिन्दी"},
 		"-keep in KiB":         {"-keep", "64KiB", "Alex"},
 		"-keep in GiB":         {"-keep", "1GiB", "Alex"},
 		"-keep in bytes":       {"-keep", "1000000", "Alex"},
