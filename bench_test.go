@@ -44,18 +44,10 @@ import (
 
 // ---- benchmarks of the parts
 
-// draftLine is what w would say next, a second after its last post.
-func (w *scribe) draftLine(text []byte) post {
-	return w.draft(kindLines, scribeTime+int64(w.last.number)*1e6, string(text))
-}
-
-// scrawls makes n posts without signing them, the one costly step, where
-// nobody looks at the signatures.
-func (w *scribe) scrawls(n int, text []byte) (run []post) {
-	for range n {
-		sealed := append(appendContent(nil, w.draftLine(text)), make([]byte, signatureSize)...)
-		w.last = noError(parsePost(w.id, sealed))
-		run = append(run, w.last)
+// scrawled makes n posts that nobody signed, a second apart.
+func (s *scribe) scrawled(n int, text []byte) (run []post) {
+	for i := range n {
+		run = append(run, s.scrawls(kindLines, scribeTime+int64(i)*1e6, string(text)))
 	}
 	return run
 }
@@ -100,7 +92,7 @@ func perLine(b *testing.B, lines int) {
 func BenchmarkSeal(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
 		w := newScribe(1, "Alex")
-		p := w.draftLine(text)
+		p := w.draft(kindLines, scribeTime, string(text))
 		b.ReportAllocs()
 		for b.Loop() {
 			sealPost(w.key, w.id, p)
@@ -113,7 +105,7 @@ func BenchmarkSeal(b *testing.B) {
 func BenchmarkVerify(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
 		w := newScribe(1, "Alex")
-		sealed := sealPost(w.key, w.id, w.draftLine(text)).sealed
+		sealed := sealPost(w.key, w.id, w.draft(kindLines, scribeTime, string(text))).sealed
 		b.ReportAllocs()
 		for b.Loop() {
 			if p, err := parsePost(w.id, sealed); err != nil || !p.verify(w.id) {
@@ -129,7 +121,7 @@ func BenchmarkParseRun(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
 		w := newScribe(1, "Alex")
 		n := max(1, maxRun/(len(text)+200))
-		body := runOf(w.id, w.scrawls(n, text))
+		body := runOf(w.id, w.scrawled(n, text))
 		b.SetBytes(int64(len(body)))
 		b.ReportAllocs()
 		for b.Loop() {
@@ -145,7 +137,7 @@ func BenchmarkParseRun(b *testing.B) {
 func BenchmarkEncodePosts(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
 		w := newScribe(1, "Alex")
-		run := w.scrawls(max(1, maxRun/(len(text)+200)), text)
+		run := w.scrawled(max(1, maxRun/(len(text)+200)), text)
 		var frame []byte
 		b.ReportAllocs()
 		for b.Loop() {
@@ -169,7 +161,7 @@ func must2nd(t testing.TB) func(int, error) {
 // BenchmarkAdd adds 1000 posts of one line to an empty history.
 func BenchmarkAdd(b *testing.B) {
 	w := newScribe(1, "Alex")
-	run := w.scrawls(1000, oneLine)
+	run := w.scrawled(1000, oneLine)
 	b.ReportAllocs()
 	for b.Loop() {
 		must2nd(b)(benchHistory().add(w.id, run, false, false))
@@ -182,7 +174,7 @@ func BenchmarkAddFull(b *testing.B) {
 	w := newScribe(1, "Alex")
 	var runs [][]post
 	for range 100 {
-		runs = append(runs, w.scrawls(1000, oneLine))
+		runs = append(runs, w.scrawled(1000, oneLine))
 	}
 	key := newScribe(0, "Alex").key
 	b.ReportAllocs()
@@ -199,7 +191,7 @@ func BenchmarkAddFull(b *testing.B) {
 func BenchmarkFormat(b *testing.B) {
 	eachText(b, func(b *testing.B, text []byte, lines int) {
 		w, h := newScribe(1, "Alex"), benchHistory()
-		must2nd(b)(h.add(w.id, w.scrawls(1, text), false, false))
+		must2nd(b)(h.add(w.id, w.scrawled(1, text), false, false))
 		h.reached(w.id, w.addr, "Alex")
 		l := newLiner(h, 7700)
 		e := h.chronology()[0]
@@ -240,7 +232,7 @@ func BenchmarkVector(b *testing.B) {
 	h := benchHistory()
 	for i := range 1000 {
 		w := newScribe(i+1, "Alex")
-		must2nd(b)(h.add(w.id, w.scrawls(1, oneLine), false, false))
+		must2nd(b)(h.add(w.id, w.scrawled(1, oneLine), false, false))
 	}
 	var body []byte
 	b.ReportAllocs()
@@ -263,7 +255,7 @@ func BenchmarkChronology(b *testing.B) {
 	h := benchHistory()
 	for i := range 10 {
 		w := newScribe(i+1, "Alex")
-		must2nd(b)(h.add(w.id, w.scrawls(10_000, oneLine), false, false))
+		must2nd(b)(h.add(w.id, w.scrawled(10_000, oneLine), false, false))
 	}
 	b.ReportAllocs()
 	for b.Loop() {

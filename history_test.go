@@ -373,7 +373,7 @@ func TestKeepHoldsAndTheOldestGoFirst(t *testing.T) {
 			if r.IntN(50) == 0 {
 				h.note(s.id, post{kind: kindLost, time: at})
 			}
-			h.add(s.id, []post{s.writes(kindLines, max(at-r.Int64N(5e6), s.last.time+1), strings.Repeat("x", r.IntN(800)))}, true, false)
+			h.add(s.id, []post{s.scrawls(kindLines, max(at-r.Int64N(5e6), s.last.time+1), strings.Repeat("x", r.IntN(800)))}, true, false)
 			for h.take(h.printer, &drain, 1<<20) {
 			}
 			if h.size > keep+2000 { // what the newest post takes may be over
@@ -407,11 +407,11 @@ func TestExactlyTheOldestGo(t *testing.T) {
 	a, b := newScribe(1, "Ann"), newScribe(2, "Bob")
 	var all []post
 	for i := range 200 { // Bob's arrive first, though Ann's were said before them
-		all = append(all, b.writes(kindLines, scribeTime+int64(2*i+1)*1e6, strings.Repeat("b", 100)))
+		all = append(all, b.scrawls(kindLines, scribeTime+int64(2*i+1)*1e6, strings.Repeat("b", 100)))
 	}
 	h.add(b.id, all[:100:100], true, false)
 	for i := range 50 {
-		h.add(a.id, []post{a.writes(kindLines, scribeTime+int64(2*i)*1e6, strings.Repeat("a", 100))}, true, false)
+		h.add(a.id, []post{a.scrawls(kindLines, scribeTime+int64(2*i)*1e6, strings.Repeat("a", 100))}, true, false)
 	}
 	var drain batch
 	h.take(h.printer, &drain, ample)
@@ -436,7 +436,7 @@ func TestWhatACursorHasToPassIsNotDropped(t *testing.T) {
 	file := h.newCursor()
 	vic := newScribe(1, "Vic")
 	for i := range 300 {
-		h.add(vic.id, []post{vic.writes(kindLines, scribeTime+int64(i), strings.Repeat("x", 1000))}, true, false)
+		h.add(vic.id, []post{vic.scrawls(kindLines, scribeTime+int64(i), strings.Repeat("x", 1000))}, true, false)
 	}
 	for name, c := range map[string]*cursor{"the printer": h.printer, "the file": file} {
 		var b batch
@@ -502,7 +502,7 @@ func TestClockThatIsAheadShutsNobodyOut(t *testing.T) {
 	var drain batch
 	early, late := newScribe(1, "Early"), newScribe(2, "Late")
 	for i := range 100 {
-		h.add(early.id, []post{early.writes(kindLines, scribeTime+365*24*3600e6+int64(i), strings.Repeat("x", 2000))}, true, false)
+		h.add(early.id, []post{early.scrawls(kindLines, scribeTime+365*24*3600e6+int64(i), strings.Repeat("x", 2000))}, true, false)
 		h.take(h.printer, &drain, ample)
 	}
 	if n, err := h.add(late.id, []post{late.writes(kindJoin, scribeTime+int64(clockLimit/time.Microsecond)+1, "")}, true, false); n != 1 || err != nil {
@@ -530,7 +530,7 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 		binary.BigEndian.PutUint32(s.id[:], uint32(i)) // nobody checks its signature
 		all = append(all, s)
 		h.reached(s.id, s.addr, "Guest")
-		h.add(s.id, []post{s.writes(kindLines, scribeTime+int64(i)*1e6, strings.Repeat("x", 2000))}, true, false)
+		h.add(s.id, []post{s.scrawls(kindLines, scribeTime+int64(i)*1e6, strings.Repeat("x", 2000))}, true, false)
 		h.forget(s.id)
 		h.take(h.printer, &drain, ample)
 	}
@@ -559,7 +559,7 @@ func TestRoomIsMadeByReaders(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		h.waitRoom(ctx, false) // nothing is there: at once
 		for i := range 100 {
-			h.add(vic.id, []post{vic.writes(kindLines, scribeTime+int64(i), strings.Repeat("x", 1000))}, true, false)
+			h.add(vic.id, []post{vic.scrawls(kindLines, scribeTime+int64(i), strings.Repeat("x", 1000))}, true, false)
 		}
 		waits := func(end func()) bool {
 			done := make(chan struct{})
@@ -580,7 +580,7 @@ func TestRoomIsMadeByReaders(t *testing.T) {
 		}
 		slow := h.newCursor()
 		for i := range 100 {
-			h.add(vic.id, []post{vic.writes(kindLines, scribeTime+1000+int64(i), strings.Repeat("x", 1000))}, true, false)
+			h.add(vic.id, []post{vic.scrawls(kindLines, scribeTime+1000+int64(i), strings.Repeat("x", 1000))}, true, false)
 		}
 		var b batch
 		h.take(h.printer, &b, ample)
@@ -589,7 +589,7 @@ func TestRoomIsMadeByReaders(t *testing.T) {
 		}
 		h.newCursor()
 		for i := range 100 {
-			h.add(vic.id, []post{vic.writes(kindLines, scribeTime+2000+int64(i), strings.Repeat("x", 1000))}, true, false)
+			h.add(vic.id, []post{vic.scrawls(kindLines, scribeTime+2000+int64(i), strings.Repeat("x", 1000))}, true, false)
 		}
 		if !waits(cancel) {
 			t.Error("there is room though nobody reads")

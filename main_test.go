@@ -140,7 +140,7 @@ func TestPrivateLineStaysPrivateHoweverManyNamesThereWere(t *testing.T) {
 	h := emptyHistory(ample, time.Now)
 	x, tim := newScribe(1, "X"), newScribe(2, "Tim")
 	for i := range maxNames + 1 {
-		h.add(x.id, []post{x.writes(kindRename, scribeTime+int64(i), fmt.Sprint("X", i))}, true, false)
+		h.add(x.id, []post{x.scrawls(kindRename, scribeTime+int64(i), fmt.Sprint("X", i))}, true, false)
 	}
 	h.reached(tim.id, tim.addr, "Tim")
 	a := &app{cfg: &config{}, h: h}

@@ -168,7 +168,7 @@ func TestLossDuringACutIsToldAfterIt(t *testing.T) {
 }
 
 // TestSightingsAreToldOnce: who changes the node that it hears of Xen by hears
-// of what happened an hour ago from both.
+// of what happened minutes ago from both.
 func TestSightingsAreToldOnce(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
@@ -183,7 +183,7 @@ func TestSightingsAreToldOnce(t *testing.T) {
 		l.setApart(xen, cid, false)
 		after(10 * time.Second)
 		xen.says("two")
-		after(time.Hour)
+		after(5 * time.Minute)
 		ann.node.mu.Lock()
 		by := ann.sources[xen.id].from.peer
 		ann.node.mu.Unlock()

@@ -606,7 +606,7 @@ func TestQuietRoomStaysQuiet(t *testing.T) {
 		for i := range 4 {
 			l.enter(fmt.Sprint("N", i))
 		}
-		after(time.Hour)
+		after(10 * time.Minute)
 		for _, g := range l.nodes {
 			g.wantLines(3, ``)
 		}
