@@ -498,6 +498,7 @@ func TestBeaconIsLaidOutAsTheTableSays(t *testing.T) {
 }
 
 func TestBeaconOfAnotherRoomOrAlteredIsRefused(t *testing.T) {
+	t.Parallel()
 	key := secretKey()
 	packet := key.sealBeacon(beacon{node: newScribe(1, "").id, counter: 1, port: 7700, name: "Tim"})
 	if _, err := newRoomKey("").openBeacon(bytes.Clone(packet)); err == nil {
