@@ -181,7 +181,10 @@ const (
 	kindDirectTo   = 8
 )
 
-var errShort = errors.New("shorter than its fields")
+var (
+	errFields = errors.New("a field is missing or out of range")
+	errShort  = errors.New("the rest is missing")
+)
 
 // A nodeID is a node's Ed25519 public key, made at launch.
 type nodeID [ed25519.PublicKeySize]byte
@@ -195,15 +198,17 @@ type link [sha256.Size]byte
 // ---- primitive fields
 
 // A fields takes the fields of a body one after the other. Once one was not
-// there in full, short is set and all further ones are zero.
+// there in full, or out of its range, bad is set and all further ones are zero.
 type fields struct {
-	b     []byte
-	short bool
+	b   []byte
+	bad bool
 }
+
+func (f *fields) fail() { f.bad, f.b = true, nil }
 
 func (f *fields) bytes(n int) []byte {
 	if n < 0 || n > len(f.b) {
-		f.short, f.b = true, nil
+		f.fail()
 		return nil
 	}
 	v := f.b[:n:n]
@@ -224,8 +229,8 @@ func (f *fields) id() (id nodeID) {
 }
 
 func (f *fields) err(what string) error {
-	if f.short {
-		return fmt.Errorf("%s: %w", what, errShort)
+	if f.bad {
+		return fmt.Errorf("%s: %w", what, errFields)
 	}
 	return nil
 }
@@ -234,7 +239,14 @@ func appendName(b []byte, name string) []byte {
 	return append(append(b, byte(len(name))), name...)
 }
 
-func (f *fields) name() []byte { return f.bytes(int(f.uint(1))) }
+func (f *fields) name() []byte {
+	b := f.bytes(int(f.uint(1)))
+	if len(b) > maxNameBytes {
+		f.fail()
+		return nil
+	}
+	return b
+}
 
 func appendAddr(b []byte, a netip.AddrPort) []byte {
 	ip := a.Addr().AsSlice()
@@ -247,7 +259,7 @@ func (f *fields) addr() netip.AddrPort {
 	ip := f.bytes(int(f.uint(1)))
 	a, ok := netip.AddrFromSlice(ip)
 	if !ok && len(ip) > 0 {
-		f.short = true
+		f.fail()
 	}
 	return netip.AddrPortFrom(a.Unmap(), port)
 }
@@ -425,8 +437,8 @@ func parseHave(body []byte, each func(author nodeID, s span, at netip.AddrPort))
 		if at.Port() == 0 {
 			at = netip.AddrPort{}
 		}
-		if f.short || s.last < s.first || s.first == 0 && s.last > 0 {
-			return flags, taken, fmt.Errorf("have: span %d to %d: %w", s.first, s.last, errShort)
+		if f.bad || s.last < s.first || s.first == 0 && s.last > 0 {
+			return flags, taken, fmt.Errorf("have: span %d to %d: %w", s.first, s.last, errFields)
 		}
 		each(id, s, at)
 	}
@@ -450,7 +462,7 @@ func appendWantEntry(b []byte, author nodeID, w want) []byte {
 func parseWant(body []byte, each func(author nodeID, w want)) error {
 	f := fields{b: body}
 	for len(f.b) > 0 {
-		if id, w := f.id(), (want{f.uint(8), f.uint(1) == 1}); !f.short {
+		if id, w := f.id(), (want{f.uint(8), f.uint(1) == 1}); !f.bad {
 			each(id, w)
 		}
 	}
@@ -553,14 +565,12 @@ func parseContent(b []byte) (p post, err error) {
 	copy(p.prev[:], f.bytes(len(p.prev)))
 	p.kind, p.addr, p.name, p.text = byte(f.uint(1)), f.addr(), f.name(), f.b
 	switch {
-	case f.short:
+	case f.bad:
 		return p, f.err("post")
 	case !validTime(p.time):
 		return p, fmt.Errorf("post: time %d", p.time)
 	case len(p.text) > maxText:
 		return p, fmt.Errorf("post: text of %d bytes, limit %d", len(p.text), maxText)
-	case len(p.name) > maxNameBytes:
-		return p, fmt.Errorf("post: name of %d bytes, limit %d", len(p.name), maxNameBytes)
 	}
 	return p, nil
 }
@@ -580,7 +590,7 @@ func sealPost(key ed25519.PrivateKey, author nodeID, p post) post {
 func parsePost(author nodeID, sealed []byte) (p post, err error) {
 	n := len(sealed) - signatureSize
 	if n < 0 {
-		return p, fmt.Errorf("post: %w", errShort)
+		return p, fmt.Errorf("post: %w", errFields)
 	}
 	if p, err = parseContent(sealed[:n:n]); err != nil {
 		return p, err
@@ -630,7 +640,7 @@ func parseRun(body []byte) (author nodeID, run []post, err error) {
 	author = f.id()
 	for len(f.b) > 0 {
 		sealed := f.bytes(int(f.uint(4)))
-		if f.short {
+		if f.bad {
 			break
 		}
 		p, err := parsePost(author, sealed)
@@ -643,7 +653,7 @@ func parseRun(body []byte) (author nodeID, run []post, err error) {
 		run = append(run, p)
 	}
 	if len(run) == 0 {
-		f.short = true
+		f.fail()
 	}
 	return author, run, f.err("posts")
 }

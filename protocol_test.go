@@ -410,9 +410,23 @@ func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
 	if _, err := parseDirect(make([]byte, 16+maxText+1)); err == nil {
 		t.Error("a direct message of more than the longest text is taken")
 	}
+	for _, n := range []int{maxNameBytes, maxNameBytes + 1} {
+		hi, good := appendHello(nil, hello{name: strings.Repeat("x", n)})[5:], n <= maxNameBytes
+		if _, err := parseHello(hi); (err == nil) != good {
+			t.Errorf("HELLO of a name of %d bytes: %v", n, err)
+		}
+		seen := appendSeen(nil, sighting{kind: kindLost, name: make([]byte, n)})[5:]
+		if _, err := parseSeen(seen); (err == nil) != good {
+			t.Errorf("SEEN of a name of %d bytes: %v", n, err)
+		}
+		packet := secretKey().sealBeacon(beacon{name: strings.Repeat("x", n)})
+		if _, err := secretKey().openBeacon(packet); (err == nil) != good {
+			t.Errorf("a beacon of a name of %d bytes: %v", n, err)
+		}
+	}
 	for _, n := range []int{1, 3, 5, 15, 17, 255} {
 		f := fields{b: append([]byte{0, 1, byte(n)}, make([]byte, n)...)}
-		if f.addr(); !f.short {
+		if f.addr(); !f.bad {
 			t.Errorf("an IP address of %d bytes is taken", n)
 		}
 	}
