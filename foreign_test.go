@@ -193,6 +193,7 @@ type foreignConn struct {
 	peer     foreignID
 	exporter []byte
 	dialed   bool
+	later    bool                   // self is of a later version, which adds to its frames
 	link     map[foreignID][32]byte // of the last post that came, by author
 }
 
@@ -304,21 +305,28 @@ func (c *foreignConn) wantEnd(what string, tolerated ...byte) {
 // shakes proves and greets, as the table says.
 func (c *foreignConn) shakes(room foreignRoom) *foreignConn {
 	c.t.Helper()
-	mine, theirs := "l", "d"
+	mine, theirs, more := "l", "d", []byte(nil)
+	if c.later {
+		more = []byte("what a later version adds")
+	}
 	if c.dialed {
 		mine, theirs = "d", "l"
-		c.sends(foreignPROOF, c.proof(room, mine))
+		c.sends(foreignPROOF, append(c.proof(room, mine), more...))
 	}
 	typ, body, err := c.reads()
 	if err != nil || typ != foreignPROOF || !hmac.Equal(body, c.proof(room, theirs)) {
 		c.t.Fatalf("the program proves itself by a frame of type %d, %x, %v", typ, body, err)
 	}
 	if !c.dialed {
-		c.sends(foreignPROOF, c.proof(room, mine))
+		c.sends(foreignPROOF, append(c.proof(room, mine), more...))
 	}
 	hello := []byte{0, 1, 0, 0, 0, 1}
+	if c.later {
+		hello[0] = 0xff
+	}
 	hello = binary.BigEndian.AppendUint64(hello, uint64(time.Now().UnixMicro()))
 	hello = append(append(hello, 0, 9, byte(len(c.self.name))), c.self.name...)
+	hello = append(hello, more...)
 	higher := bytes.Compare(c.self.id[:], c.peer[:]) > 0
 	if higher {
 		c.sends(foreignHELLO, hello)
@@ -530,6 +538,24 @@ func TestForeignImplementationIsFoundByItsBeacon(t *testing.T) {
 			c.sends(foreignPOSTS, foreignRun(self.id, self.writes(foreignLeave, "")))
 			ann.sees(foreignPatience, ` \* Far@127.0.0.1:9 left$`)
 		})
+	}
+}
+
+// TestLaterVersionMayAddToFrames: bytes behind the fields of PROOF and HELLO are
+// skipped, as is a greater version.
+func TestLaterVersionMayAddToFrames(t *testing.T) {
+	t.Parallel()
+	ann := startNode(t, freePort(t), []string{"Ann"})
+	port := foreignTCPPort(ann)
+	id := foreignProbe(t, port)
+	for _, lower := range []bool{true, false} {
+		c := foreignDial(t, port, newForeignSelfBeside(t, fmt.Sprint("lower-", lower), id, lower))
+		c.later = true
+		c.shakes(foreignOpenRoom(t))
+		c.self.writes(foreignJoin, "")
+		c.sends(foreignHAVE, foreignHolds(c.self))
+		c.sends(foreignPOSTS, foreignRun(c.self.id, c.self.said...))
+		ann.sees(foreignPatience, ` \* `+c.self.name+`@127.0.0.1:9 joined$`)
 	}
 }
 

@@ -511,7 +511,7 @@ func (c *conn) prove(exporter []byte) (say []byte, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("proof: %w", err)
 	}
-	if typ != frameProof || !hmac.Equal(mac, want) {
+	if typ != frameProof || !hmac.Equal(mac[:min(len(mac), len(want))], want) {
 		return nil, errors.New("the other side doesn't know the key of this room")
 	}
 	return say, nil
