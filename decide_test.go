@@ -47,6 +47,7 @@ func TestWhatToAskOfWhom(t *testing.T) {
 		{"what became of it is known", lack{mine: author{last: 5, state: lost}, waited: long, source: -1, offers: []offer{has(1, 5)}}, settled},
 		{"it is lost to us, and somebody hears it", lack{mine: author{last: 5, state: lost}, waited: long, source: -1, offers: []offer{connected(has(1, 5))}}, verdict{want: want{from: 6}, settled: true}},
 		{"it has left", lack{mine: author{last: 5, state: left}, waited: long, source: -1, offers: []offer{connected(has(1, 5))}}, settled},
+		{"it has left, though somebody says that it went on", lack{mine: author{last: 5, state: left}, waited: long, source: -1, offers: []offer{has(1, 9)}}, settled},
 		{"our connection with it rests", lack{mine: author{last: 5, state: present}, waited: long, resting: true, source: -1, offers: []offer{connected(has(1, 5))}}, settled},
 		{"it signed two histories", lack{mine: author{last: 5, fork: true}, waited: long, source: -1, offers: []offer{has(1, 9)}}, settled},
 	} {

@@ -53,7 +53,7 @@ const (
 
 var (
 	errGap  = errors.New("posts between are missing")
-	errFork = errors.New("its author signed two different histories")
+	errFork = errors.New("its author contradicts what it signed before")
 )
 
 // An event is a post or a note. Immutable but for the last fields.
@@ -118,8 +118,11 @@ type author struct {
 	addr  netip.AddrPort // where we reached it; invalid if we never did
 	here  bool           // we are connected with it, or were until it was lost; or it is ourselves
 	state presence
-	fork  bool // it signed two histories: nothing more is taken
+	fork  bool // it contradicted itself: nothing more is taken
 }
+
+// isClosed says whether no further post of a will be taken.
+func (a *author) isClosed() bool { return a.fork || a.state == left }
 
 // A feed is what is held of one author. Guarded by history.mu.
 type feed struct {
@@ -278,6 +281,9 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 		return 0, nil
 	}
 	switch first := &run[0]; {
+	case f.state == left:
+		f.fork = true
+		return 0, errFork
 	case first.number > f.last+1 && !overGap:
 		return 0, errGap
 	case first.number > f.last+1:
@@ -795,7 +801,7 @@ func (h *history) missing(each func(author nodeID, last uint64) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for author, number := range h.before {
-		if f := h.knownLocked(author); f.last < number && !f.fork && !each(author, f.last) {
+		if f := h.knownLocked(author); f.last < number && !f.isClosed() && !each(author, f.last) {
 			break
 		}
 	}
@@ -1041,13 +1047,13 @@ func (l *lack) decide() verdict {
 	serves := sourceCan == hasNext || sourceCan == hasLater && l.over || sourceCan == isAuthor
 	next := want{from: l.mine.last + 1, over: can == hasLater}
 	switch {
-	case l.mine.fork:
+	case l.mine.isClosed():
 		return verdict{settled: true}
 	case l.waited < l.delay:
 		return verdict{}
 	case can > hasLater:
-		ended := l.mine.state == left || l.mine.state == lost && can == knewIt
-		if can == noHelp || sourceCan == can || l.resting || l.mine.last == 0 || ended {
+		gone := l.mine.state == lost && can == knewIt
+		if can == noHelp || sourceCan == can || l.resting || l.mine.last == 0 || gone {
 			return verdict{settled: true}
 		}
 		return verdict{ask: best, want: next, settled: true}

@@ -276,6 +276,13 @@ func TestForkedAuthorIsTakenNoFurther(t *testing.T) {
 			s.last = run[1]
 			return []post{s.writes(kindLines, run[2].time, "otherwise"), s.writes(kindLines, run[2].time+1, "and on")}[1:]
 		},
+		"a post after its leave": func(s *scribe, _ []post) []post {
+			return []post{s.writes(kindLines, scribeTime+9e6, "not gone")}
+		},
+		"a post after its leave and a gap": func(s *scribe, _ []post) []post {
+			s.writes(kindLines, scribeTime+8e6, "missing")
+			return []post{s.writes(kindLines, scribeTime+9e6, "not gone")}
+		},
 		"a post that is earlier": func(s *scribe, run []post) []post {
 			return []post{s.writes(kindLines, run[2].time, "at the same time")}
 		},
@@ -287,6 +294,10 @@ func TestForkedAuthorIsTakenNoFurther(t *testing.T) {
 	} {
 		vic := newScribe(1, "Vic")
 		run := vic.chat(3)
+		if strings.Contains(name, "leave") {
+			vic.last = run[1]
+			run[2] = vic.writes(kindLeave, run[2].time, "")
+		}
 		h := emptyHistory(ample, time.Now)
 		h.add(vic.id, run, true, false)
 		if n, err := h.add(vic.id, fork(vic, run), true, true); err != errFork || n != 0 {

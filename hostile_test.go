@@ -1190,6 +1190,35 @@ func TestClaimThatIsRepeatedStarvesNobody(t *testing.T) {
 
 // TestNobodyHasHeardWhatWasNotSaid: somebody acknowledges all that Ann will
 // ever say, and goes; what she says then is heard by nobody.
+func TestJoinIsTheFirstAndLeaveTheLastOfAnAuthor(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string][]byte{
+		"a join after the first post": {kindJoin},
+		"a line after the leave":      {kindLeave, kindLines},
+		"a join after the leave":      {kindLeave, kindJoin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				ann := l.enter("Ann", deaf())
+				eve := newScribe(9, "Eve")
+				s := l.visitor(ann, eve.key, "Eve", nil)
+				s.says(hasNothing(), framed(framePosts, runOf(eve.id, eve.chat(2))))
+				after(gatherPatience + time.Second)
+				for _, kind := range then {
+					eve.last = sealPost(eve.key, eve.id, eve.draft(kind, eve.last.time+1, "and more"))
+					s.says(framed(framePosts, runOf(eve.id, []post{eve.last})))
+				}
+				after(time.Second)
+				if !s.isCutOff() {
+					t.Error("she is not cut off")
+				}
+				ann.wantLines(1, `^\* Eve@10.9.9.9 joined$`)
+				ann.wantLines(0, `and more`)
+			})
+		})
+	}
+}
+
 func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {

@@ -1150,7 +1150,7 @@ func (c *conn) handlePosts(body []byte) error {
 	case err == errGap:
 		n.lackLocked(author)
 	case err == errFork:
-		n.warnOnceLocked("fork "+author.String(), "%s signed two different histories; nothing more is taken from it", n.label(author))
+		n.warnOnceLocked("fork "+author.String(), "%s contradicts what it signed before; nothing more is taken from it", n.label(author))
 		if own {
 			return err
 		}

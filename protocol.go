@@ -595,7 +595,7 @@ func parsePost(author nodeID, sealed []byte) (p post, err error) {
 	if p, err = parseContent(sealed[:n:n]); err != nil {
 		return p, err
 	}
-	if p.number == 0 || isNote(p.kind) {
+	if p.number == 0 || isNote(p.kind) || p.kind == kindJoin && p.number > 1 {
 		return p, fmt.Errorf("post: number %d of kind %d", p.number, p.kind)
 	}
 	p.sealed = sealed
@@ -658,9 +658,10 @@ func parseRun(body []byte) (author nodeID, run []post, err error) {
 	return author, run, f.err("posts")
 }
 
-// follows says whether b can be what the author of a said next.
+// follows says whether b can be what the author of a said next. Nothing
+// follows a leave.
 func follows(a, b *post) bool {
-	return b.number == a.number+1 && b.prev == a.link && b.time > a.time
+	return b.number == a.number+1 && b.prev == a.link && b.time > a.time && a.kind != kindLeave
 }
 
 // ---- the history file

@@ -395,6 +395,8 @@ func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
 		{"a microsecond later", func(p *post) { p.time = latestTime + 1 }, false},
 		{"before 1970", func(p *post) { p.time = -1 }, false},
 		{"number 0", func(p *post) { p.number = 0 }, false},
+		{"a first join", func(p *post) { p.kind = kindJoin }, true},
+		{"a second", func(p *post) { p.kind, p.number = kindJoin, 2 }, false},
 		{"the kind of a note", func(p *post) { p.kind = kindDirectFrom }, false},
 		{"the longest name", func(p *post) { p.name = make([]byte, maxNameBytes) }, true},
 		{"a longer name", func(p *post) { p.name = make([]byte, maxNameBytes+1) }, false},
@@ -648,6 +650,11 @@ func TestPostFollowsByNumberLinkAndTime(t *testing.T) {
 		if got := follows(a, &b); got != c.good {
 			t.Errorf("a post %s follows: %v, want %v", c.name, got, c.good)
 		}
+	}
+	if leave := vic.writes(kindLeave, scribeTime+9e6, ""); !follows(&run[2], &leave) {
+		t.Error("a leave does not follow")
+	} else if more := vic.writes(kindLines, scribeTime+10e6, ""); follows(&leave, &more) {
+		t.Error("a post follows a leave")
 	}
 }
 
