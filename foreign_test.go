@@ -365,6 +365,24 @@ func foreignSpans(body []byte) (last map[foreignID]uint64, mark map[foreignID][]
 	return last, mark, complete
 }
 
+// foreignEntry returns what a HAVE says of an author: the last post held, and
+// the port where the sender is connected with it.
+func foreignEntry(body []byte, author foreignID) (last uint64, port uint16, found bool) {
+	for b := body[9:]; len(b) >= 59; b = b[59+int(b[58]):] {
+		if foreignID(b) == author {
+			last, port, found = binary.BigEndian.Uint64(b[40:]), binary.BigEndian.Uint16(b[56:]), true
+		}
+	}
+	return last, port, found
+}
+
+// joins says what self says first when it is connected.
+func (c *foreignConn) joins() {
+	c.self.writes(foreignJoin, "")
+	c.sends(foreignHAVE, foreignHolds(c.self))
+	c.sends(foreignPOSTS, foreignRun(c.self.id, c.self.said...))
+}
+
 // foreignTCPPort learns from standard error where a program listens.
 func foreignTCPPort(p *proc) int {
 	line := p.complains(foreignPatience, ` at 127\.0\.0\.1:\d+ in `)
@@ -541,6 +559,65 @@ func TestForeignImplementationIsFoundByItsBeacon(t *testing.T) {
 	}
 }
 
+// TestForeignWatcherIsToldOfWhomItDoesNotHear: HAVE comes again when the program's
+// connection with an author comes or ends, and when the author said something,
+// since the watcher isn't connected with it.
+func TestForeignWatcherIsToldOfWhomItDoesNotHear(t *testing.T) {
+	t.Parallel()
+	room := foreignOpenRoom(t)
+	ann := startNode(t, freePort(t), []string{"Ann"})
+	port := foreignTCPPort(ann)
+	watcher := foreignDial(t, port, newForeignSelf(t, "Watcher")).shakes(room)
+	watcher.joins()
+	far := foreignDial(t, port, newForeignSelf(t, "Far")).shakes(room)
+	far.joins()
+	is := func(last uint64, connected bool) func([]byte) bool {
+		return func(body []byte) bool {
+			got, port, found := foreignEntry(body, far.self.id)
+			return found && got == last && (port == 9) == connected
+		}
+	}
+	watcher.wants("that Far is there and joined", foreignHAVE, is(1, true))
+	far.sends(foreignPOSTS, foreignRun(far.self.id, far.self.writes(foreignLines, "from afar")))
+	watcher.wants("that Far said something", foreignHAVE, is(2, true))
+	watcher.sends(foreignWANT, append(far.self.id[:], 0, 0, 0, 0, 0, 0, 0, 1, 0))
+	watcher.wantPost("what Far said", func(author foreignID, p foreignPost) bool {
+		return author == far.self.id && p.text == "from afar"
+	})
+	far.sends(foreignPOSTS, foreignRun(far.self.id, far.self.writes(foreignLines, "and on")))
+	watcher.wantPost("what it says next, unasked", func(author foreignID, p foreignPost) bool {
+		return author == far.self.id && p.text == "and on"
+	})
+	far.sends(foreignPOSTS, foreignRun(far.self.id, far.self.writes(foreignLeave, "")))
+	far.sends(foreignBYE, []byte{1})
+	watcher.wants("that Far is gone", foreignHAVE, is(4, false))
+}
+
+// TestForeignRelayIsAskedForWhomItHears: a node asks a peer that is connected
+// with an author whom it can't reach itself, and believes what that peer sees.
+func TestForeignRelayIsAskedForWhomItHears(t *testing.T) {
+	t.Parallel()
+	ann := startNode(t, freePort(t), []string{"Ann"})
+	relay := foreignDial(t, foreignTCPPort(ann), newForeignSelf(t, "Relay")).shakes(foreignOpenRoom(t))
+	relay.joins()
+	ann.sees(foreignPatience, ` \* Relay@127\.0\.0\.1:9 joined$`)
+	far := newForeignSelf(t, "Far")
+	far.writes(foreignJoin, "")
+	hears := func(address []byte) []byte { // of Far, and nothing else
+		b := foreignHolds(far)
+		return append(b[:len(b)-3], address...)
+	}
+	relay.sends(foreignHAVE, hears(foreignAddress))
+	relay.wants("to be asked for Far", foreignWANT, func(b []byte) bool { return bytes.HasPrefix(b, far.id[:]) && b[39] == 1 })
+	relay.sends(foreignPOSTS, foreignRun(far.id, far.said...))
+	relay.sends(foreignPOSTS, foreignRun(far.id, far.writes(foreignLines, "from afar")))
+	ann.sees(foreignPatience, ` Far@127\.0\.0\.1:9\??: from afar$`)
+	relay.sends(foreignHAVE, hears([]byte{0, 0, 0}))
+	seen := binary.BigEndian.AppendUint64(append(far.id[:], 5), uint64(time.Now().UnixMicro()))
+	relay.sends(foreignSEEN, slices.Concat(seen, []byte("\x03Far"), foreignAddress))
+	ann.sees(foreignPatience, ` \* Far@127\.0\.0\.1:9\?? lost$`)
+}
+
 // TestLaterVersionMayAddToFrames: bytes behind the fields of PROOF and HELLO are
 // skipped, as is a greater version.
 func TestLaterVersionMayAddToFrames(t *testing.T) {
@@ -552,9 +629,7 @@ func TestLaterVersionMayAddToFrames(t *testing.T) {
 		c := foreignDial(t, port, newForeignSelfBeside(t, fmt.Sprint("lower-", lower), id, lower))
 		c.later = true
 		c.shakes(foreignOpenRoom(t))
-		c.self.writes(foreignJoin, "")
-		c.sends(foreignHAVE, foreignHolds(c.self))
-		c.sends(foreignPOSTS, foreignRun(c.self.id, c.self.said...))
+		c.joins()
 		ann.sees(foreignPatience, ` \* `+c.self.name+`@127.0.0.1:9 joined$`)
 	}
 }

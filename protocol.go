@@ -8,21 +8,22 @@ package main
 // cleaned before they are put into one, so that no byte that somebody sent can
 // break or forge a line.
 //
-// On the wire and in the file, integers are big endian. A reader ignores bytes
-// past the fields that it knows, and skips frames and records of unknown type,
-// so that versions can differ; whatever is shorter than its fields ends the
-// connection. Lengths are checked before memory is taken.
+// On the wire and in the file, integers are big endian. A body that is shorter
+// than its fields, or has a field out of its range, is an error. Lengths are
+// checked before memory is taken.
 //
-// A node's ID is its Ed25519 public key; IDs compare as bytes. A node is lost
-// when it said nothing for 7 s, neither on TCP nor by a beacon; so a
-// connection that carried nothing for 1 s carries a heartbeat, or for 3 s where
-// the peer's beacons are heard.
+// A node's ID is its Ed25519 public key; IDs compare as bytes. A name is a
+// length of 1 (at most 128), and so many bytes. An address is a port of 2, a
+// length of 1 (0, 4 or 16), and so many bytes of IP. A time is µs since 1970 UTC,
+// to the year 9999.
 //
 // Keys. A room key of 32 bytes is PBKDF2-HMAC-SHA256 of the passphrase (salt
 // "p2pchat room", 600,000 rounds), or in the open room SHA-256 of
 // "p2pchat open room". HKDF-SHA256-Expand of it with the info "beacon" gives
 // the AES-256-GCM key of beacons, with "proof" the HMAC-SHA256 key of PROOF, and
 // with "history" the room's mark in history files, of 32 bytes each.
+//
+// # Beacons
 //
 // A beacon is one UDP packet of 204 bytes: a nonce of 12, then 176 bytes
 // sealed, then the tag of 16. The additional data is "p2pchat beacon 1". It goes
@@ -33,14 +34,15 @@ package main
 //	     0    32  node     ID of the sender: its Ed25519 public key
 //	    32     8  counter  grows with each beacon of a node; an older one is a replay
 //	    40     2  port     where the sender listens on TCP
-//	    42   1+n  name     n at most 128, then n bytes; zeros up to 176 bytes
+//	    42   1+n  name     of the sender; zeros up to 176 bytes
 //
-// A connection is TLS 1.3 with curve X25519; both sides present a self-signed
-// certificate whose key is their node ID. Within it flow frames, of which the
-// first of each side are PROOF and HELLO or BYE, with at most 256 bytes each:
+// # Frames
+//
+// A connection is TLS 1.3 with curve X25519; both sides present a certificate
+// whose key is their node ID. Within it flow frames:
 //
 //	offset  size  field    meaning
-//	     0     4  length   of what follows: 1 to 1,048,576
+//	     0     4  length   of what follows: 1 to 1,048,576; to 256 in the handshake
 //	     4     1  type     below
 //	     5     …  body     below
 //
@@ -48,57 +50,177 @@ package main
 //	   1  PROOF   mac 32: HMAC under the proof key of role 1 ("d" by the side that
 //	              dialed, "l" by the other), TLS exporter 32 (label
 //	              "EXPORTER-p2pchat", no context), ID of the dialing side 32, of
-//	              the listening side 32. The dialing side sends first.
-//	   2  HELLO   version 2 (1; others may follow), epoch 4, time 8 (µs since 1970 UTC), port 2 (TCP), name 1+n.
-//	              After both proofs the higher ID says HELLO, the lower answers
-//	              HELLO or BYE. The epoch counts the higher's HELLOs to this
-//	              lower that did not end in BYE duplicate: a greater one tells
-//	              the lower that the connection it may still hold is dead; in
-//	              the lower's answer it means nothing.
-//	   3  HAVE    flags 1 (1: the first vector ends here), taken 8 (DIRECT up to
-//	              this number have arrived), then per author: ID 32, first 8,
-//	              last 8 (post numbers held, or 0; told to the author, as soon
-//	              as they are taken: its acknowledgement),
-//	              mark 8 (the first of the last post's link), address (where the
-//	              sender is connected with the author; port 0: it isn't).
-//	              Both begin with their vector: all whom they hold posts of or
-//	              are connected with. A HAVE of no author is the heartbeat.
-//	   4  WANT    per author: ID 32, from 8 (send on from this number; 0: no more),
-//	              over 1 (1: or from the first later one that is held). Who has
-//	              not, or no longer, what is to be sent next says by HAVE what it
-//	              has, and sends nothing later until it is asked anew. A node's
-//	              own feed is sent unasked, behind what the peer has of it by its
-//	              vector, once that is in.
-//	   5  POSTS   author 32, then a run of consecutive posts: length 4, post. The
-//	              last signature proves the run. What is neither the sender's own
-//	              nor asked for by WANT is passed over.
-//	   6  DIRECT  number 8 (1, 2, 3 … of this sender to this receiver), time 8, text
-//	              of at most 196,608 bytes. Sent again on the next connection, and
-//	              taken once.
-//	   7  SEEN    with a feed that was asked for: author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
-//	   8  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle, 5 protocol error
+//	              the listening side 32
+//	   2  HELLO   version 2 (1), epoch 4, time 8 (by the sender's clock), port 2
+//	              (where it listens on TCP), name 1+n
+//	   3  HAVE    flags 1 (1: the vector ends here), taken 8 (DIRECT up to this
+//	              number have arrived), then per author: ID 32, first 8, last 8
+//	              (post numbers held, or both 0), mark 8 (the first of the last
+//	              post's link), address (where the sender is connected with the
+//	              author; port 0: it isn't)
+//	   4  WANT    per author: ID 32, from 8 (number of the first post; 0: no more),
+//	              over 1 (1: or else the first later one that is held)
+//	   5  POSTS   author 32, then at least one post, of consecutive numbers:
+//	              length 4, post
+//	   6  DIRECT  number 8, time 8, text of at most 196,608 bytes
+//	   7  SEEN    author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
+//	   8  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle,
+//	              5 protocol error
 //
-// An address is a port of 2, a length of 1 (0, 4 or 16), and so many bytes of IP.
+// # Posts
 //
 // A post is what an author said at one instant:
 //
 //	offset  size  field    meaning
 //	     0     8  number   1, 2, 3 … of this author
-//	     8     8  time     µs since 1970 UTC, to the year 9999; greater than that of
-//	                       the post before
+//	     8     8  time     greater than that of the post before
 //	    16    32  prev     link of the post before; zeros in the first
-//	    48     1  kind     1 join, 2 lines, 3 rename, 4 leave; 5 to 8 are refused,
-//	                       others are kept and not shown
+//	    48     1  kind     1 join (of number 1 only), 2 lines, 3 rename, 4 leave
+//	                       (nothing follows); 5 to 8 are refused, others are kept
+//	                       and not shown
 //	    49   3+n  address  where the author thinks it can be reached
-//	     …   1+n  name     of the author when it said this; n at most 128
-//	     …     n  text     lines: joined by LF; rename: the new name; else empty; n at
-//	                       most 196,608
+//	     …   1+n  name     of the author when it said this
+//	     …     n  text     lines: joined by LF; rename: the new name; else empty, and
+//	                       passed over; n at most 196,608
 //	   end    64  signature  Ed25519 over the digest
 //
 // Its digest is SHA-256 of "p2pchat post 1", the author's ID, and the post
-// without its signature; its link is SHA-256 of digest and signature.
+// without its signature; its link is SHA-256 of digest and signature. So a
+// signature proves its post and all posts before it.
 //
-// The history file begins with the line "p2pchat history 1"; then records:
+// # Behaviour
+//
+// Later versions.
+//
+//  1. A reader skips frames of unknown type, and bytes behind the fields of PROOF,
+//     HELLO, SEEN and BYE. The other frames can't grow, for they end in a text or
+//     a list. Nobody is refused for the version in its HELLO.
+//  2. Any other error is a protocol error: it is answered by BYE, and ends the
+//     connection.
+//
+// Meeting.
+//
+//  3. All nodes of a host share the room's UDP port (SO_REUSEADDR, on the BSDs
+//     SO_REUSEPORT as well). A node sends beacons when it starts, 0.25 s and 1 s
+//     later, and then every 2 s, a quarter more or less at random; in a room of
+//     more than 50 nodes the interval is 0.04 s for each node.
+//  4. A node that hears the beacon of another that it isn't connected with dials
+//     the packet's source address at the beacon's port. The lower ID dials at
+//     once. The higher answers with a beacon, and dials 1 s later if they are
+//     still not connected. A dial that failed is repeated after 1, 2, 4 and then
+//     every 8 s, as long as the other is heard. So it is enough that one of the
+//     two can dial.
+//  5. A node also dials those that a peer's HAVE gives an address of, there. An
+//     address that their own beacons told in the last 7 s counts for more.
+//
+// The handshake.
+//
+//  6. Of a certificate only the key counts: TLS proves it. The dialing side
+//     sends PROOF first; the other answers with its own only when that was right.
+//     Then the higher ID says HELLO, and the lower answers HELLO, or BYE
+//     duplicate. Any other frame ends the connection, and so do 5 s.
+//  7. Of each pair one connection stands, whoever dialed: for the lower ID from
+//     when it answers HELLO, for the higher from when it hears that. The lower
+//     answers BYE duplicate if a connection with the higher stands already, unless
+//     that has been silent for 5 s, or the epoch in HELLO is greater than when
+//     that was made.
+//  8. So the epoch tells the lower that the higher believes the old connection to
+//     be dead. The higher counts, for each lower from 0: its HELLOs that failed,
+//     the connections that ended, and those that were silent for 5 s; but not what
+//     ended by BYE duplicate. Two HELLOs that are under way together have the same
+//     epoch. In the lower's HELLO it means nothing.
+//  9. The connection that a fresh one replaces is closed by either side 5 s later,
+//     and read until then: the peer may not know of the fresh one yet, and would
+//     take the end of the old one for a loss.
+//  10. Each side says something at least once a second: a HAVE without entries, if
+//     there is nothing else. Where the peer's beacons are heard, or in a room of
+//     more than 64 nodes, every 3 s is enough. If nothing came on a connection for
+//     5 s, a fresh one is dialed. A node is lost if nothing came from it for 7 s,
+//     neither on TCP nor a beacon, or for 30 s nothing but beacons. If a
+//     connection ends, and not by BYE leaving or idle, it is dialed anew; the node
+//     is lost if its host refuses that, or if it has not succeeded after 4 s.
+//
+// What a node has.
+//
+//  11. Each side begins with its vector: one or more HAVE, the last of them with
+//     flag 1, with entries for all authors of whom it holds posts, itself
+//     included, and for all nodes that it is connected with.
+//  12. Later entries replace those before of the same author. One is sent
+//     - to the author, when posts that came from it were taken. This is the
+//     acknowledgement, and says the last number even if nothing is held any more.
+//     - to everybody, when the sender's own connection with the author came or
+//     ended.
+//     - to those who have fewer posts of the author by their own entry, and by
+//     that are not connected with it, when posts of it were taken, or when the
+//     entry comes that says so: they won't get them from the author.
+//     - to one that asked by WANT for a number which isn't held.
+//     News of the second and third kind may wait for 0.25 s, or in a large room
+//     for 10 ms for each node, to be told together.
+//  13. Every HAVE acknowledges DIRECT by its taken, whatever entries it has.
+//
+// Who sends what to whom.
+//
+//  14. A node's own feed goes unasked to each peer, from the number behind the last
+//     that the peer's vector names of it, as soon as that vector is complete.
+//  15. The feeds of others go to those who ask by WANT, and that is a
+//     subscription: what the sender gets later follows. So the number may be one
+//     more than the sender has. A WANT replaces the one before of the same author.
+//     It ends by one from 0, or when the author's leave was sent.
+//  16. If the sender no longer holds the next post of a feed, but a later one, it
+//     says by HAVE what it has, and sends nothing more of the feed, be it its own,
+//     until it is asked anew. With over 1 it goes on at the first that it holds.
+//  17. A node asks one peer at a time for a feed, and another if that brought
+//     nothing for 2 s. It asks at once where no peer is connected with the
+//     author; it waits 0.5 s where one is, and 3 s where the author's beacons are
+//     heard, since it is about to connect. It asks with over 1 only if for 2 s,
+//     or 5 s if it has what lies before the gap, nobody had the next post. Where
+//     nobody has more, it asks a peer that is connected with the author for what
+//     follows.
+//  18. What is neither the sender's own feed nor was asked for is passed over, for
+//     it may have crossed a WANT from 0. So are posts that were taken before, and
+//     those behind a gap unless over was 1. But a run that begins behind the next
+//     post, though its sender has that one by its own entry, is a protocol error.
+//  19. In a run that another than its author sends, the last signature must
+//     verify. What the author sends is proven by TLS, so its signatures are not
+//     checked before it is taken. But nobody passes on a run whose last signature
+//     does not verify: the subscription ends there.
+//  20. A post contradicts what is held of its author if it is another of the same
+//     number, has a wrong prev or time, or follows a leave. What was taken before
+//     stands, nothing more of this author is taken, and the user is told. From the
+//     author itself it is a protocol error. Where the marks of two nodes differ at
+//     the same number, the user is told as well.
+//  21. DIRECT are numbered upwards from 1 by each sender for each receiver, over
+//     all their connections; numbers may be left out. One that isn't greater than
+//     all before was taken already: it is acknowledged again, and not shown. What
+//     was not acknowledged is sent again on the next connection.
+//  22. SEEN goes to those who asked for the author's feed: all that the sender
+//     noted, before the posts, and then what it notes. A reader passes it over if
+//     it is connected with the author, or did not ask this peer for the feed; if
+//     it says what is so already, or is older than what the reader noted last; or
+//     if it is more than 5 minutes ahead. To compare, a reader corrects the time by
+//     the difference between HELLO's time and its own clock. SEEN of an author of
+//     whom no post was taken waits for one.
+//
+// Parting.
+//
+//  23. A node that says BYE sends nothing more, and the one that hears it closes
+//     the connection. If that doesn't happen, the first closes it after 0.25 s,
+//     or when it leaves within 0.6 s; after BYE duplicate at once.
+//  24. A node that leaves says so by its last post. It sends all that the peer
+//     lacks, and when it has heard the peer's whole vector, BYE leaving. What the
+//     peer sends behind that is not taken.
+//  25. After BYE idle both are still connected for what their vectors say. The one
+//     that has something to say dials again. If no beacon came for 3 s, each
+//     tries every 3 s to make a TLS handshake, and closes; if that fails, the
+//     other is lost.
+//
+// Lines show an author at the address where it was reached: that of the connection,
+// with the port in HELLO. One that was never reached is shown at the address in
+// its posts.
+//
+// # The history file
+//
+// It begins with the line "p2pchat history 1"; then come records:
 //
 //	offset  size  field    meaning
 //	     0     4  marker   f5 70 32 63: where reading goes on after damage
@@ -106,7 +228,8 @@ package main
 //	     8     4  check    CRC-32C of what follows
 //	    12     1  type     1 post, 2 note (kinds 5 lost, 6 is back, 7 direct from,
 //	                       8 direct to; laid out as a post without signature),
-//	                       3 room: each launch says whose history this is
+//	                       3 room: each launch says whose history this is; others
+//	                       are skipped
 //	    13    32  author   whose post, or of whom the note speaks; or the room's mark
 //	    45     …  body     the post, or the note
 //
