@@ -11,7 +11,6 @@
 //	$ p2pchat Alex
 //	2026-11-22 15:04:05 * Tim@192.168.0.7 joined
 //	2026-11-22 15:04:09 Tim@192.168.0.7: Hello, Alex
-//	hi Tim
 //	2026-11-22 15:04:12 Alex (me): hi Tim
 //
 // A line that begins with / is a command (/help lists them), one that begins
@@ -42,7 +41,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -58,12 +59,14 @@ import (
 
 const (
 	aloneHint     = 5 * time.Second        // without company before we say what to try
-	pasteGap      = 100 * time.Millisecond // lines that follow faster were not typed
-	screenWidth   = 80                     // columns; a typed line that is shorter is surely one row
+	typedAhead    = 20 * time.Millisecond  // without a key before we give the terminal back
+	stuck         = 200 * time.Millisecond // for a terminal that may take no output
 	farewell      = 150 * time.Millisecond // for what is still to be printed when a signal ends us, or read when /exit does
 	maxSecret     = 1024                   // bytes
 	maxCandidates = 10                     // for a direct message, that are listed
 	maxUnread     = 1 << 20                // bytes that wait for standard error
+	maxOwn        = 200                    // lines entered earlier that Up brings back
+	prompt        = "> "
 	smallestKeep  = 64 << 10
 )
 
@@ -103,7 +106,6 @@ var helpText = []string{
 	"/help: this",
 	"/exit, /quit: leave; at a terminal exit and quit do too",
 	"//text and @@text send a line that begins with / or @",
-	"Ctrl-R shows a half-typed line again",
 }
 
 const greeting = "hooray, everybody!"
@@ -301,30 +303,30 @@ func main() { os.Exit(program(os.Args[1:])) }
 
 // An app is the program as it runs.
 type app struct {
-	cfg      *config
-	n        *node
-	h        *history
-	v        *voice
-	input    inputKind
-	typed    atomic.Int32   // lines on the terminal that their printed form replaces
-	printing atomic.Bool    // something is being written, perhaps to a terminal that was stopped
-	onlyTTY  bool           // input and output are both a terminal
-	said     int            // messages of ours; the reader of the input alone, until it ends
-	directs  int            // direct messages of ours; likewise
-	refused  int            // lines that were refused; likewise
-	onRow    bool           // the last line surely is the row above the cursor of a terminal; likewise
-	ended    chan struct{}  // closed at the end of the input
-	saving   sync.WaitGroup // what appends to the history file
+	cfg     *config
+	n       *node
+	h       *history
+	v       *voice
+	input   inputKind
+	screen  *screen        // standard output, and the input where typing is set
+	typing  bool           // the input is typed into the screen's last row
+	said    int            // messages of ours; the reader of the input alone, until it ends
+	directs int            // direct messages of ours; likewise
+	refused int            // lines that were refused; likewise
+	ended   chan struct{}  // closed at the end of the input
+	saving  sync.WaitGroup // what appends to the history file
 }
 
 func program(args []string) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard output is an error to handle, not the end
 	runtime.GOMAXPROCS(1)          // a second core costs more in hand-overs than it takes over: a third of the throughput figure
-	v := newVoice(os.Stderr)
+	s := screenOf(os.Stdin, os.Stdout)
+	v := newVoice(s.beside(os.Stderr))
 	defer v.close()
 	cfg, err := parseArgs(args, os.Stdout)
 	if err == nil {
-		return newApp(cfg, v).run()
+		a := &app{cfg: cfg, v: v, screen: s, input: kindOf(os.Stdin), ended: make(chan struct{})}
+		return a.run()
 	}
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -336,17 +338,11 @@ func program(args []string) int {
 	return 1
 }
 
-func newApp(cfg *config, v *voice) *app {
-	a := &app{cfg: cfg, v: v, input: kindOf(os.Stdin), ended: make(chan struct{})}
-	a.onlyTTY = a.input == fromTerminal && kindOf(os.Stdout) == fromTerminal
-	return a
-}
-
 // run brings the node up, serves until there is a reason to leave, and
 // returns the exit status.
 func (a *app) run() int {
-	interrupted, restore := untilSignal() // also of what is slow to begin: a key, a long history
-	defer restore()
+	interrupted, stop := a.untilSignal() // also of what is slow to begin: a key, a long history
+	defer stop()
 	key := newRoomKey(a.cfg.secret)
 	listener, err := listenTCP(a.cfg.bind, a.cfg.port)
 	if err != nil {
@@ -375,6 +371,9 @@ func (a *app) run() int {
 	if a.cfg.verbose {
 		a.n.logf = a.v.say
 	}
+	a.typing = a.screen.open()
+	defer a.screen.close()
+	a.screen.row.completions = a.completions
 	a.greet(own())
 
 	ctx, leave := context.WithCancel(context.Background())
@@ -388,6 +387,7 @@ func (a *app) run() int {
 	defer time.AfterFunc(aloneHint, func() { a.hint(d) }).Stop()
 
 	status := a.serve(interrupted, printed)
+	a.screen.stop()
 	leave()
 	network.Wait()
 	end()
@@ -402,14 +402,29 @@ func (a *app) run() int {
 	return status
 }
 
-// untilSignal returns a context that ends with the first signal to leave; a
-// second one ends the program at once.
-func untilSignal() (context.Context, context.CancelFunc) {
+// untilSignal returns a context that ends with the first signal to leave. A
+// second one gives the terminal back and ends the program at once. After stop
+// signals do what they do by default.
+func (a *app) untilSignal() (ctx context.Context, stop func()) {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
-	ctx, restore := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(ctx, restore)
-	return ctx, restore
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, append(signals, windowChanged)...)
+	ctx, interrupt := context.WithCancel(context.Background())
+	go func() { // until stop
+		for sig := range c {
+			switch {
+			case sig == windowChanged:
+				a.screen.resize()
+			case ctx.Err() == nil:
+				interrupt()
+			default:
+				a.screen.close()
+				os.Exit(1)
+			}
+		}
+	}()
+	return ctx, func() { signal.Stop(c); close(c) }
 }
 
 func (a *app) fail(format string, args ...any) int {
@@ -505,12 +520,10 @@ func (a *app) deliveredStatus(interrupted context.Context) int {
 // input is still to be delivered goes on without printing.
 func (a *app) print(ctx context.Context) error {
 	l := newLiner(a.h, a.cfg.port)
-	w := io.Writer(os.Stdout)
+	w := io.Writer(a.screen)
 	var out []byte
 	return a.h.follow(ctx, a.h.printer, func(b batch) error {
-		a.printing.Store(true)
-		defer a.printing.Store(false)
-		out = a.appendGap(out[:0])
+		out = out[:0]
 		for _, e := range b {
 			out = l.appendEvent(out, e)
 		}
@@ -527,19 +540,6 @@ func isClosed(err error) bool {
 	const brokenPipe, noData = syscall.Errno(109), syscall.Errno(232) // EPIPE in the words of Windows
 	errno, _ := errors.AsType[syscall.Errno](err)
 	return errno == syscall.EPIPE || runtime.GOOS == "windows" && (errno == brokenPipe || errno == noData)
-}
-
-// appendGap makes room on a terminal where a line is being typed, which
-// Ctrl-R shows again, and where those stand that are about to be printed.
-func (a *app) appendGap(out []byte) []byte {
-	if !a.onlyTTY {
-		return out
-	}
-	out = append(out, '\r')
-	for range a.typed.Swap(0) {
-		out = append(out, "\x1b[A"...)
-	}
-	return append(out, "\x1b[J"...)
 }
 
 // ---- reading
@@ -568,8 +568,16 @@ func kindOf(f *os.File) inputKind {
 	return fromTerminal
 }
 
-// read reads the input to its end. Lines that wait in the buffer together
-// are one post.
+// An entry is a line of the input.
+type entry struct {
+	line   []byte // without its line end; nil if it is too long; valid until the next is read
+	length int    // bytes
+	asIs   bool   // pasted text, which is no command whatever it holds
+	more   bool   // the next is there already
+}
+
+// read reads the input to its end. Lines that are there together are one
+// post.
 func (a *app) read(ctx context.Context) {
 	if a.input == fromNull {
 		return // a listener stays
@@ -577,7 +585,12 @@ func (a *app) read(ctx context.Context) {
 	defer close(a.ended)
 	stdin := io.MultiReader(os.Stdin) // whose first end is the last: a terminal would go on after one
 	r := bufio.NewReaderSize(stdin, 2*maxLine)
-	a.begin(r)
+	next := linesIn(r)
+	if a.typing {
+		next = a.typed()
+	} else {
+		a.begin(r)
+	}
 	var text []byte // lines that are still to be posted
 	post := func() {
 		if len(text) > 0 {
@@ -590,43 +603,40 @@ func (a *app) read(ctx context.Context) {
 		}
 	}
 	defer post()
-	var last time.Time // when the last line came
-	met := false       // who is here is known
+	met := false // who is here is known
 	for {
-		line, length, err := readLine(r)
-		if err != nil && length == 0 {
+		e, err := next()
+		if err != nil && e.length == 0 {
 			if err != io.EOF && a.input == fromPipe {
 				a.refuse("cannot read standard input: %v; what came before is said", err)
 			}
 			return
 		}
-		if a.onlyTTY {
-			now := time.Now()
-			a.onRow = columns(line) < screenWidth && now.Sub(last) > pasteGap && !a.printing.Load()
-			last = now
-		}
-		if a.input == fromPipe && !met && !a.cfg.verbatim && maybePrivate(line) { // whose names are not known yet
+		if a.input == fromPipe && !met && !a.cfg.verbatim && maybePrivate(e.line) { // whose names are not known yet
 			met = true
 			post()
 			a.meet(ctx)
 		}
-		switch message, ok := a.message(line); {
+		message, ok := a.message(e.line)
+		if e.asIs && e.line != nil && !a.isAddressed(e.line) {
+			message, ok = e.line, true
+		}
+		switch {
 		case ok:
 			if len(text)+len(message) > maxLine {
 				post()
 			}
-			a.replaceRow()
 			text = append(append(text, valid(message)...), '\n')
-		case length > 0:
+		case e.length > 0:
 			post() // what a command does comes after what was said before it
-			if !a.command(ctx, line, length) {
+			if !a.command(ctx, e.line, e.length) {
 				if a.input == fromPipe && goesOn(r) {
-					a.refuse("what stands behind %s in the input was not read; take that line out, or write /%s to say it", line, line)
+					a.refuse("what stands behind %s in the input was not read; take that line out, or write /%s to say it", e.line, e.line)
 				}
 				return
 			}
 		}
-		if rest, _ := r.Peek(r.Buffered()); bytes.IndexByte(rest, '\n') < 0 {
+		if !e.more {
 			post()
 			runtime.Gosched() // the writers go first: worth a quarter of the latency, as the latency figure shows
 		}
@@ -672,12 +682,62 @@ func goesOn(r *bufio.Reader) bool {
 	}
 }
 
-// replaceRow has the printed form of the last line take the place of what
-// was typed.
-func (a *app) replaceRow() {
-	if a.onRow {
-		a.typed.Add(1)
+// linesIn returns what returns the lines of r, one after the other.
+func linesIn(r *bufio.Reader) func() (entry, error) {
+	return func() (e entry, err error) {
+		e.line, e.length, err = readLine(r)
+		rest, _ := r.Peek(r.Buffered())
+		e.more = bytes.IndexByte(rest, '\n') >= 0
+		return e, err
 	}
+}
+
+// typed is linesIn for what is typed into the screen's last row. Where several
+// lines were pasted there, each is said as it stands; but behind @WHO they are
+// one line, so that all of it goes to WHO alone.
+func (a *app) typed() func() (entry, error) {
+	var lines []string
+	pasted := false
+	return func() (entry, error) {
+		for len(lines) == 0 {
+			row, err := a.screen.next()
+			if err != nil {
+				return entry{}, err
+			}
+			lines = strings.FieldsFunc(row, func(r rune) bool { return r == '\n' })
+			pasted = strings.Contains(row, "\n")
+			if one := strings.Join(lines, " "); pasted && a.isAddressed([]byte(one)) {
+				lines, pasted = []string{one}, false
+			}
+		}
+		e := entry{line: []byte(lines[0]), length: len(lines[0]), asIs: pasted, more: len(lines) > 1}
+		lines = lines[1:]
+		if e.length > maxLine {
+			e.line = nil
+		}
+		return e, nil
+	}
+}
+
+// isAddressed says whether line is meant for somebody alone, or looks like it.
+func (a *app) isAddressed(line []byte) bool {
+	return !a.cfg.verbatim && maybePrivate(line) && a.isPrivate(string(line))
+}
+
+// completions returns what a line may begin with that isn't plain text.
+func (a *app) completions() []string {
+	all := []string{"/members", "/history ", "/name ", "/hooray", "/help", "/exit", "/quit"}
+	here := a.n.members()
+	for i, m := range here {
+		switch {
+		case m.id == (nodeID{}): // not here
+		case i > 0 && here[i-1].name == m.name || i+1 < len(here) && here[i+1].name == m.name:
+			all = append(all, fmt.Sprintf("@%s@%v ", m.name, m.addr))
+		default:
+			all = append(all, "@"+m.name+" ")
+		}
+	}
+	return all
 }
 
 // readLine returns the next line without its line end, valid until the next
@@ -704,22 +764,6 @@ func valid(line []byte) []byte {
 	return []byte(string([]rune(string(line))))
 }
 
-// columns returns how many columns of a terminal line takes at most.
-func columns(line []byte) int {
-	n := 0
-	for _, r := range string(line) {
-		switch {
-		case r == '\t':
-			n += 8
-		case r < utf8.RuneSelf:
-			n++
-		default:
-			n += 2
-		}
-	}
-	return n
-}
-
 // message returns what line says to everybody, if it is such a line.
 func (a *app) message(line []byte) ([]byte, bool) {
 	switch {
@@ -732,7 +776,7 @@ func (a *app) message(line []byte) ([]byte, bool) {
 	case a.input == fromTerminal && (string(line) == "exit" || string(line) == "quit"):
 		return nil, false
 	}
-	return line, !maybePrivate(line) || !a.isPrivate(string(line))
+	return line, !a.isAddressed(line)
 }
 
 // maybePrivate says whether line, which begins with neither / nor @, can be
@@ -883,10 +927,8 @@ func (a *app) direct(ctx context.Context, s string) {
 	case len(to) > 1:
 		a.refuse("%q can be any of several; write to one of them: %s", who, candidates(to))
 	default:
-		a.replaceRow()
 		a.directs++
 		if err := a.n.sendDirect(to[0], []byte(text)); err != nil {
-			a.typed.Store(0)
 			a.refuse("%v", err)
 		}
 	}
@@ -989,4 +1031,514 @@ func (v *voice) close() {
 	case v.turn <- struct{}{}:
 	case <-time.After(farewell):
 	}
+}
+
+// ---- the terminal
+
+// A screen is the terminal that the program talks to, and has one owner: what
+// is printed, what is complained of and what is typed all go through it. Its
+// last row is the line being typed, and whatever is written goes above that.
+//
+// Where it isn't a terminal, or one that can't be had, open says so: then text
+// is written as it stands, and no escape sequence is.
+type screen struct {
+	in   io.Reader
+	out  io.Writer
+	stty func(words ...string) (string, error) // nil where there is none
+
+	turn    chan struct{} // full while somebody writes, who alone may, and alone uses columns and buf
+	columns int           // of the window
+	buf     []byte
+	resized atomic.Bool   // columns are to be asked for
+	due     chan struct{} // full while a drawing of the row waits for its turn
+	keyed   chan struct{} // gets a token when keys were read
+	closing sync.Once
+
+	mu     sync.Mutex // guards all below; never held while writing or running stty
+	row    editor
+	saved  string // the mode to give back, for stty; "" while the terminal isn't ours
+	hidden bool   // the row is not shown, though the terminal is ours
+	left   bool   // the terminal is given back for good before long; keys are dropped
+}
+
+// windowChanged is SIGWINCH on Linux, macOS and the BSDs. The standard library
+// has no name for it on every system.
+const windowChanged = syscall.Signal(28)
+
+func newScreen(in io.Reader, out io.Writer) *screen {
+	return &screen{in: in, out: out, turn: make(chan struct{}, 1), due: make(chan struct{}, 1), keyed: make(chan struct{}, 1)}
+}
+
+// screenOf returns the screen of standard input and output.
+func screenOf(in, out *os.File) *screen {
+	s := newScreen(in, out)
+	term := os.Getenv("TERM")
+	if kindOf(in) != fromTerminal || kindOf(out) != fromTerminal || term == "" || term == "dumb" || runtime.GOOS == "windows" {
+		return s
+	}
+	s.stty = func(words ...string) (string, error) {
+		cmd := exec.Command("stty", words...)
+		cmd.Stdin = in
+		text, err := cmd.Output()
+		return strings.TrimSpace(string(text)), err
+	}
+	return s
+}
+
+// beside returns what to write to f through: the screen, if f is that.
+func (s *screen) beside(f *os.File) io.Writer {
+	if out, err := s.out.(*os.File).Stat(); err == nil && s.stty != nil {
+		if info, err := f.Stat(); err == nil && os.SameFile(info, out) {
+			return s
+		}
+	}
+	return f
+}
+
+// open takes the terminal over and shows the row. It says whether that could
+// be done.
+func (s *screen) open() bool {
+	if s.stty == nil {
+		return false
+	}
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.mu.Lock()
+	gone := s.left
+	s.mu.Unlock()
+	saved, err := s.stty("-g")
+	if err != nil || gone {
+		return false
+	}
+	// Ctrl-Z is a key, since a shell that gets the terminal back sets its own
+	// mode and one that continues us doesn't give us ours.
+	if err := s.set("-icanon", "-echo", "-iexten", "min", "1", "time", "0", "susp", "undef"); err != nil {
+		s.set(saved)
+		return false
+	}
+	s.mu.Lock()
+	s.saved, s.hidden = saved, false
+	s.mu.Unlock()
+	s.resize()
+	return true
+}
+
+// set changes the terminal's mode, without waiting for its output where stty
+// can do that: a terminal may take none.
+func (s *screen) set(words ...string) error {
+	_, err := s.stty(append([]string{"-drain"}, words...)...)
+	if err != nil {
+		_, err = s.stty(words...)
+	}
+	return err
+}
+
+// Write writes text, whole lines, above the row.
+func (s *screen) Write(text []byte) (int, error) {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	if err := s.write(text); err != nil {
+		return 0, err
+	}
+	return len(text), nil
+}
+
+// write writes text and shows the row anew, in one go. The caller has the
+// turn.
+func (s *screen) write(text []byte) error {
+	if s.resized.Swap(false) {
+		s.columns = s.width()
+	}
+	s.mu.Lock()
+	if s.saved != "" {
+		s.buf = s.appendRow(append(append(s.buf[:0], "\r\x1b[J"...), text...))
+		text = s.buf
+	}
+	s.mu.Unlock()
+	if len(text) == 0 {
+		return nil
+	}
+	_, err := s.out.Write(text)
+	return err
+}
+
+// width asks for the columns of the window.
+func (s *screen) width() int {
+	size, _ := s.stty("size")
+	var rows, columns int
+	if fmt.Sscan(size, &rows, &columns); columns < 1 {
+		return 80 // a serial line, which knows no size
+	}
+	return columns
+}
+
+// appendRow appends what shows the row on an empty line, or that nothing is
+// to be typed. It has pasted text marked as such.
+func (s *screen) appendRow(b []byte) []byte {
+	if s.hidden || s.left {
+		return append(b, "\x1b[?2004l"...)
+	}
+	if s.row.cleared {
+		b = append(b, "\x1b[H\x1b[2J"...)
+		s.row.cleared = false
+	}
+	return s.row.appendTo(append(b, "\x1b[?2004h"...), s.columns)
+}
+
+// redraw shows the row anew as soon as the terminal takes it, which nobody
+// waits for.
+func (s *screen) redraw() {
+	select {
+	case s.due <- struct{}{}:
+		go func() {
+			s.turn <- struct{}{}
+			<-s.due
+			s.write(nil) // an error shows again when a line is printed
+			<-s.turn
+		}()
+	default: // one that waits for its turn shows it as it is then
+	}
+}
+
+// resize shows the row anew in a window that may have another size.
+func (s *screen) resize() {
+	s.resized.Store(s.stty != nil)
+	s.redraw()
+}
+
+// next returns the next line that was entered; several if they were pasted
+// together. At the end of the input, or after Ctrl-D, it returns an error.
+func (s *screen) next() (string, error) {
+	keys := make([]byte, 4096)
+	for {
+		s.mu.Lock()
+		key, line := s.row.next()
+		s.mu.Unlock()
+		s.redraw()
+		switch key {
+		case "\r", "\n":
+			return line, nil
+		case "\x04": // Ctrl-D
+			return "", io.EOF
+		case "\x1a": // Ctrl-Z
+			s.suspend()
+			continue
+		}
+		n, err := s.in.Read(keys)
+		if err != nil {
+			return "", err
+		}
+		s.mu.Lock()
+		if !s.left {
+			s.row.keys = append(s.row.keys, keys[:n]...)
+		}
+		s.mu.Unlock()
+		select {
+		case s.keyed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// suspend stops the program, and all of its job, until the shell continues
+// it, and takes the terminal anew.
+func (s *screen) suspend() {
+	s.restore()
+	// The signal has no name on every system, but in every shell.
+	if err := exec.Command("sh", "-c", "kill -TSTP 0").Run(); err != nil {
+		select {} // a signal ends us too; another touch of the terminal, which is the shell's, would stop us again
+	}
+	s.open()
+}
+
+// stop has the rest of what is typed dropped.
+func (s *screen) stop() {
+	s.mu.Lock()
+	s.left = true
+	s.row.keys = nil
+	s.mu.Unlock()
+	s.redraw()
+}
+
+// close gives the terminal back, for good. What was typed ahead is read away
+// before, lest the shell take it for commands: somebody is to call next
+// meanwhile.
+func (s *screen) close() {
+	s.closing.Do(func() {
+		if s.stty == nil {
+			return
+		}
+		s.stop()
+		limit := time.After(farewell)
+		for more := true; more; {
+			select {
+			case <-s.keyed:
+			case <-time.After(typedAhead):
+				more = false
+			case <-limit:
+				more = false
+			}
+		}
+		s.restore()
+	})
+}
+
+// restore hides the row and gives the terminal its mode back.
+func (s *screen) restore() {
+	s.mu.Lock()
+	s.hidden = true
+	s.mu.Unlock()
+	within(stuck, func() { s.Write(nil) })
+	s.mu.Lock()
+	saved := s.saved
+	s.saved = ""
+	s.mu.Unlock()
+	if saved != "" {
+		within(stuck, func() { s.set(saved) })
+	}
+}
+
+// within waits for f, but not for longer than d.
+func within(d time.Duration, f func()) {
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(d):
+	}
+}
+
+// ---- the line being typed
+
+// An editor is the line being typed, and what the keys do to it. It knows no
+// terminal: keys come in as bytes, and the row goes out as bytes.
+type editor struct {
+	completions func() []string // what a line may begin with
+
+	keys    []byte   // that are still to be pressed, or wait for the rest of theirs
+	line    []rune   // with line feeds only if several lines were pasted
+	at      int      // where the cursor is: before line[at]
+	own     []string // lines entered earlier, the oldest first, and the one being typed
+	pick    int      // which of them line is
+	cleared bool     // the whole screen is to be
+}
+
+// next presses keys until one ends the line, ends the input, or suspends the
+// program; it returns this key, and the line. When there are no more keys it
+// returns none.
+func (e *editor) next() (key, line string) {
+	for {
+		switch key = e.key(); {
+		case key == "" || key == "\x1a" || key == "\x04" && len(e.line) == 0:
+			return key, ""
+		case key == "\r" || key == "\n":
+			return key, e.enter()
+		}
+		e.press(key)
+	}
+}
+
+// Sequences that keys send (ECMA-48): ESC [, parameters, and a last byte.
+// Some terminals have ESC O instead, and the Linux console ESC [[.
+var (
+	wholeSequence = regexp.MustCompile(`^\x1b(?:\[\[|[O\[]([0-9]*)[0-?]*[ -/]*)([@-~])`)
+	halfSequence  = regexp.MustCompile(`^\x1b(?:\[\[|[O\[][0-?]*[ -/]*)?$`)
+)
+
+const pasted, endOfPaste = "\x1b[200~", "\x1b[201~" // xterm calls it bracketed paste
+
+// key takes the first key off those that are to be pressed: a character, a
+// control character, an escape sequence, shortened to what matters (such as
+// ESC [3~ or ESC [A), or all that was pasted at once behind pasted. It returns
+// "" while the rest of the key has yet to come.
+func (e *editor) key() string {
+	b := e.keys
+	if len(b) == 0 || halfSequence.Match(b) {
+		return ""
+	}
+	if bytes.HasPrefix(b, []byte(pasted)) {
+		text, rest, ok := bytes.Cut(b, []byte(endOfPaste))
+		if !ok {
+			return ""
+		}
+		e.keys = rest
+		return string(text)
+	}
+	if m := wholeSequence.FindSubmatch(b); m != nil {
+		e.keys = b[len(m[0]):]
+		if m[2][0] == '~' {
+			return "\x1b[" + string(m[1]) + "~"
+		}
+		return "\x1b[" + string(m[2]) // whatever Shift, Alt or Ctrl are held
+	}
+	n := 0
+	if b[0] == '\x1b' && b[1] >= ' ' { // Alt with a character
+		n = 1
+	}
+	if !utf8.FullRune(b[n:]) {
+		return ""
+	}
+	_, size := utf8.DecodeRune(b[n:])
+	n += size
+	e.keys = b[n:]
+	return string(b[:n])
+}
+
+// press does what a key does to the line.
+func (e *editor) press(key string) {
+	end := len(e.line)
+	switch key {
+	case "\x1b[D", "\x02": // Left, Ctrl-B
+		e.at = e.step(e.at, -1)
+	case "\x1b[C", "\x06": // Right, Ctrl-F
+		e.at = e.step(e.at, +1)
+	case "\x1b[H", "\x1b[1~", "\x1b[7~", "\x01": // Home, Ctrl-A
+		e.at = 0
+	case "\x1b[F", "\x1b[4~", "\x1b[8~", "\x05": // End, Ctrl-E
+		e.at = end
+	case "\x7f", "\b": // Backspace
+		e.cut(e.step(e.at, -1), e.at)
+	case "\x1b[3~", "\x04": // Delete, Ctrl-D
+		e.cut(e.at, e.step(e.at, +1))
+	case "\x0b": // Ctrl-K
+		e.cut(e.at, end)
+	case "\x15": // Ctrl-U
+		e.cut(0, e.at)
+	case "\x17": // Ctrl-W
+		words := strings.TrimRightFunc(string(e.line[:e.at]), unicode.IsSpace)
+		word := words[strings.LastIndexFunc(words, unicode.IsSpace)+1:]
+		e.cut(utf8.RuneCountInString(words)-utf8.RuneCountInString(word), e.at)
+	case "\x1b[A", "\x10": // Up, Ctrl-P
+		e.recall(e.pick - 1)
+	case "\x1b[B", "\x0e": // Down, Ctrl-N
+		e.recall(e.pick + 1)
+	case "\t":
+		e.complete()
+	case "\x0c": // Ctrl-L
+		e.cleared = true
+	default:
+		if text, ok := strings.CutPrefix(key, pasted); ok {
+			e.insert(strings.ReplaceAll(text, "\r", "\n"))
+		} else if key[0] >= ' ' {
+			e.insert(key)
+		}
+	}
+}
+
+func (e *editor) insert(text string) {
+	added := []rune(text)
+	e.line = slices.Insert(e.line, e.at, added...)
+	e.at += len(added)
+}
+
+func (e *editor) cut(from, to int) {
+	e.line = slices.Delete(e.line, from, to)
+	e.at = from
+}
+
+// recall has a line that was entered earlier take the place of line, or the
+// one being typed again.
+func (e *editor) recall(pick int) {
+	if pick >= 0 && pick < len(e.own) {
+		e.own[e.pick] = string(e.line)
+		e.pick, e.line = pick, []rune(e.own[pick])
+		e.at = len(e.line)
+	}
+}
+
+// complete goes on with what stands before the cursor as far as all agree
+// that it may be the beginning of.
+func (e *editor) complete() {
+	begun, common := string(e.line[:e.at]), ""
+	for _, c := range e.completions() {
+		if begun == "" || !strings.HasPrefix(c, begun) {
+			continue
+		}
+		common = cmp.Or(common, c)
+		for !strings.HasPrefix(c, common) {
+			_, size := utf8.DecodeLastRuneInString(common)
+			common = common[:len(common)-size]
+		}
+	}
+	e.insert(strings.TrimPrefix(common, begun))
+}
+
+// enter ends the line and returns it.
+func (e *editor) enter() string {
+	line := string(e.line)
+	if n := max(0, len(e.own)-1); line != "" && len(line) <= maxLine && (n == 0 || e.own[n-1] != line) {
+		e.own = append(e.own[max(0, n-maxOwn):n], line, "")
+	}
+	e.line, e.at, e.pick = nil, 0, max(0, len(e.own)-1)
+	return line
+}
+
+// step returns where what is seen as one character ends, from i on or, with
+// by -1, backwards.
+func (e *editor) step(i, by int) int {
+	for i += by; i > 0 && i < len(e.line) && isJoined(e.line, i); i += by {
+	}
+	return min(max(i, 0), len(e.line))
+}
+
+// isJoined says whether line[i] is seen as one character with what stands
+// before it: a mark, a part of an emoji, the second letter of a flag, a vowel
+// of Hangul (after Unicode Standard Annex 29).
+func isJoined(line []rune, i int) bool {
+	isFlag := func(r rune) bool { return r >= 0x1F1E6 && r <= 0x1F1FF }
+	before, r := line[i-1], line[i]
+	flags := 0
+	for isFlag(r) && i-1-flags >= 0 && isFlag(line[i-1-flags]) {
+		flags++
+	}
+	return flags%2 == 1 || before != '\n' && unicode.Is(unicode.M, r) || r >= 0x1F3FB && r <= 0x1F3FF || isTag(r) ||
+		r == '\u200c' || r == '\u200d' || before == '\u200d' && isEmoji(r) || r >= 0x1160 && r <= 0x11FF
+}
+
+// appendTo appends the part of the line round the cursor that fits into a row
+// of so many columns, and puts the cursor into its place. What is left of
+// widths to the terminal is: it doesn't wrap meanwhile, and the cursor is
+// saved where the text before it ends.
+func (e *editor) appendTo(b []byte, columns int) []byte {
+	room := columns - len(prompt) - 1 // the cursor may stand behind the last character
+	_, ahead := e.fit(+1, room/4)
+	from, used := e.fit(-1, room-ahead)
+	to, _ := e.fit(+1, room-used)
+	b = append(append(b, "\x1b[?7l"+prompt...), shown(e.line[from:e.at])...)
+	b = append(append(b, "\x1b7"...), shown(e.line[e.at:to])...)
+	return append(b, "\x1b8\x1b[?7h"...)
+}
+
+// fit returns how far the line, from the cursor in a direction, fits into
+// room, and how much of that it takes.
+func (e *editor) fit(by, room int) (end, used int) {
+	end = e.at
+	for {
+		next := e.step(end, by)
+		n := columnsOf(shown(e.line[min(end, next):max(end, next)]))
+		if next == end || used+n > room {
+			return end, used
+		}
+		end, used = next, used+n
+	}
+}
+
+// shown returns text as it stands in the row.
+func shown(text []rune) string {
+	return strings.ReplaceAll(string(appendClean(nil, []byte(string(text)))), "\t", " ")
+}
+
+// columnsOf returns how many columns of a terminal text takes at most: none
+// for a mark, and two where Unicode Standard Annex 11 has wide characters.
+func columnsOf(text string) (n int) {
+	for _, r := range text {
+		switch {
+		case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf) || r >= 0x1160 && r <= 0x11FF:
+		case r < 0x1100 || r >= 0x1200 && r < 0x2300:
+			n++
+		default:
+			n += 2
+		}
+	}
+	return n
 }
