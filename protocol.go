@@ -964,29 +964,41 @@ const (
 // appendClean appends text, one line, with a visible stand-in for whatever
 // could break, forge or hide part of a line: controls but TAB, separators,
 // bidi overrides and other invisible characters, bytes that are not UTF-8, and
-// combining marks beyond a few. Emoji sequences stay whole.
+// combining marks beyond a few. Emoji sequences stay whole, and so do the
+// joiners of scripts that use them. The marks of direction stay in a text that
+// has letters to be written from right to left.
 func appendClean(b, text []byte) []byte {
 	if isPlain(text) {
 		return append(b, text...)
 	}
+	return appendVisible(b, text, bytes.ContainsFunc(text, isRightToLeft))
+}
+
+// appendVisible is appendClean; directed says whether marks of direction stay.
+func appendVisible(b, text []byte, directed bool) []byte {
+	start := len(b)
 	var before rune // the character before, if it was kept
-	marks := 0
+	marks := 0      // in a row: marks, and what shows as nothing
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		raw := text[:size]
 		text = text[size:]
 		next, _ := utf8.DecodeRune(text)
-		if unicode.Is(unicode.M, r) || isTag(r) {
+		hidden := isHidden(r)
+		if hidden || unicode.Is(unicode.M, r) {
 			marks++
 		} else {
 			marks = 0
+		}
+		if hidden && marks <= maxMarks {
+			hidden = !(isJoint(before, r, next) || isJoiner(r) && isShaped(b[start:]) || isDirection(r) && directed)
 		}
 		switch {
 		case r == utf8.RuneError && size == 1:
 			b, before = append(b, "\uFFFD"...), 0
 		case r < ' ' && r != '\t' || r == 0x7f:
 			b, before = utf8.AppendRune(b, 0x2400+min(r, 0x21)), 0 // the control pictures, of which the last is DEL's
-		case marks > maxMarks || isHidden(r) && !isJoint(before, r, next):
+		case hidden || marks > maxMarks:
 			b, before = fmt.Appendf(b, "<U+%04X>", r), 0
 		default:
 			b, before = append(b, raw...), r
@@ -1020,6 +1032,32 @@ func isJoint(before, r, next rune) bool {
 	return r == '\u200d' && isEmoji(before) && isEmoji(next)
 }
 
+// isJoiner says whether r is the zero-width non-joiner or joiner.
+func isJoiner(r rune) bool { return r == '\u200c' || r == '\u200d' }
+
+// isShaped says whether text ends with a letter, and perhaps marks, of a script
+// whose letters look otherwise beside a joiner, as in Persian and Hindi.
+func isShaped(text []byte) bool {
+	r, n := utf8.DecodeLastRune(text)
+	for unicode.Is(unicode.Inherited, r) && !isJoiner(r) { // a mark that many scripts share
+		text = text[:len(text)-n]
+		r, n = utf8.DecodeLastRune(text)
+	}
+	return unicode.In(r, unicode.L, unicode.M) && !unicode.In(r, unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Han,
+		unicode.Hiragana, unicode.Katakana, unicode.Hangul, unicode.Common, unicode.Inherited)
+}
+
+// isDirection says whether r is a mark of direction, which like an invisible
+// letter says how the neutral characters beside it are ordered.
+func isDirection(r rune) bool { return r == '\u200e' || r == '\u200f' || r == '\u061c' }
+
+// isRightToLeft says whether r is a letter of a script that is written from
+// right to left; these have blocks of their own (Unicode Standard Annex 9).
+func isRightToLeft(r rune) bool {
+	return unicode.IsLetter(r) && (r >= 0x0590 && r <= 0x08FF || r >= 0xFB1D && r <= 0xFDFF || r >= 0xFE70 && r <= 0xFEFF ||
+		r >= 0x10800 && r <= 0x10FFF || r >= 0x1E800 && r <= 0x1EFFF)
+}
+
 func isTag(r rune) bool { return r >= 0xE0020 && r <= 0xE007F }
 
 // isEmoji says whether r can stand beside the joiner of an emoji.
@@ -1040,7 +1078,7 @@ func validName(name string) error {
 	case strings.Contains(name, "  ") || strings.TrimSpace(name) != name:
 		return errors.New("a name can't begin or end with a space, or hold two in a row")
 	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
-		string(appendClean(nil, []byte(name))) != name:
+		string(appendVisible(nil, []byte(name), false)) != name:
 		return errors.New("a name can't hold control or invisible characters")
 	}
 	return nil
@@ -1057,7 +1095,7 @@ func cleanName(name []byte) string {
 			return '_'
 		}
 		return r
-	}, string(appendClean(nil, name)))
+	}, string(appendVisible(nil, name, false)))
 	if long := []rune(s); len(long) > maxName {
 		s = strings.TrimRight(string(long[:maxName]), " \u200d") // a joiner that joins nothing would be hidden
 	}
@@ -1075,23 +1113,33 @@ func validOwnName(name string) error {
 	return validName(name)
 }
 
-// fold returns name in such capitals that names which differ in capitals alone
-// become the same.
-func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }
+// fold returns name without joiners, and in such capitals that names which
+// differ in these alone become the same.
+func fold(name string) string { return strings.ToLower(strings.ToUpper(withoutJoiners(name))) }
 
-// isAlike says whether two names differ in nothing but capitals and the way in
-// which accents are composed.
+func withoutJoiners(s string) string {
+	return strings.Map(func(r rune) rune {
+		if isJoiner(r) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// isAlike says whether two names differ in nothing but capitals, joiners, and
+// the way in which accents are composed.
 func isAlike(a, b string) bool {
 	rest, ok := cutAlike(a, b)
 	return ok && rest == ""
 }
 
 // cutAlike returns s without name at its beginning, which may stand there in
-// other capitals, or with accents composed otherwise: é as one character, or
+// other capitals, with other joiners, or with accents composed otherwise: é as one character, or
 // as e and a combining mark. It would take a table to say that these two belong
 // together; here any letter that may have an accent within stands for any that
 // has one behind it.
 func cutAlike(s, name string) (rest string, ok bool) {
+	s, name = withoutJoiners(s), withoutJoiners(name)
 	for name != "" {
 		var a, b string
 		a, s = cutCharacter(s)

@@ -1021,7 +1021,8 @@ func FuzzConnection(f *testing.F) {
 var dirtyTexts = []string{
 	"", "plain", "a\x00b\x1b[2J\x7f\t\r\n", "\x1b]52;c;aGk=\x07", "\u202ertl\u2066\u2069", "\u2028\u2029\u0085",
 	"\xff\xfe\xc3", "e" + strings.Repeat("\u0301", 40), "\u200bzero\u200cwidth\ufeff", "\u00ad\u034f\u115f\u3164",
-	"\U0001F468\u200D\U0001F469\u200D\U0001F467", "\U0001F3F4\U000E0067\U000E0062\U000E007F", "\U000E0041", "a\u200db",
+	"\U0001F468\u200D\U0001F469\u200D\U0001F467", "می\u200cخواهم", "क्\u200dष", "C++\u200f זה\u061c", "\u064b\u200cا",
+	"\U0001F3F4\U000E0067\U000E0062\U000E007F", "\U000E0041", "a\u200db",
 	"\U0001F468\u200d", "\U0001F468\u200d\xff", "\u200d\U0001F468", "@:/*()>", "  two  spaces ", "Tim\u00a0B",
 	"2026-11-22 15:04:05 * Tim@192.168.0.7 joined", strings.Repeat("x", 200),
 }
@@ -1050,6 +1051,7 @@ func TestNamesThatLookAlike(t *testing.T) {
 		{"Stra\u00dfe", "STRASSE", false},
 		{"\u0915\u093f", "\u0915", false}, // a vowel sign of Devanagari is no accent
 		{"\u0915\u093f", "\u0915\u0940", false},
+		{"علی\u200cرضا", "علیرضا", true},
 		{"", "", true},
 		{"x", "", false},
 	} {
@@ -1089,6 +1091,9 @@ func FuzzClean(f *testing.F) {
 		if bad := unclean(name); bad != "" {
 			t.Errorf("as a name %q is shown as %q, which holds %s", text, name, bad)
 		}
+		if strings.ContainsAny(name, "\u200e\u200f\u061c") {
+			t.Errorf("as a name %q is shown as %q, which holds a mark of direction", text, name)
+		}
 		if twice := cleanName([]byte(name)); twice != name {
 			t.Errorf("as a name %q is shown as %q, and that as %q", text, name, twice)
 		}
@@ -1098,9 +1103,46 @@ func FuzzClean(f *testing.F) {
 	})
 }
 
-// TestJoinerStandsOnlyBetweenTwoEmoji: anywhere else it can't be seen, and
-// two names that look alike would be told apart by nobody.
-func TestJoinerStandsOnlyBetweenTwoEmoji(t *testing.T) {
+func TestTextOfEveryScriptStaysReadable(t *testing.T) {
+	t.Parallel()
+	for name, s := range map[string]string{
+		"Persian":               "نمی\u200cخواهم و خانه\u200cها",
+		"Persian, behind marks": "کاملاً\u200cها",
+		"Hindi":                 "क्\u200dष और क्\u200cष",
+		"Sinhala":               "ශ්\u200dරී ලංකා",
+		"Malayalam":             "അവന്\u200d",
+		"Mongolian":             "ᠮᠣᠩ\u200dᠭᠣᠯ",
+		"Hebrew":                "C++\u200f היא שפה\u200e (1)",
+		"Arabic":                "\u061c٣-٤ صباحا",
+		"emoji":                 "\U0001F468\u200d\U0001F469",
+	} {
+		if got := string(appendClean(nil, []byte(s))); got != s {
+			t.Errorf("%s: %q is shown as %q", name, s, got)
+		}
+	}
+	for name, s := range map[string]string{
+		"Latin": "x\u200cy", "behind an accent": "e\u0301\u200dx", "Greek": "α\u200cβ", "Cyrillic": "а\u200dб", "Han": "日\u200c本",
+		"kana": "か\u200dな", "Katakana with its long sound": "カー\u200dナ", "Hangul": "한\u200c글", "digits": "1\u200c2", "at the beginning": "\u200cمی",
+		"behind a space": "می \u200cخواهم", "direction in Latin": "abc\u200f", "direction alone": "\u200e\u200f\u061c", "override in Hebrew": "\u202eאב",
+		"isolate in Arabic": "\u2067مي\u2069", "many marks with joiners between": "क" + strings.Repeat("्\u200c", 20),
+		"many marks of direction": "אב" + strings.Repeat("\u200f", 20),
+	} {
+		got := string(appendClean(nil, []byte(s)))
+		if !strings.Contains(got, "<U+") || unclean(got) != "" {
+			t.Errorf("%s: %q is shown as %q", name, s, got)
+		}
+	}
+	if got := string(appendClean(nil, []byte("می\u200c\u200cخواهم"))); got != "می\u200c<U+200C>خواهم" {
+		t.Errorf("the second joiner is shown as %q", got)
+	}
+	if got := cleanName([]byte("דוד\u200f")); got != "דוד<U+200F_" {
+		t.Errorf("a name with a mark of direction is shown as %q", got)
+	}
+}
+
+// TestJoinerOfEmojiStandsBetweenTwo: behind one it can't be seen, and nobody
+// would tell two names apart that look alike.
+func TestJoinerOfEmojiStandsBetweenTwo(t *testing.T) {
 	man := "\U0001F468"
 	family := man + "\u200d" + man
 	if got := string(appendClean(nil, []byte(family))); got != family || validName(family) != nil {

@@ -323,6 +323,15 @@ func unclean(line string) string {
 		switch {
 		case r == '\t':
 		case r == '\u200d' && i > 0 && i+1 < len(runes) && emojiPart(runes[i-1]) && emojiPart(runes[i+1]):
+		case r == '\u200c' || r == '\u200d':
+			before := runes[:i]
+			for len(before) > 0 && unicode.Is(unicode.M, before[len(before)-1]) && unicode.Is(unicode.Inherited, before[len(before)-1]) {
+				before = before[:len(before)-1]
+			}
+			if len(before) == 0 || !takesJoiner(before[len(before)-1]) {
+				return fmt.Sprintf("%U", r)
+			}
+		case (r == '\u200e' || r == '\u200f' || r == '\u061c') && rightToLeft.MatchString(line):
 		case 0xe0020 <= r && r <= 0xe007f && strings.ContainsRune(line[:strings.IndexRune(line, r)], 0x1f3f4):
 			// A tag of a flag, as England's.
 		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp):
@@ -330,6 +339,15 @@ func unclean(line string) string {
 		}
 	}
 	return ""
+}
+
+var rightToLeft = regexp.MustCompile(`[\x{590}-\x{8ff}\x{fb1d}-\x{fdff}\x{fe70}-\x{fefc}\x{10800}-\x{10fff}\x{1e800}-\x{1efff}]`)
+
+var joinerless = regexp.MustCompile(`[\p{Latin}\p{Greek}\p{Cyrillic}\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Common}\p{Inherited}]`)
+
+// takesJoiner says whether r is a letter or mark of a script that uses joiners.
+func takesJoiner(r rune) bool {
+	return (unicode.IsLetter(r) || unicode.IsMark(r)) && !joinerless.MatchString(string(r))
 }
 
 // emojiPart says whether r may stand next to the joiner of an emoji.
@@ -615,6 +633,9 @@ func TestLineIsSentAsTyped(t *testing.T) {
 		{"at sign inside", "write to a@b.example\n", "write to a@b.example"},
 		{"TAB", "a\tb\n", "a\tb"},
 		{"UTF-8", "żółw 日本語 אבג 🐢\n", "żółw 日本語 אבג 🐢"},
+		{"Persian", "می\u200cخواهم\n", "می\u200cخواهم"},
+		{"Hindi", "क्\u200dष\n", "क्\u200dष"},
+		{"Hebrew", "C++\u200f זה שפה\n", "C++\u200f זה שפה"},
 		{"family emoji", "a 👨‍👩‍👧‍👦 z\n", "a 👨‍👩‍👧‍👦 z"},
 		{"rainbow flag", "🏳️‍🌈\n", "🏳️‍🌈"},
 		{"skin tone and profession", "👩🏽‍🚀\n", "👩🏽‍🚀"},
@@ -1377,6 +1398,7 @@ func TestNameThatIsNoneIsWrongUsage(t *testing.T) {
 		"DEL": "a\x7f", "C1": "a\u009b", "zero-width space": "a\u200bb", "lone joiner": "a\u200db", "bidi": "a\u202eb",
 		"BOM": "\ufeffa", "no-break space": "a\u00a0b", "ideographic space": "a\u3000b", "line separator": "a\u2028b",
 		"soft hyphen": "a\u00adb", "bad byte": "a\xffb",
+		"mark of direction": "דוד\u200f", "joiner before a word": "\u200cعلی", "two joiners": "علی\u200c\u200cرضا",
 		"an accent of its own": "Jose\u0301", "the same in Greek": "\u0391\u0301", "in Cyrillic": "\u0438\u0306", "on an accent": "\u1ec7\u0301",
 	} {
 		_, err := parseArgs([]string{bad}, io.Discard)
@@ -1414,6 +1436,7 @@ func TestRightUsage(t *testing.T) {
 		"name with spaces":     {"Tim J. Cook-O'Neil, Jr"},
 		"name with an emoji":   {"Zoë 👩🏽‍🚀"},
 		"name in other script": {"日本語"},
+		"name with a joiner":   {"علی\u200cرضا"},
 		"name with an accent":  {"Jos\u00e9"},
 		"name of many marks":   {"हिन्दी"},
 		"-keep in KiB":         {"-keep", "64KiB", "Alex"},
