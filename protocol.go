@@ -1,12 +1,20 @@
 package main
 
 // This file holds the formats: the beacons and frames that p2pchat sends, the
-// records of its history file, and, at the end, the lines that it prints. It
-// does no I/O and looks at no clock.
+// records of its history file, and the lines that it prints. It does no I/O
+// and looks at no clock.
+//
+// A beacon says where its node can be reached, under the room's key. Frames
+// prove that key, and then carry posts: what an author said, numbered, chained
+// and signed, so that it can come from anybody. HAVE tells which posts a node
+// holds, and WANT asks for them.
 //
 // A line begins with a timestamp and then says one thing. Names and texts are
-// cleaned before they are put into one, so that no byte that somebody sent can
+// cleaned before they become part of it, so that no byte that somebody sent can
 // break or forge a line.
+//
+// The tables below, and the rules under Behaviour, are all that a second
+// implementation needs.
 //
 // On the wire and in the file, integers are big endian. A body that is shorter
 // than its fields, or has a field out of its range, is an error. Lengths are
@@ -267,7 +275,7 @@ const (
 	maxText       = 3 * maxLine      // a line whose every byte became U+FFFD
 	maxRun        = 1 << 18          // bytes of posts that a sender puts into one frame, unless one post is larger
 	maxNameBytes  = 128              // 32 characters of 4 bytes
-	maxStranger   = 256              // bytes of a frame before its sender is proven
+	maxStranger   = 256              // bytes of a frame in the handshake
 	beaconPlain   = 176              // bytes of a beacon before sealing
 	beaconSize    = beaconPlain + 28 // and after
 	signatureSize = ed25519.SignatureSize
@@ -298,7 +306,7 @@ const (
 	kindLines      = 2
 	kindRename     = 3
 	kindLeave      = 4
-	kindLost       = 5 // from here on notes: what a node noticed itself
+	kindLost       = 5 // this and the following are notes: what a node noticed itself
 	kindBack       = 6
 	kindDirectFrom = 7
 	kindDirectTo   = 8
@@ -315,7 +323,8 @@ type nodeID [ed25519.PublicKeySize]byte
 func (id nodeID) less(other nodeID) bool { return bytes.Compare(id[:], other[:]) < 0 }
 func (id nodeID) String() string         { return hex.EncodeToString(id[:4]) }
 
-// A link names a post together with all that its author said before.
+// A link is the hash of a post and, since posts are chained, of all that its
+// author said before.
 type link [sha256.Size]byte
 
 // ---- primitive fields
@@ -393,11 +402,12 @@ func (f *fields) addr() netip.AddrPort {
 type roomKey struct {
 	beacon cipher.AEAD
 	proof  []byte
-	mark   nodeID // stands where the author of a record does
+	mark   nodeID // names the room in its history file, in the place of an author
 }
 
-// newRoomKey derives the keys of the private room of a passphrase, which takes
-// a noticeable part of a second, or of the open room, which has none.
+// newRoomKey returns the keys of the room with this passphrase, or of the open
+// room if it is empty. Deriving them from a passphrase takes a noticeable part
+// of a second.
 func newRoomKey(passphrase string) *roomKey {
 	open := sha256.Sum256([]byte("p2pchat open room"))
 	key := open[:]
@@ -412,7 +422,8 @@ func newRoomKey(passphrase string) *roomKey {
 	}
 }
 
-// noError unwraps what can fail only by a bug of ours.
+// noError returns v, and panics if there was an error: only a bug of ours can
+// cause one here.
 func noError[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -477,8 +488,8 @@ func endFrame(b []byte, start int) []byte {
 	return b
 }
 
-// readFrame reads one frame of at most limit bytes. Its body is memory of its
-// own: the history keeps the posts that lie in it.
+// readFrame reads one frame of at most limit bytes, without its length. The body
+// is in memory of its own, since the history keeps the posts that lie in it.
 func readFrame(r io.Reader, limit int) (typ byte, body []byte, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -524,12 +535,12 @@ func parseHello(body []byte) (x hello, err error) {
 // A span says which posts of an author somebody holds. The zero span is none.
 type span struct {
 	first, last uint64
-	mark        uint64 // first 8 bytes of the link of the last: two histories under one number differ here
+	mark        uint64 // first 8 bytes of the link of the last post: two histories of the same length differ here
 }
 
 const haveComplete = 1 // flag of the HAVE that ends the first vector
 
-const bareHave = 4 + 1 + 1 + 8 // bytes of a HAVE frame of no author
+const bareHave = 4 + 1 + 1 + 8 // bytes of a HAVE frame without entries
 
 // beginHave starts a HAVE that acknowledges direct messages up to taken;
 // endHave, given the length of the buffer before, ends it with the given flags.
@@ -542,28 +553,29 @@ func endHave(b []byte, start int, flags byte) []byte {
 	return endFrame(b, start)
 }
 
-// appendHaveEntry adds what the sender has of an author, and where it is
-// connected with it, if it is.
-func appendHaveEntry(b []byte, author nodeID, s span, at netip.AddrPort) []byte {
+// appendHaveEntry adds what the sender has of an author, and the address where
+// they are connected; the zero address if they aren't.
+func appendHaveEntry(b []byte, author nodeID, s span, addr netip.AddrPort) []byte {
 	b = append(b, author[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.first)
 	b = binary.BigEndian.AppendUint64(b, s.last)
-	return appendAddr(binary.BigEndian.AppendUint64(b, s.mark), at)
+	return appendAddr(binary.BigEndian.AppendUint64(b, s.mark), addr)
 }
 
-// parseHave calls each with the entries of a HAVE, and returns the rest.
-func parseHave(body []byte, each func(author nodeID, s span, at netip.AddrPort)) (flags byte, taken uint64, err error) {
+// parseHave calls each with every entry of a HAVE, as in appendHaveEntry, and
+// returns its other fields.
+func parseHave(body []byte, each func(author nodeID, s span, addr netip.AddrPort)) (flags byte, taken uint64, err error) {
 	f := fields{b: body}
 	flags, taken = byte(f.uint(1)), f.uint(8)
 	for len(f.b) > 0 {
-		id, s, at := f.id(), span{f.uint(8), f.uint(8), f.uint(8)}, f.addr()
-		if at.Port() == 0 {
-			at = netip.AddrPort{}
+		id, s, addr := f.id(), span{f.uint(8), f.uint(8), f.uint(8)}, f.addr()
+		if addr.Port() == 0 {
+			addr = netip.AddrPort{}
 		}
 		if f.bad || s.last < s.first || s.first == 0 && s.last > 0 {
 			return flags, taken, fmt.Errorf("have: span %d to %d: %w", s.first, s.last, errFields)
 		}
-		each(id, s, at)
+		each(id, s, addr)
 	}
 	return flags, taken, f.err("have")
 }
@@ -571,7 +583,7 @@ func parseHave(body []byte, each func(author nodeID, s span, at netip.AddrPort))
 // A want asks for an author's posts.
 type want struct {
 	from uint64 // number of the first; 0: send no more
-	over bool   // if that one is not there, from the first later one
+	over bool   // if the sender doesn't hold that one, from the first later one on
 }
 
 func appendWantEntry(b []byte, author nodeID, w want) []byte {
@@ -709,7 +721,7 @@ func sealPost(key ed25519.PrivateKey, author nodeID, p post) post {
 }
 
 // parsePost takes a sealed post apart and computes its digest and link, but
-// leaves the signature to verify.
+// doesn't check the signature: verify does.
 func parsePost(author nodeID, sealed []byte) (p post, err error) {
 	n := len(sealed) - signatureSize
 	if n < 0 {
@@ -729,7 +741,8 @@ func parsePost(author nodeID, sealed []byte) (p post, err error) {
 
 func (p *post) signature() []byte { return p.sealed[len(p.sealed)-signatureSize:] }
 
-// verify says whether author signed p, and by its links all that p follows.
+// verify says whether author signed p. Since p is chained to all posts before it,
+// they are proven as well.
 func (p *post) verify(author nodeID) bool {
 	return ed25519.Verify(author[:], p.digest[:], p.signature())
 }
@@ -756,8 +769,8 @@ func appendRunEntry(b, sealed []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(sealed))), sealed...)
 }
 
-// parseRun takes the posts of a POSTS frame apart and checks that each
-// follows on the one before; whether the last is signed is left to verify.
+// parseRun takes the posts of a POSTS frame apart and checks that each follows
+// on the one before. It checks no signature: verify does, for the last.
 func parseRun(body []byte) (author nodeID, run []post, err error) {
 	f := fields{b: body}
 	author = f.id()
@@ -825,14 +838,15 @@ func appendRecord(b []byte, x record) []byte {
 	return b
 }
 
-// recordSize returns the size of the record that begins with head, as far as
-// its length can be trusted.
+// recordSize returns the size of the record that begins with head, by its own
+// word; a damaged record may say anything up to maxFrame.
 func recordSize(head []byte) int {
 	return recordHead + int(min(binary.BigEndian.Uint32(head[4:]), maxFrame))
 }
 
-// parseRecord takes the record that begins with b. With errShort the rest
-// may still come; any other error says that no undamaged record begins here.
+// parseRecord parses the record at the beginning of b, and returns its size.
+// errShort means that b ends before the record does; any other error, that no
+// undamaged record begins here.
 func parseRecord(b []byte) (x record, size int, err error) {
 	if !bytes.HasPrefix(b, recordMarker[:min(len(b), len(recordMarker))]) {
 		return x, 0, errors.New("record: no marker")
@@ -882,16 +896,16 @@ func (l *liner) appendStamp(b []byte, t int64) []byte {
 	return append(b, l.stamp...)
 }
 
-// appendEvent appends the lines of e, each with its line feed; of what is
-// not shown, none.
+// appendEvent appends the lines of e, each with its line feed. There are none if
+// e is of a kind that isn't shown.
 func (l *liner) appendEvent(b []byte, e *event) []byte {
 	if e.feed == nil {
 		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
 	}
 	p := e.content()
 	addr := p.addr
-	if at := l.reached(e.feed.id); at.IsValid() && !e.isNote() {
-		addr = at
+	if reached := l.reached(e.feed.id); reached.IsValid() && !e.isNote() {
+		addr = reached
 	}
 	who := func(b []byte) []byte {
 		b = append(b, cleanName(p.name)...)
@@ -1084,7 +1098,7 @@ func validName(name string) error {
 	return nil
 }
 
-// cleanName returns a name as it may be shown, whoever sent it.
+// cleanName returns the form of a name that is safe to show.
 func cleanName(name []byte) string {
 	s := string(name)
 	if validName(s) == nil {
@@ -1102,8 +1116,9 @@ func cleanName(name []byte) string {
 	return cmp.Or(s, "_")
 }
 
-// validOwnName says what is wrong with a name that we want to bear. An accent
-// that is a character of its own would make it look like another name.
+// validOwnName says what is wrong with a name that the user wants to bear. One
+// whose accents are characters of their own looks like another name, in which
+// letter and accent are one character, and is refused.
 func validOwnName(name string) error {
 	for c, rest := cutCharacter(name); c != ""; c, rest = cutCharacter(rest) {
 		if accentScript(c) != nil && utf8.RuneCountInString(c) > 1 {
@@ -1113,8 +1128,8 @@ func validOwnName(name string) error {
 	return validName(name)
 }
 
-// fold returns name without joiners, and in such capitals that names which
-// differ in these alone become the same.
+// fold returns a form of name that is the same for all names which differ in
+// capitals and joiners alone.
 func fold(name string) string { return strings.ToLower(strings.ToUpper(withoutJoiners(name))) }
 
 func withoutJoiners(s string) string {
@@ -1133,10 +1148,10 @@ func isAlike(a, b string) bool {
 	return ok && rest == ""
 }
 
-// cutAlike returns s without name at its beginning, which may stand there in
-// other capitals, with other joiners, or with accents composed otherwise: é as one character, or
-// as e and a combining mark. It would take a table to say that these two belong
-// together; here any letter that may have an accent within stands for any that
+// cutAlike returns s without name, if s begins with it. Capitals and joiners may
+// differ, and so may the way in which accents are composed: é is one character,
+// or e and a combining mark. Only a table could tell which two of these belong
+// together; so any letter that has its accent within counts as equal to any that
 // has one behind it.
 func cutAlike(s, name string) (rest string, ok bool) {
 	s, name = withoutJoiners(s), withoutJoiners(name)
