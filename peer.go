@@ -43,6 +43,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -80,6 +81,15 @@ const (
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
 
+	workShare    = 20                     // of our time, 1 part goes to what peers have us do besides taking posts
+	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
+	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
+	workSlice    = 256                    // entries of a frame between two looks at the time
+	workPerByte  = 3 * time.Nanosecond    // to read a frame from the network
+	workPerFrame = 5 * time.Microsecond
+	workToGreet  = time.Millisecond // a handshake that somebody else begins
+	longestPause = time.Second      // before a reader looks again whether it may go on
+
 	forgetLost      = time.Hour // after which a lost node that direct messages never passed with is no longer dialed
 	maxHandshakes   = 256       // under way at once; a handshake takes a few milliseconds
 	maxConns        = 1000      // far above a sensible full mesh
@@ -94,7 +104,10 @@ const (
 	gatherFloor     = 8 << 10   // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
-var errDuplicate = errors.New("another connection with this node stands")
+var (
+	errDuplicate = errors.New("another connection with this node stands")
+	errGaveWay   = errors.New("it gave way to others that connect")
+)
 
 // A node is one participant of a room.
 type node struct {
@@ -120,6 +133,7 @@ type node struct {
 	outcome
 	said  notices
 	clock pulse
+	work  workload
 }
 
 // An outside is how a node reaches what is outside of it. Immutable.
@@ -207,6 +221,7 @@ type conn struct {
 	wake  chan struct{} // the writer has something to do
 
 	// guarded by n.mu
+	work     tab              // that the peer made us do
 	theirs   map[nodeID]claim // what the peer has
 	complete bool             // its whole vector is in
 	chatAt   time.Time        // when it last carried chat
@@ -217,7 +232,8 @@ type conn struct {
 	wants    map[nodeID]want // what to ask for
 	subs     map[nodeID]*sub // what to send
 
-	due []*sub // the writer's own: what it is about to send
+	due   []*sub    // the writer's own: what it is about to send
+	began time.Time // the reader's own: from when on the peer has not paid for our work
 }
 
 // A transport is what is underneath a connection.
@@ -420,6 +436,26 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	return c.peer, nil
 }
 
+// queueUp has c, a connection that its peer began, wait for its handshake until
+// the work that its host makes us do allows for one.
+func (n *node) queueUp(c *conn) error {
+	for {
+		n.mu.Lock()
+		wait := n.work.greet(c.addr.Addr(), time.Now())
+		n.mu.Unlock()
+		if wait == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-c.wake:
+			return errGaveWay
+		case <-n.ctx.Done():
+			return n.ctx.Err()
+		}
+	}
+}
+
 // admit counts c among the handshakes under way. When there are too many, the
 // oldest of the address that has most gives way.
 func (n *node) admit(c *conn) {
@@ -437,6 +473,7 @@ func (n *node) admit(c *conn) {
 		return cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()])
 	})
 	oldest.raw.Close()
+	wake(oldest.wake)
 	n.dismissLocked(oldest) // at once, not when its serve notices
 }
 
@@ -452,10 +489,15 @@ func addrOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// shake does the handshake: TLS, both proofs, HELLO, and registers the
+// shake does the handshake, once its turn has come: TLS, both proofs, HELLO, and registers the
 // connection. It returns what is to be sent on it first.
 func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	n := c.n
+	if !c.dialed {
+		if err := n.queueUp(c); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(n.ctx, handshakeTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
@@ -1085,7 +1127,12 @@ func (c *conn) readLoop() error {
 		if err != nil {
 			return err
 		}
-		if err := c.handle(typ, body); err != nil {
+		if typ == framePosts || typ == frameDirect {
+			c.n.history.waitRoom(c.n.ctx, false)
+		}
+		c.began = time.Now()
+		wanted, err := c.handle(typ, body)
+		if err != nil {
 			c.n.mu.Lock()
 			if _, said := err.(byeError); !said {
 				c.endLocked(byeProtocol)
@@ -1093,7 +1140,89 @@ func (c *conn) readLoop() error {
 			c.n.mu.Unlock()
 			return err
 		}
+		if !wanted {
+			c.payFor(workPerFrame + time.Duration(len(body))*workPerByte)
+		}
 	}
+}
+
+// payFor has the reader of c wait for the work that the peer made us do since
+// c.began, and for some that was done before.
+func (c *conn) payFor(work time.Duration) {
+	n := c.n
+	work += time.Since(c.began)
+	n.mu.Lock()
+	wait := n.work.add(&c.work, work, len(n.conns), time.Now())
+	n.mu.Unlock()
+	for wait > 0 && n.ctx.Err() == nil {
+		n.pause(wait)
+		n.mu.Lock()
+		wait = n.work.add(&c.work, 0, len(n.conns), time.Now())
+		n.mu.Unlock()
+	}
+	c.began = time.Now()
+}
+
+// sliceLocked is called for each entry of a frame. Now and then it lets others
+// have the lock, and the peer wait for the work that the entries before made.
+func (c *conn) sliceLocked(entry *int) {
+	if *entry++; *entry%workSlice == 0 {
+		c.n.mu.Unlock()
+		c.payFor(0)
+		runtime.Gosched()
+		c.n.mu.Lock()
+	}
+}
+
+// A tab is the work that somebody made us do lately.
+type tab struct {
+	owed time.Duration
+	at   time.Time // when owed was last right
+}
+
+// add adds work to what is owed, of which one part in share of the time that
+// passes is paid off. It returns for how long to wait until at most free is
+// owed.
+func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Time) time.Duration {
+	t.owed = max(0, t.owed-now.Sub(t.at)/time.Duration(share)) + work
+	t.at = now
+	return (t.owed - free) * time.Duration(share)
+}
+
+// A workload is the work that all make us do besides taking posts, and who
+// connects. As long as it is little nobody waits for it. Beyond that those wait
+// who make us do more than an equal part of it. So one peer gets a small part
+// of the node, and many together hardly more. Guarded by node.mu.
+type workload struct {
+	all   tab
+	hosts map[netip.Addr]*tab // of handshakes
+}
+
+// greet returns for how long a handshake that somebody of that host began is to
+// wait before it is asked for again. If it needn't it is begun, and counted.
+func (w *workload) greet(host netip.Addr, now time.Time) time.Duration {
+	if w.hosts == nil {
+		w.hosts = map[netip.Addr]*tab{}
+	}
+	t := w.hosts[host]
+	if t == nil {
+		maps.DeleteFunc(w.hosts, func(_ netip.Addr, t *tab) bool { return now.Sub(t.at) > time.Minute })
+		t = new(tab)
+		w.hosts[host] = t
+	}
+	wait := w.add(t, 0, len(w.hosts), now)
+	if wait == 0 {
+		w.add(t, workToGreet, len(w.hosts), now)
+	}
+	return wait
+}
+
+// add adds work to the tab of one of so many, and returns for how long that one
+// is to wait before it is asked again; 0: it needn't.
+func (w *workload) add(t *tab, work time.Duration, many int, now time.Time) time.Duration {
+	all := w.all.add(work, workShare, workAtOnce, now)
+	own := t.add(work, workShare*max(1, many), workAnyway, now)
+	return max(0, min(all, own, longestPause))
 }
 
 // A byeError is why the peer ended the connection.
@@ -1101,49 +1230,50 @@ type byeError byte
 
 func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", byte(e)) }
 
-func (c *conn) handle(typ byte, body []byte) error {
+// handle does what a frame asks for. It says whether we wanted the frame: if
+// not, the peer waits for the work that it makes.
+func (c *conn) handle(typ byte, body []byte) (wanted bool, err error) {
 	switch typ {
 	case framePosts:
 		return c.handlePosts(body)
 	case frameHave:
 		return c.handleHave(body)
 	case frameWant:
-		return c.handleWant(body)
+		return false, c.handleWant(body)
 	case frameDirect:
-		return c.handleDirect(body)
+		return false, c.handleDirect(body)
 	case frameSeen:
-		return c.handleSeen(body)
+		return false, c.handleSeen(body)
 	case frameBye:
 		why, err := parseBye(body)
-		return cmp.Or(err, error(byeError(why)))
+		return false, cmp.Or(err, error(byeError(why)))
 	}
-	return nil // a later version's
+	return false, nil // a later version's
 }
 
 // handlePosts takes a run of posts. What its author sends is proven by the
 // connection; what another relays, by the signature of the last post.
-func (c *conn) handlePosts(body []byte) error {
+func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
 	n := c.n
 	author, run, err := parseRun(body)
 	if err != nil {
-		return err
+		return false, err
 	}
 	own := author == c.peer
 	last := &run[len(run)-1]
 	if !own && !last.verify(author) {
-		return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
+		return false, fmt.Errorf("post %d of %v has a bad signature", last.number, author)
 	}
-	n.history.waitRoom(n.ctx, false)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.sources[author]
 	serves := s != nil && s.from == c
 	if c.parted || author == n.id || !own && !serves {
-		return nil // it crossed our word that we leave, or that we want no more
+		return false, nil // it crossed our word that we leave, or that we want no more
 	}
 	next, claimed := n.history.about(author).last+1, c.theirs[author]
 	if run[0].number > next && claimed.first <= next && claimed.last >= next {
-		return fmt.Errorf("post %d of %v is left out", next, author)
+		return false, fmt.Errorf("post %d of %v is left out", next, author)
 	}
 	count, err := n.history.add(author, run, !own, serves && s.over)
 	switch {
@@ -1152,7 +1282,7 @@ func (c *conn) handlePosts(body []byte) error {
 	case err == errFork:
 		n.warnOnceLocked("fork "+author.String(), "%s contradicts what it signed before; nothing more is taken from it", n.label(author))
 		if own {
-			return err
+			return false, err
 		}
 	}
 	if own && err == nil {
@@ -1161,7 +1291,7 @@ func (c *conn) handlePosts(body []byte) error {
 	if count > 0 {
 		n.tookLocked(c, author, last, count, len(body))
 	}
-	return nil
+	return count > 0, nil
 }
 
 // tookLocked passes on the news that count posts of author up to last, of
@@ -1213,23 +1343,28 @@ func (n *node) relayLocked(author nodeID) {
 	}
 }
 
-func (c *conn) handleHave(body []byte) error {
+// handleHave takes what the peer says that it has. We want to hear that it has
+// what we said, and nothing else.
+func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 	n := c.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	entries, acked, waiting := 0, c.acked(), len(n.contactLocked(c.peer).out)
 	flags, taken, err := parseHave(body, func(author nodeID, s span, addr netip.AddrPort) {
+		c.sliceLocked(&entries)
 		if _, known := c.theirs[author]; known || author == n.id || len(c.theirs) < maxTheirs {
 			n.hasLocked(c, author, s, addr)
 		}
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
-	n.takenLocked(n.contactLocked(c.peer), taken)
+	ct := n.contactLocked(c.peer)
+	n.takenLocked(ct, taken)
 	if flags&haveComplete != 0 && !c.complete {
 		c.completeLocked()
 	}
-	return nil
+	return entries <= 1 && (c.acked() > acked || len(ct.out) < waiting), nil
 }
 
 // hasLocked notes that the peer of c has s of author and is connected with it
@@ -1294,7 +1429,9 @@ func (c *conn) handleWant(body []byte) error {
 	n := c.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	entries := 0
 	err := parseWant(body, func(author nodeID, w want) {
+		c.sliceLocked(&entries)
 		delete(c.subs, author)
 		if w.from == 0 || len(c.subs) >= maxTheirs {
 			return
@@ -1342,7 +1479,6 @@ func (c *conn) handleDirect(body []byte) error {
 	if err != nil {
 		return err
 	}
-	n.history.waitRoom(n.ctx, false)
 	n.mu.Lock()
 	ct := n.contactLocked(c.peer)
 	fresh := x.number > ct.taken

@@ -1,0 +1,561 @@
+package main
+
+// These tests show what one member of a room can cost the others: lines that
+// come late, memory, and time. The member knows the protocol and the key of
+// the room; what it claims, asks for and sends is limited by nothing but what
+// the nodes allow it.
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// ---- time
+
+// greedy is somebody who makes the same work again as soon as it may.
+type greedy struct {
+	tab
+	each, next time.Duration // the work, and when it may go on
+	every      time.Duration // but no sooner than this after the last time
+	done       time.Duration
+	late       time.Duration // the longest that it had to wait
+}
+
+// share has all of them work for a minute, and returns what part of that they
+// took together.
+func (w *workload) share(all ...*greedy) float64 {
+	const minute = time.Minute
+	sum := time.Duration(0)
+	for began, now := time.Now(), time.Duration(0); now < minute; {
+		g := slices.MinFunc(all, func(a, b *greedy) int { return cmp.Compare(a.next, b.next) })
+		now = max(now, g.next)
+		at := began.Add(now)
+		wait := w.add(&g.tab, 0, len(all), at)
+		if wait > 0 {
+			g.next, g.late = now+wait, g.late+wait
+			continue
+		}
+		w.add(&g.tab, g.each, len(all), at)
+		now += g.each
+		sum, g.done, g.next = sum+g.each, g.done+g.each, now+g.every
+	}
+	return float64(sum) / float64(minute)
+}
+
+func TestWhoMakesUsWorkWaitsForIt(t *testing.T) {
+	for _, c := range []struct {
+		insist, modest int
+		atMost         float64
+	}{{1, 0, 0.06}, {1, 1, 0.06}, {300, 5, 0.08}} {
+		var all []*greedy
+		for range c.insist {
+			all = append(all, &greedy{each: time.Millisecond})
+		}
+		for range c.modest {
+			all = append(all, &greedy{each: 20 * time.Microsecond, every: time.Second})
+		}
+		if got := new(workload).share(all...); got > c.atMost || got < 0.04 {
+			t.Errorf("%d that insist take %.3f of the time, want about a twentieth and at most %.2f", c.insist, got, c.atMost)
+		}
+		for _, g := range all[c.insist:] {
+			if g.late > 0 {
+				t.Errorf("beside %d that insist, one that is modest waits for %v", c.insist, g.late)
+			}
+		}
+	}
+}
+
+func TestLargeRoomMeetsWithoutWaiting(t *testing.T) {
+	w, now := new(workload), time.Now()
+	host := netip.MustParseAddr("127.0.0.1")
+	begun := 0
+	for range 1000 {
+		if w.greet(host, now) == 0 {
+			begun++
+		}
+	}
+	if begun < 200 || begun > 400 {
+		t.Errorf("%d of 1,000 handshakes of one host begin in one instant, want those of a room of 200, and not many more", begun)
+	}
+	if wait := w.greet(netip.MustParseAddr("127.0.0.2"), now); wait > 0 {
+		t.Errorf("that of another host waits for %v", wait)
+	}
+}
+
+// ---- what a member may do
+
+// A burden is a thing that a member does to each node of a room at once. run
+// ends when ctx does, or before.
+type burden struct {
+	name string
+	run  func(m *burdener)
+}
+
+// A burdener is a member that has connections with one node.
+type burdener struct {
+	ctx    context.Context
+	to     string // TCP address of the node
+	source *rand.ChaCha8
+}
+
+// visits makes a connection from the given loopback address, and hands each
+// frame that comes to answer. It returns nil when it is turned away.
+func (m *burdener) visits(from string, answer func(v *visitor, typ byte, body []byte)) *visitor {
+	d := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	raw, err := d.DialContext(m.ctx, "tcp4", m.to)
+	if err != nil {
+		return nil
+	}
+	v, err := visit(raw, newRoomKey(""), newKey(), helloOf("Mallory"))
+	if err != nil {
+		return nil
+	}
+	raw.SetDeadline(time.Time{})
+	v.ended = make(chan struct{})
+	context.AfterFunc(m.ctx, func() { raw.Close() })
+	go func() { // ends with the connection
+		defer close(v.ended)
+		defer raw.Close()
+		for {
+			typ, body, err := readFrame(v.tls, maxFrame)
+			if err != nil {
+				return
+			}
+			if answer != nil {
+				answer(v, typ, body)
+			}
+		}
+	}()
+	return v
+}
+
+// insists keeps a connection, makes a new one when it is ended, and calls
+// each with it again and again.
+func (m *burdener) insists(answer func(v *visitor, typ byte, body []byte), each func(v *visitor, i int)) {
+	for m.ctx.Err() == nil {
+		v := m.visits("127.0.0.1", answer)
+		if v == nil {
+			pauseFor(m.ctx, 20*time.Millisecond)
+			continue
+		}
+		for i := 0; m.ctx.Err() == nil; i++ {
+			select {
+			case <-v.ended:
+			default:
+				each(v, i)
+				continue
+			}
+			break
+		}
+	}
+}
+
+// invented is the list of n authors that nobody is.
+func (m *burdener) invented(n int) (ids []nodeID) {
+	ids = make([]nodeID, n)
+	for i := range ids {
+		m.source.Read(ids[i][:])
+	}
+	return ids
+}
+
+// beats says so much as that it lives.
+func (m *burdener) beats(v *visitor) {
+	v.says(framed(frameHave, frameList{}.have()))
+	pauseFor(m.ctx, heartbeat)
+}
+
+// haves lays claims to authors out in frames.
+func haves(ids []nodeID, flags byte, of func(i int) (span, netip.AddrPort)) (frames []byte) {
+	for len(ids) > 0 {
+		start := len(frames)
+		frames = beginHave(frames, 0)
+		n := 0
+		for n < len(ids) && len(frames)-start < 900_000 {
+			s, at := of(n)
+			frames = appendHaveEntry(frames, ids[n], s, at)
+			n++
+		}
+		ids = ids[n:]
+		last := byte(0)
+		if len(ids) == 0 {
+			last = flags
+		}
+		frames = endHave(frames, start, last)
+	}
+	return frames
+}
+
+func oneEach(int) (span, netip.AddrPort) { return span{1, 1, 1}, netip.AddrPort{} }
+
+var burdens = []burden{
+	{"100,000 claims", func(m *burdener) {
+		m.insists(nil, func(v *visitor, i int) {
+			if i == 0 {
+				v.says(haves(m.invented(100_000), haveComplete, oneEach))
+			}
+			m.beats(v)
+		})
+	}},
+	{"100,000 claims, again and again", func(m *burdener) {
+		m.insists(nil, func(v *visitor, i int) { v.says(haves(m.invented(100_000), haveComplete, oneEach)) })
+	}},
+	{"100,000 claims at an address", func(m *burdener) {
+		m.insists(nil, func(v *visitor, i int) {
+			if i == 0 {
+				v.says(haves(m.invented(100_000), haveComplete, func(i int) (span, netip.AddrPort) {
+					return span{1, 1, 1}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)}), 9)
+				}))
+			}
+			m.beats(v)
+		})
+	}},
+	{"changing addresses", func(m *burdener) {
+		ids := m.invented(10_000)
+		port := uint16(9)
+		m.insists(nil, func(v *visitor, i int) {
+			port++
+			v.says(haves(ids, haveComplete, func(i int) (span, netip.AddrPort) {
+				return span{1, 1, 1}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+			}))
+		})
+	}},
+	{"130,000 wants", func(m *burdener) {
+		m.insists(nil, func(v *visitor, i int) {
+			if i == 0 {
+				v.says(hasNothing(), wantsOf(m.invented(130_000), 1))
+			}
+			m.beats(v)
+		})
+	}},
+	{"wants and unwants without reading", func(m *burdener) {
+		ids := m.invented(20_000)
+		m.insists(func(*visitor, byte, []byte) { <-m.ctx.Done() }, func(v *visitor, i int) {
+			if i == 0 {
+				v.says(hasNothing())
+			}
+			if i%10 == 9 {
+				ids = m.invented(20_000)
+			}
+			v.says(wantsOf(ids, uint64(1-i%2)))
+		})
+	}},
+	{"the history again and again", func(m *burdener) {
+		m.insists(nil, func(v *visitor, i int) {
+			if i == 0 {
+				v.says(hasNothing())
+			}
+			v.says(wantsOf([]nodeID{v.peer}, 1))
+		})
+	}},
+	{"20,000 authors of the unknown", func(m *burdener) {
+		var seed uint64
+		scribes := map[nodeID]post{}
+		var mu sync.Mutex
+		m.insists(func(v *visitor, typ byte, body []byte) {
+			if typ != frameWant {
+				return
+			}
+			parseWant(body, func(author nodeID, w want) {
+				mu.Lock()
+				p, ok := scribes[author]
+				mu.Unlock()
+				if ok && w.from == 1 {
+					v.says(framed(framePosts, runOf(author, []post{p})))
+				}
+			})
+		}, func(v *visitor, i int) {
+			if i > 0 {
+				m.beats(v)
+				return
+			}
+			var ids []nodeID
+			mu.Lock()
+			for range 20_000 {
+				seed++
+				s := &scribe{key: newKey(), name: "X"}
+				s.id = idOf(s.key)
+				scribes[s.id] = s.writes(99, time.Now().UnixMicro(), "x")
+				ids = append(ids, s.id)
+			}
+			mu.Unlock()
+			v.says(haves(ids, haveComplete, func(i int) (span, netip.AddrPort) { return span{1, 1, scribes[ids[i]].link.mark()}, netip.AddrPort{} }))
+		})
+	}},
+	{"200,000 sightings", func(m *burdener) {
+		s := &scribe{key: newKey(), name: "X"}
+		s.id = idOf(s.key)
+		p := s.writes(kindJoin, time.Now().UnixMicro(), "")
+		asked := make(chan struct{}, 1)
+		m.insists(func(v *visitor, typ byte, body []byte) {
+			if typ == frameWant && bytes.Contains(body, s.id[:]) {
+				v.says(framed(framePosts, runOf(s.id, []post{p})))
+				wake(asked)
+			}
+		}, func(v *visitor, i int) {
+			if i == 0 {
+				v.says(haves([]nodeID{s.id}, haveComplete, func(int) (span, netip.AddrPort) { return span{1, 2, 7}, netip.AddrPort{} }))
+				select {
+				case <-asked:
+				case <-time.After(time.Second):
+				}
+			}
+			var frames []byte
+			for range 500 {
+				i++
+				frames = appendSeen(frames, sighting{s.id, byte(kindLost + i%2), time.Now().UnixMicro() + int64(i), []byte("X"), s.addr})
+			}
+			v.says(frames)
+		})
+	}},
+	{"direct messages of 190 KB", func(m *burdener) {
+		text := bytes.Repeat([]byte{'x'}, 190_000)
+		n := uint64(0)
+		m.insists(nil, func(v *visitor, i int) {
+			if i == 0 {
+				n = 0
+				v.says(hasNothing())
+			}
+			n++
+			v.says(appendDirect(nil, direct{n, time.Now().UnixMicro(), text}))
+		})
+	}},
+	{"frames of unknown type", func(m *burdener) {
+		frame := framed(99, make([]byte, maxFrame-10))
+		m.insists(nil, func(v *visitor, i int) { v.says(frame) })
+	}},
+	{"posts that nobody asked for", func(m *burdener) {
+		s := newScribe(77, "X")
+		frame := framed(framePosts, runOf(s.id, s.chat(2000)))
+		m.insists(nil, func(v *visitor, i int) { v.says(frame) })
+	}},
+	{"heartbeats as fast as they go", func(m *burdener) {
+		frame := bytes.Repeat(framed(frameHave, frameList{}.have()), 500)
+		m.insists(nil, func(v *visitor, i int) {
+			if i == 0 {
+				v.says(hasNothing())
+			}
+			v.says(frame)
+		})
+	}},
+	{"30 identities that claim and rest", func(m *burdener) {
+		for i := 0; i < 30 && m.ctx.Err() == nil; i++ {
+			if v := m.visits("127.0.0.1", nil); v != nil {
+				v.says(haves(m.invented(100_000), haveComplete, oneEach), appendBye(nil, byeIdle))
+			}
+		}
+		<-m.ctx.Done()
+	}},
+	{"500 connections", func(m *burdener) {
+		for i := 0; i < 500 && m.ctx.Err() == nil; i++ {
+			if v := m.visits("127.0.0.1", nil); v != nil {
+				v.says(hasNothing())
+			}
+		}
+		<-m.ctx.Done()
+	}},
+	{"1,000 connections from four addresses", func(m *burdener) {
+		var all sync.WaitGroup
+		for i := range 1000 {
+			all.Go(func() {
+				for m.ctx.Err() == nil {
+					v := m.visits(fmt.Sprint("127.0.0.", 2+i%4), nil)
+					if v != nil {
+						v.says(hasNothing())
+						m.beats(v)
+						<-v.ended
+					}
+					pauseFor(m.ctx, 100*time.Millisecond)
+				}
+			})
+			pauseFor(m.ctx, time.Millisecond)
+		}
+		all.Wait()
+	}},
+	{"handshakes as fast as they go", func(m *burdener) {
+		for m.ctx.Err() == nil {
+			if v := m.visits("127.0.0.1", nil); v != nil {
+				v.raw.Close()
+			}
+		}
+	}},
+}
+
+func wantsOf(ids []nodeID, from uint64) (frames []byte) {
+	for part := range slices.Chunk(ids, 20_000) {
+		var body []byte
+		for _, id := range part {
+			body = appendWantEntry(body, id, want{from: from})
+		}
+		frames = append(frames, framed(frameWant, body)...)
+	}
+	return frames
+}
+
+// ---- what it costs
+
+// A cost is what nodes spend, and how long lines take between them.
+type cost struct {
+	late sample  // ms from one node's standard input to the other's standard output
+	lost int     // lines
+	mib  float64 // of the larger node, at its most
+	cpu  float64 // percent of a core of the busier one
+}
+
+// A stopwatch times the lines that are said to one node until another prints
+// them.
+type stopwatch struct {
+	mu   sync.Mutex // guards all below
+	said []time.Time
+	took map[int]float64 // ms
+	part []byte          // of a line, at the end of what came
+}
+
+var timedLine = regexp.MustCompile(`: timed (\d+)$`)
+
+// sees takes what the listening node prints.
+func (w *stopwatch) sees(chunk []byte, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.part = append(w.part, chunk...)
+	for {
+		line, rest, whole := bytes.Cut(w.part, []byte{'\n'})
+		if !whole {
+			return
+		}
+		if m := timedLine.FindSubmatch(line); m != nil {
+			i := noError(strconv.Atoi(string(m[1])))
+			w.took[i] = milliseconds(w.said[i], at)
+		}
+		w.part = append(w.part[:0], rest...)
+	}
+}
+
+// listener returns a sink for a node whose lines are timed.
+func (w *stopwatch) listener() *sink {
+	s := newSink("\n")
+	s.each = w.sees
+	w.took = map[int]float64{}
+	return s
+}
+
+// converse has ps[0] say a line each 10 ms for as long as it takes, and returns
+// what that costs until ps[1] has printed them.
+func (w *stopwatch) converse(t testing.TB, ps []*proc, d time.Duration) (c cost) {
+	t.Helper()
+	const gap = 10 * time.Millisecond
+	n := int(d / gap)
+	began, before := time.Now(), make([]float64, len(ps))
+	for i, p := range ps {
+		before[i] = cpuSeconds(t, p)
+	}
+	w.mu.Lock()
+	from := len(w.said)
+	w.mu.Unlock()
+	for i := range n {
+		time.Sleep(time.Until(began.Add(time.Duration(i) * gap)))
+		w.mu.Lock()
+		w.said = append(w.said, time.Now())
+		w.mu.Unlock()
+		fmt.Fprintf(ps[0].in, "timed %d\n", from+i)
+		if i%20 == 0 {
+			for _, p := range ps {
+				c.mib = max(c.mib, memoryMiB(t, p, "VmRSS"))
+			}
+		}
+	}
+	all := seconds(began, time.Now())
+	for i, p := range ps {
+		c.cpu = max(c.cpu, 100*(cpuSeconds(t, p)-before[i])/all)
+	}
+	for range 500 {
+		w.mu.Lock()
+		c.lost = from + n - len(w.took)
+		w.mu.Unlock()
+		if c.lost == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := from; i < from+n; i++ {
+		if ms, ok := w.took[i]; ok {
+			c.late = append(c.late, ms)
+		}
+	}
+	return c
+}
+
+// entry starts a newcomer, and returns after how many seconds it has met all
+// of the names; or a little more than most.
+func (f *bench) entry(t testing.TB, port int, most time.Duration, names ...string) float64 {
+	var mu sync.Mutex
+	met := map[string]bool{}
+	done := make(chan struct{})
+	s := newSink(" joined")
+	s.each = func(chunk []byte, at time.Time) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range names {
+			if !met[name] && bytes.Contains(chunk, []byte("* "+name+"@")) {
+				if met[name] = true; len(met) == len(names) {
+					close(done)
+				}
+			}
+		}
+	}
+	began := time.Now()
+	f.nodeInto(t, s, port, "Cid", nil)
+	select {
+	case <-done:
+	case <-time.After(most):
+	}
+	return seconds(began, time.Now())
+}
+
+func TestOneMemberCostsTheOthersLittle(t *testing.T) {
+	if os.Getenv("P2PCHAT_FIGURES") != "1" || runtime.GOOS != "linux" {
+		t.Skip("takes minutes, and looks into /proc; set P2PCHAT_FIGURES=1")
+	}
+	f := &bench{program: cmp.Or(os.Getenv("P2PCHAT_PROGRAM"), self(t))}
+	for i, b := range burdens {
+		t.Run(b.name, func(t *testing.T) {
+			port := freePort(t)
+			w := new(stopwatch)
+			ann := f.nodeInto(t, newSink("\n"), port, "Ann", nil)
+			bob := f.nodeInto(t, w.listener(), port, "Bob", nil)
+			ps := []*proc{ann, bob}
+			f.settle(t, ps, 2)
+			calm := w.converse(t, ps, 2*time.Second)
+			ctx, stop := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for j, p := range ps {
+				m := &burdener{ctx: ctx, to: fmt.Sprint("127.0.0.1:", ready(p)), source: rand.NewChaCha8([32]byte{byte(i), byte(j)})}
+				all.Go(func() { b.run(m) })
+			}
+			time.Sleep(500 * time.Millisecond)
+			joined := make(chan float64, 1)
+			go func() { joined <- f.entry(t, port, 6*time.Second, "Ann", "Bob") }()
+			during := w.converse(t, ps, 8*time.Second)
+			in := <-joined
+			stop()
+			all.Wait()
+			fmt.Printf("| %s | lost %d | p50 %.1f p99 %.1f (calm %.1f) ms | %+.1f MiB | %+.0f %% | newcomer %.2f s |\n", b.name, during.lost,
+				during.late.median(), during.late.quantile(0.99), calm.late.quantile(0.99), during.mib-calm.mib, during.cpu-calm.cpu, in)
+		})
+	}
+}
