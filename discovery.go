@@ -1,14 +1,23 @@
 package main
 
-// This file finds the other nodes of the network, and is found by them.
+// This file finds the other nodes of the network, is found by them, and decides
+// whom to dial and when.
 //
-// A node says where it is by a beacon, a small sealed UDP packet, to the
-// broadcast address of every interface, and to that of the loopback network so
+// A node says where it is by a beacon: a small sealed UDP packet to the
+// broadcast address of every interface, and to that of the loopback network, so
 // that the nodes of one host always meet. Beacons get lost; nothing depends on
 // one of them, only on there being another. Interfaces come and go, so they
-// are asked anew each time. Whoever hears of somebody that it isn't connected
-// with has the node see to it; what comes of that is no business of this file,
-// and neither is anything that is ever said.
+// are asked anew each time.
+//
+// We hear of a node by its beacons, by a peer that is connected with it, or from
+// the user, who names an address (a target). What is known of a node is its
+// contact: its address, when it was last heard of, and its tie, which says
+// how we stand with it. Whatever changes a contact calls dialLocked, as the tick
+// does; that dials a node when its tie and its route say that this is due. A node
+// that was never met, which anybody can make up, has to pass a gate first.
+//
+// peer.go makes a connection of what was dialed, and moves the tie when one is
+// registered or ends. What is said on connections is no business of this file.
 
 import (
 	"context"
@@ -24,8 +33,8 @@ import (
 
 const (
 	beaconEvery   = 2 * time.Second
-	beaconsPerSec = 25                   // of all nodes of a room together: the more nodes, the rarer each
-	answerGap     = 5 * time.Millisecond // for each node of the room, between a beacon and one that somebody asks for
+	beaconsPerSec = 25                   // of all nodes of a room together: in a large room each sends fewer
+	answerGap     = 5 * time.Millisecond // for each node of the room, from a beacon to one that announceSoon asks for
 	answerMost    = 1 * time.Second
 	retryGap      = 200 * time.Millisecond // after an error of the socket
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
@@ -44,24 +53,24 @@ type discovery struct {
 	local   atomic.Pointer[local] // as of the last beacon
 }
 
-// A local is what the interfaces that are up have.
+// A local is the addresses of this host: those of interfaces that are up.
 type local struct {
-	own  []netip.Addr   // their addresses
+	own  []netip.Addr   // all of them
 	nets []netip.Prefix // the IPv4 networks to announce to, each with our address there
 }
 
 // openDiscovery opens the sockets of the room at the given port.
 func openDiscovery(bind netip.Addr, port uint16, key *roomKey) (*discovery, error) {
-	// The standard library lets several processes share a UDP port in one way
-	// alone: a listener on a multicast address is bound to all addresses and
-	// may be reused. No group is joined; what is wanted is the sharing.
+	// All nodes of a host share this port. The standard library allows that for
+	// listeners on a multicast address alone: it binds them to all addresses. No
+	// group is joined.
 	hear, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(224, 0, 0, 0), Port: int(port)})
 	if err != nil {
 		return nil, err
 	}
 	hear.SetReadBuffer(readBuffer) // best effort: the kernel may allow less
 	d := &discovery{bind: bind, port: port, key: key, hear: hear, speak: hear, soon: make(chan struct{}, 1)}
-	if bind.IsValid() { // one bound to an address hears no broadcasts, so it is for speaking only
+	if bind.IsValid() { // a socket that is bound to an address hears no broadcasts, so it only speaks
 		if d.speak, err = net.ListenUDP("udp4", &net.UDPAddr{IP: bind.AsSlice()}); err != nil {
 			hear.Close()
 			return nil, err
@@ -109,8 +118,8 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 	}
 }
 
-// send sends a beacon to everywhere. Each destination gets one of its own,
-// so that a node which hears us on two ways knows both.
+// send sends a beacon to each destination. Each has a counter of its own, so that
+// a node which hears us in two ways takes neither for a replay.
 func (d *discovery) send(n *node) {
 	if own := d.look(); len(own) > 0 {
 		n.moved(own)
@@ -151,8 +160,8 @@ func (d *discovery) destinations() []netip.AddrPort {
 	return slices.Compact(to)
 }
 
-// interfaces returns nothing when that can't be found out: it is asked again
-// in a moment.
+// interfaces returns the addresses of this host, or none if they can't be found
+// out: then the next beacon tries again.
 func interfaces() (l local) {
 	all, _ := net.Interfaces()
 	for _, i := range all {
@@ -206,7 +215,7 @@ func (d *discovery) ownAddr() netip.Addr {
 }
 
 func (d *discovery) listen(n *node) {
-	packet := make([]byte, beaconSize+1) // one more, to notice what is too long
+	packet := make([]byte, beaconSize+1) // a packet that is too long fills it
 	for {
 		size, from, err := d.hear.ReadFromUDPAddrPort(packet)
 		if errors.Is(err, net.ErrClosed) {
@@ -229,8 +238,8 @@ func (d *discovery) listen(n *node) {
 	}
 }
 
-// near says whether a beacon from addr concerns us: bound to one address, we
-// hear only those of its network.
+// near says whether a beacon from addr concerns us. If we are bound to one address,
+// only those of its network do.
 func (d *discovery) near(addr netip.Addr) bool {
 	return !d.bind.IsValid() || slices.ContainsFunc(d.local.Load().nets, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
@@ -247,7 +256,8 @@ func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 
 // ---- who is there, and how to reach them
 
-// A tie is how we stand with another node. Only moveLocked changes one.
+// A tie is how we stand with another node. Only moveLocked changes one, and logs
+// it under -v.
 //
 //	tie      what it means                    and what ends it
 //	away     there is no connection           up: a connection is registered
@@ -283,13 +293,14 @@ type route struct {
 	fails   int // in a row; each makes the next dial wait longer
 }
 
-// isDue says whether nothing but the state of the tie speaks against dialing r.
+// isDue says whether r may be dialed now, as far as it knows: the tie has a say
+// too, in isDueLocked.
 func (r *route) isDue(now time.Time) bool {
 	return r.addr.IsValid() && !r.dialing && !now.Before(r.dialAt)
 }
 
-// ended notes that a dial of r has come to an end. The next one waits for
-// first, for twice as long after each failure, and for most at most.
+// ended notes that a dial of r has ended, with err. The next dial waits for first,
+// after each failure in a row for twice as long, but never longer than most.
 func (r *route) ended(err error, first, most time.Duration) {
 	r.dialing = false
 	if err == nil {
@@ -307,7 +318,7 @@ func (r *route) wait(first, most time.Duration) {
 type target struct {
 	route
 	alias string // its name in the table of -peers; empty: it was given by -peer
-	id    nodeID // who was found there last; zero: nobody yet
+	id    nodeID // of the node that was found there last; zero: none was
 }
 
 // A contact is what we know of another node, connected or not.
@@ -318,13 +329,13 @@ type contact struct {
 	tie      tie
 	conn     *conn     // up, suspect: the connection; resting, waking: the one that was closed; else nil
 	met      bool      // was connected once
-	epoch    uint32    // see HELLO
+	epoch    uint32    // of our next HELLO to it; see the rules in protocol.go
 	counter  uint64    // of its newest beacon
 	beaconAt time.Time // when that came
-	heardAt  time.Time // when anybody last told of it, be it itself
+	heardAt  time.Time // when we were last connected, a beacon of it came, or a peer told of it
 }
 
-// A roster is who is there, and how to reach them.
+// A roster is who is there, and how to reach them. Guarded by node.mu.
 type roster struct {
 	conns    map[nodeID]*conn    // of the contacts that are up or suspect
 	contacts map[nodeID]*contact // all that we know of
@@ -332,8 +343,8 @@ type roster struct {
 	gate     dialGate
 }
 
-// moveLocked changes the tie of ct, and to which connection it is. Whether the
-// two nodes are connected is news for the others.
+// moveLocked changes the tie of ct, and its connection. That two nodes are
+// connected, or no longer, is news for the others.
 func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 	if ct.tie != to {
 		n.logf("%v (%s): %v, was %v", ct.id, n.label(ct.id), to, ct.tie)
@@ -351,8 +362,8 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 	n.changedLocked()
 }
 
-// contactLocked returns what we know of the node. Where there are too many, a
-// new one costs any that we never met.
+// contactLocked returns the contact of the node, which it makes if there is none.
+// If there are too many, those of nodes that we never met go.
 func (n *node) contactLocked(id nodeID) *contact {
 	if ct := n.contacts[id]; ct != nil {
 		return ct
@@ -369,8 +380,8 @@ func (n *node) contactLocked(id nodeID) *contact {
 	return n.contacts[id]
 }
 
-// reachedLocked returns where we are connected with the node, be it that the
-// connection rests.
+// reachedLocked returns where we are connected with the node; a connection that
+// rests counts. It returns the zero address if we aren't.
 func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 	if ct := n.contacts[id]; ct != nil && ct.conn != nil {
 		return ct.conn.addr
@@ -378,7 +389,8 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// throughLocked returns where a peer is connected with the node, if one is.
+// throughLocked returns where one of our peers is connected with the node, by its
+// own word; the zero address if none is.
 func (n *node) throughLocked(id nodeID) netip.AddrPort {
 	for _, c := range n.conns {
 		if addr := c.theirs[id].addr; addr.IsValid() {
@@ -409,25 +421,25 @@ func (n *node) heard(x beacon, from netip.Addr) {
 	}
 	ct := n.contacts[x.node]
 	if ct != nil && x.counter <= ct.counter {
-		return // heard on another way, or replayed
+		return // it came in another way already, or is a replay
 	}
 	if ct == nil {
 		if n.gate.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
-			return // so many of there led nowhere that this one may wait
+			return // dials there failed so often of late that this one can wait
 		}
 		ct = n.contactLocked(x.node)
 	}
 	silent := time.Since(ct.beaconAt) > silence
 	ct.counter, ct.beaconAt = x.counter, time.Now()
 	if silent {
-		ct.fails = 0 // it can be reached again, so it is dialed anew from the beginning
+		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
 	}
 	n.meetLocked(ct, netip.AddrPortFrom(from, x.port), silent)
 }
 
-// toldLocked makes for a connection with a node that a peer says to be at addr.
-// What the node's own beacons say counts for more: a peer's wrong word would
-// keep two nodes apart.
+// toldLocked makes for a connection with a node that a peer says to be at addr. An
+// address from the node's own beacons counts for more: or a peer's wrong word
+// could keep two nodes apart.
 func (n *node) toldLocked(ct *contact, addr netip.AddrPort) {
 	if ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
 		addr = ct.addr
@@ -435,10 +447,11 @@ func (n *node) toldLocked(ct *contact, addr netip.AddrPort) {
 	n.meetLocked(ct, addr, false)
 }
 
-// meetLocked makes for a connection with a node that was heard to be at addr.
-// A fresh node is dialed at once by the lower ID, and by the higher only if
-// nothing has come of that for a while. So is one that was not heard of for a
-// while, and one whose own beacons were silent, whatever others told of it.
+// meetLocked makes for a connection with a node that was heard to be at addr. A
+// fresh node is dialed at once by the lower ID; the higher waits for that, and
+// dials after retryFirst. A node is fresh if it is new to us, if it was not heard
+// of for a while, or if the caller says so, because its beacons come again though
+// others told of it all the time.
 func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 	now := time.Now()
 	fresh = fresh || now.Sub(ct.heardAt) >= silence || !ct.addr.IsValid()
@@ -467,7 +480,7 @@ func (n *node) isDueLocked(ct *contact, now time.Time) bool {
 		return false
 	case broken, waking:
 		return true
-	case resting: // does it still live?
+	case resting: // as a probe: does the node still live?
 		return !n.leaving && now.Sub(ct.beaconAt) >= slowHeartbeat
 	}
 	return !n.leaving && now.Sub(ct.heardAt) <= silence
@@ -501,8 +514,8 @@ func (n *node) dialLocked(ct *contact) {
 	})
 }
 
-// dialNext gives the place of a dial to an unknown node, which is done or has
-// had its turn, to others.
+// dialNext is called when a dial to a node that was never met has ended, or has
+// taken dialTurn. It gives the place of that dial to others.
 func (n *node) dialNext() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -515,7 +528,7 @@ func (n *node) dialNext() {
 	}
 }
 
-// dialedLocked draws the conclusion from a dial of ct, which ended with err.
+// dialedLocked moves the tie of ct as the end of a dial, with err, demands.
 func (n *node) dialedLocked(ct *contact, err error) {
 	first, most := retryFirst, retryMost
 	if ct.tie == resting {
@@ -544,8 +557,8 @@ func (n *node) dialedLocked(ct *contact, err error) {
 	}
 }
 
-// redialLocked dials ct at once. It is broken or waking: if the connection
-// can't be had, and the peer doesn't dial either, its node is lost.
+// redialLocked dials ct, which is broken or waking, at once. If no connection comes
+// of that, and the peer doesn't make one either, the node is lost.
 func (n *node) redialLocked(ct *contact) {
 	ct.dialAt = time.Time{}
 	n.dialLocked(ct)
@@ -572,7 +585,8 @@ func (n *node) dialTargetLocked(t *target) {
 	n.wg.Go(func() { n.dialTarget(t) })
 }
 
-// owedLocked returns the contacts whose connection is being opened anew.
+// owedLocked returns the contacts that are broken or waking. What we say
+// counts as heard by all only when these have it too.
 func (n *node) owedLocked() (owed []*contact) {
 	for _, ct := range n.contacts {
 		if ct.tie == broken || ct.tie == waking {
@@ -582,8 +596,8 @@ func (n *node) owedLocked() (owed []*contact) {
 	return owed
 }
 
-// relistLocked makes for the nodes that peers are connected with and we are
-// not, and forgets the contacts that nobody asks for any more.
+// relistLocked makes for connections with the nodes that peers are connected with
+// and we aren't. It forgets the contacts that nobody asks for any more.
 func (n *node) relistLocked(now time.Time) {
 	for id, ct := range n.contacts {
 		if ct.conn != nil {
@@ -605,26 +619,26 @@ func (n *node) relistLocked(now time.Time) {
 }
 
 // A dialGate bounds the dials to nodes that were never met, which anybody can make
-// up: in all and for each host, at once and for each second. A host where such
-// dials failed of late gets less, so that invented nodes don't keep real ones
-// waiting. The zero value is ready. Guarded by node.mu.
+// up: how many begin in a second, and how many are under way, in all and for each
+// host. A host where such dials failed of late gets fewer, so that invented nodes
+// don't keep real ones waiting. The zero value is ready. Guarded by node.mu.
 type dialGate struct {
 	tokens   float64            // dials that may begin at once
-	filledAt time.Time          // when tokens was last right
-	places   int                // taken by dials that have not had their turn yet
-	underWay map[netip.Addr]int // dials under way, for each host
-	blame    map[netip.Addr]int // dials that failed of late, for each host
+	filledAt time.Time          // when tokens was computed
+	places   int                // taken by dials in progress, each for dialTurn at most
+	underWay map[netip.Addr]int // dials in progress, per host
+	blame    map[netip.Addr]int // recent failures, per host
 }
 
-// admit says whether a dial to host may begin at this moment, and counts it.
-// Then leave or, after dialTurn, dialNext gives its place to others, and done
-// says how it ended.
+// admit says whether a dial to host may begin now; if so, it counts it, and the
+// dial has a place. The caller gives that up by dialNext, and says by done how the
+// dial ended.
 func (g *dialGate) admit(host netip.Addr, now time.Time) bool {
 	g.tokens = min(dialRate, g.tokens+dialRate*now.Sub(g.filledAt).Seconds())
 	g.filledAt = now
 	spare := 0
 	if g.blame[host] > 0 {
-		spare = 2 // places, and half of the tokens, are for hosts of which nothing bad is known
+		spare = 2 // this many places, and half of the tokens, are kept for hosts without blame
 	}
 	if g.tokens < float64(1+spare*dialRate/4) || g.places >= maxDials-spare || g.underWay[host] >= maxDialsPerAddr {
 		return false
@@ -638,7 +652,7 @@ func (g *dialGate) admit(host netip.Addr, now time.Time) bool {
 	return true
 }
 
-// done counts a dial to host that has ended.
+// done notes that a dial to host has ended.
 func (g *dialGate) done(host netip.Addr, failed bool) {
 	if g.underWay[host]--; g.underWay[host] <= 0 {
 		delete(g.underWay, host)
@@ -648,7 +662,7 @@ func (g *dialGate) done(host netip.Addr, failed bool) {
 	}
 }
 
-// forgive lets go of some of the blame. Called every few seconds.
+// forgive takes some of the blame from each host. It is called every relistEvery.
 func (g *dialGate) forgive() {
 	for host, count := range g.blame {
 		if g.blame[host] = count - 1 - count/8; g.blame[host] <= 0 {
