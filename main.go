@@ -53,6 +53,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	_ "time/tzdata" // for systems without zone files
 	"unicode"
 	"unicode/utf8"
 )
@@ -442,6 +443,16 @@ func (a *app) greet(own netip.AddrPort) {
 		room = "a private room"
 	}
 	a.v.say("%s at %v in %s of port %d; /help lists the commands", a.cfg.name, own, room, a.cfg.port)
+	if tz := os.Getenv("TZ"); !namesZone(tz, time.Local.String()) {
+		a.v.say("TZ names no time zone: %q, so times are UTC; set it to a name such as Europe/Berlin", tz)
+	}
+}
+
+// namesZone says whether the zone called local is what TZ asks for. Package
+// time reads TZ, and takes UTC for whatever it does not know.
+func namesZone(tz, local string) bool {
+	tz = strings.TrimPrefix(tz, ":")
+	return local != "UTC" || tz == "" || tz == "UTC"
 }
 
 // hint says what to try when nobody was found.

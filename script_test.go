@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -1946,6 +1947,56 @@ func TestStartIsSaidOnStandardError(t *testing.T) {
 	ends(p, patience, 0)
 	if got := p.err.lines(); len(got) != 1 {
 		t.Errorf("standard error is %q, want one line", got)
+	}
+}
+
+func TestTimeZone(t *testing.T) {
+	t.Parallel()
+	zones := []string{"/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/usr/lib/locale/TZ", "/etc/zoneinfo", filepath.Join(runtime.GOROOT(), "lib", "time")}
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	must(t, err)
+	for _, c := range []struct {
+		name, tz string
+		known    bool
+		want     *time.Location
+		without  bool // zone files
+	}{
+		{"a name", "Europe/Berlin", true, berlin, false},
+		{"a name behind a colon", ":Europe/Berlin", true, berlin, false},
+		{"no zone files", "Europe/Berlin", true, berlin, true},
+		{"empty", "", true, time.UTC, false},
+		{"UTC", "UTC", true, time.UTC, false},
+		{"UTC by another name", "Etc/UTC", true, time.UTC, false},
+		{"a misspelt name", "Europe/Berln", false, time.UTC, false},
+		{"a rule", "CET-1CEST,M3.5.0,M10.5.0/3", false, time.UTC, false},
+		{"a path to nothing", "/nowhere", false, time.UTC, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			argv := []string{self(t), "-bind", "127.0.0.1", "-port", strconv.Itoa(freePort(t)), "Alex"}
+			if c.without {
+				if os.Geteuid() != 0 {
+					t.Skip("it takes root to hide zone files from a program")
+				}
+				hide := ""
+				for _, dir := range zones {
+					hide += `if [ -d "` + dir + `" ]; then mount -t tmpfs none "` + dir + `" || exit 3; fi; `
+				}
+				argv = append([]string{"unshare", "-m", "sh", "-c", hide + `exec "$0" "$@"`}, argv...)
+			}
+			alex := start(t, "Alex", argv, withEnv("TZ="+c.tz))
+			alex.say("/members", "/exit")
+			ends(alex, patience, 0)
+			line := alex.sees(patience, `member Alex`)
+			at, err := time.ParseInLocation(stampLayout, line[:len(stampLayout)], c.want)
+			if err != nil || time.Since(at).Abs() > time.Minute {
+				t.Errorf("%q does not begin with the time in %v: %v", line, c.want, err)
+			}
+			got := alex.refusals()
+			if c.known && len(got) != 0 || !c.known && (len(got) != 1 || !refusal.MatchString(got[0]) || !strings.Contains(got[0], c.tz)) {
+				t.Errorf("standard error says %q", got)
+			}
+		})
 	}
 }
 
