@@ -44,10 +44,10 @@ import (
 
 // ---- benchmarks of the parts
 
-// scrawled makes n posts that nobody signed, a second apart.
+// scrawled makes n posts that nobody signed, each a second after the one before.
 func (s *scribe) scrawled(n int, text []byte) (run []post) {
-	for i := range n {
-		run = append(run, s.scrawls(kindLines, scribeTime+int64(i)*1e6, string(text)))
+	for range n {
+		run = append(run, s.scrawls(kindLines, s.began+int64(s.last.number)*1e6, string(text)))
 	}
 	return run
 }
@@ -593,6 +593,7 @@ func TestFigures(t *testing.T) {
 		{"Latency", f.latency, false},
 		{"Newcomer", f.newcomer, false},
 		{"OneLinePosts", f.oneLinePosts, false},
+		{"KeepFull", f.keepFull, false},
 		{"Meet50", f.meet50, false},
 		{"Idle20", f.idle20, false},
 		{"KillSeen", f.killSeen, false},
@@ -766,29 +767,32 @@ func (f *bench) stopped(t *testing.T) {
 		"%s of the speed without it; %s M lines/s", with.over(without).text("%.2f"), with.text("%.2f"))
 }
 
+// timed returns a sink of lines, and when each of them was written, which is
+// set before it is, and how many milliseconds later it was read.
+func timed(lines int) (*sink, []time.Time, sample) {
+	s, in, took := newSink("~"), make([]time.Time, lines), make(sample, lines)
+	s.each = func(chunk []byte, at time.Time) {
+		for i := bytes.IndexByte(chunk, '~'); i >= 0; i = bytes.IndexByte(chunk, '~') {
+			if n, err := strconv.Atoi(string(chunk[max(0, i-8):i])); err == nil && n < lines {
+				took[n] = milliseconds(in[n], at)
+			}
+			chunk = chunk[i+1:]
+		}
+	}
+	return s, in, took
+}
+
 // latency writes lines in turn into both programs, and looks when each line
 // comes out at the other end.
 func (f *bench) latency(t *testing.T) {
 	const lines, gap = 600, 5 * time.Millisecond
-	timed := func() (*sink, []time.Time, sample) {
-		s, in, took := newSink("~"), make([]time.Time, lines), make(sample, lines)
-		s.each = func(chunk []byte, at time.Time) {
-			for i := bytes.IndexByte(chunk, '~'); i >= 0; i = bytes.IndexByte(chunk, '~') {
-				if n, err := strconv.Atoi(string(chunk[max(0, i-8):i])); err == nil && n < lines {
-					took[n] = milliseconds(in[n], at) // in[n] was set before the line was written
-				}
-				chunk = chunk[i+1:]
-			}
-		}
-		return s, in, took
-	}
 	var ours, floor, ours99, floor99 sample
 	for range 3 {
 		port := freePort(t)
-		ourSink, ourIn, ourTook := timed()
+		ourSink, ourIn, ourTook := timed(lines)
 		receiver := f.nodeInto(t, ourSink, port, "Receiver", nil, withNullInput())
 		sender := f.nodeInto(t, newSink("~"), port, "Sender", nil)
-		floorSink, floorIn, floorTook := timed()
+		floorSink, floorIn, floorTook := timed(lines)
 		far, to := floorReceiver(t, floorSink, floorBuffer)
 		near := start(t, "floor", []string{self(t)}, floorEnv("send", floorBuffer), withEnv("P2PCHAT_FLOOR_TO="+to))
 		f.settle(t, []*proc{receiver, sender}, 2)
@@ -897,6 +901,71 @@ func (f *bench) oneLinePosts(t *testing.T) {
 	f.row("newcomer to 200 k one-line posts", "1.5 s", "%s s", took.text("%.2f"))
 	f.row("memory for each one-line post beyond its text", "250 bytes",
 		"%.0f bytes live; %s resident in a newcomer, garbage included", heapPerPost(t, w.id, run)-(lineSize-1), resident.text("%.0f"))
+}
+
+// keepFull has a node hold as many one-line posts as -keep allows while a
+// member adds 20,000 of them a second, and looks how late the lines of another
+// come, and how much memory it takes.
+func (f *bench) keepFull(t *testing.T) {
+	const posts, lines, gap, perFrame = 1_100_000, 2000, 5 * time.Millisecond, 100
+	w := newScribe(1, "Writer")
+	w.began = time.Now().UnixMicro() - posts*1e6 // a line in a second, until now
+	path := filepath.Join(t.TempDir(), "history")
+	file := noError(os.Create(path))
+	defer file.Close()
+	b := bufio.NewWriter(file)
+	b.WriteString(fileHeader)
+	for range posts / 50 {
+		run := w.scrawled(49, oneLine)
+		run = append(run, w.writes(kindLines, w.last.time+1e6, string(oneLine))) // which proves the others
+		for _, p := range run {
+			b.Write(appendRecord(nil, record{typ: recordPost, author: w.id, body: p.sealed}))
+		}
+	}
+	must(t, b.Flush())
+
+	port := freePort(t)
+	s, in, took := timed(lines)
+	holder := f.nodeInto(t, s, port, "Holder", []string{"-history", path}, withNullInput())
+	tcp := ready(holder)
+	loaded := memoryMiB(t, holder, "VmRSS")
+	sender, _ := f.node(t, port, "~", "Sender")
+	f.settle(t, []*proc{holder, sender}, 2)
+	raw := noError(net.Dial("tcp4", fmt.Sprint("127.0.0.1:", tcp)))
+	defer raw.Close()
+	chatter := newScribe(2, "Chatter")
+	chatter.began = time.Now().UnixMicro() - 400_000*1e6
+	v := noError(visit(raw, newRoomKey(""), chatter.key, helloOf("Chatter")))
+	raw.SetDeadline(time.Time{})
+	go io.Copy(io.Discard, v.tls) // ends with raw
+	done := make(chan struct{})
+	var chatting sync.WaitGroup
+	chatting.Go(func() {
+		for next := time.Now(); ; {
+			v.says(endFrame(appendRun(beginFrame(nil, framePosts), chatter.id, chatter.scrawled(perFrame, oneLine[:lineSize-2])), 0))
+			next = next.Add(gap)
+			select {
+			case <-time.After(time.Until(next)):
+			case <-done:
+				return
+			}
+		}
+	})
+	next := time.Now()
+	for i := range lines {
+		next = next.Add(gap)
+		time.Sleep(time.Until(next))
+		in[i] = time.Now()
+		sender.in.Write(appendLine(nil, i))
+	}
+	s.wait(t, lines)
+	close(done)
+	chatting.Wait()
+	f.row("256 MiB of one-line posts are held: memory", "350 MiB", "%.0f MiB when loaded, %.0f in the talk, %.0f at its most",
+		loaded, memoryMiB(t, holder, "VmRSS"), memoryMiB(t, holder, "VmHWM"))
+	f.row("and others' lines, while 20,000 posts/s come and go", "99th percentile 10 ms", "median %.2f ms, 99th percentile %.1f ms, latest %.1f ms",
+		took.median(), took.quantile(0.99), took.quantile(1))
+	finish(holder, sender)
 }
 
 // heapPerPost is what a history keeps of each post of run, which came in

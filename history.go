@@ -18,7 +18,11 @@ package main
 // Memory is bounded by keep. The oldest events go first, but none that a
 // cursor has still to pass, and none of our own that a connected node has
 // still to take; those who add more must wait for room, so a flood waits at
-// the place where it comes in.
+// the place where it comes in. An event is as old as its author says. One that
+// claims to come from the future counts as said when its author said the event
+// before, so that no clock buys a longer stay; a clock within clockLimit is
+// believed. The events of one author come in the order of their age, and so the
+// oldest of all is the first of some author's.
 //
 // How an event looks as a line is laid out in protocol.go.
 
@@ -26,13 +30,13 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"container/heap"
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,13 +46,19 @@ import (
 )
 
 const (
-	clockLimit = 5 * time.Minute // a clock further ahead than this drags nobody along
-	eventCost  = 120             // bytes of memory that an event takes beside its post, for keep
-	spareKeep  = 16              // when keep is full, 1/16 of it is freed at once
-	maxQueue   = 64              // answers waiting for the printer
-	followSize = 64 << 10        // bytes of posts that are printed, or saved, at once
-	maxNames   = 4096            // remembered beyond twice those in use, before all but these are forgotten
-	maxAuthors = 1024            // that are remembered though nothing is held of them
+	clockLimit  = 5 * time.Minute // a clock further ahead than this drags nobody along
+	eventCost   = 128             // bytes of memory that an event takes beside its post: 94 in a long run, 144 alone in a frame
+	authorCost  = 512             // and an author of whom anything is held
+	dropAtOnce  = 1000            // events, beside twice as many as come: some hundred microseconds
+	spareKeep   = 16              // keep is exceeded by 1/16 of it at most where what is to go waits for a cursor
+	maxQueue    = 64              // answers waiting for the printer
+	followSize  = 64 << 10        // bytes of posts that are printed, or saved, at once
+	maxNames    = 4096            // remembered beyond twice those in use, before all but these are forgotten
+	maxAuthors  = 1024            // that are remembered though nothing is held of them
+	maxSeen     = 16              // times that others may say in a minute that one author was lost or is back; and that we tell on
+	storePiece  = 512             // events
+	maxUnsigned = 1000            // posts that are looked through for the last that is signed
+	loadAtOnce  = 16 << 20        // bytes of a history file
 )
 
 var (
@@ -63,9 +73,11 @@ type event struct {
 	time    int64  // µs since 1970
 	seq     uint64 // place in the order of arrival
 	kind    byte
-	dropped bool        // it is no longer in the log; guarded by history.mu
-	printed bool        // the printer has passed it on; likewise
-	proved  atomic.Bool // its own signature was checked
+	doubted bool // it claims to come from the future
+	printed bool // the printer has passed it on; guarded by history.mu
+
+	signature      atomic.Int32 // unchecked, good or bad
+	earlier, later *event       // in the log; guarded by history.mu
 }
 
 // compare orders events chronologically. Times of one author never tie.
@@ -84,13 +96,36 @@ func (e *event) content() post {
 	return noError(parseContent(b))
 }
 
+// What is known of a post's own signature.
+const (
+	isUnchecked = iota
+	isGood
+	isBad
+)
+
 // isSigned says whether its author signed e, a post. It checks that once.
 func (e *event) isSigned() bool {
-	if !e.proved.Load() {
+	if e.signature.Load() == isUnchecked {
 		p, err := parsePost(e.feed.id, e.sealed)
-		e.proved.Store(err == nil && p.verify(e.feed.id))
+		if err == nil && p.verify(e.feed.id) {
+			e.signature.Store(isGood)
+		} else {
+			e.signature.Store(isBad)
+		}
 	}
-	return e.proved.Load()
+	return e.signature.Load() == isGood
+}
+
+// proven returns how many of n consecutive posts a signature proves: as many
+// as end with the last that is signed. It looks for that among the last
+// maxUnsigned.
+func proven(n int, isSigned func(i int) bool) int {
+	for least := n - maxUnsigned; n > max(0, least); n-- {
+		if isSigned(n - 1) {
+			return n
+		}
+	}
+	return 0
 }
 
 func (e *event) isNote() bool { return isNote(e.kind) }
@@ -129,30 +164,111 @@ type feed struct {
 	id nodeID // immutable
 	author
 	logged bool     // posts of it were taken into the log: what follows on them never was
-	posts  []*event // consecutive numbers up to last
-	notes  []*event // lost and is back, in the order in which they were noted
+	held   int      // events in the log
+	posts  *store   // consecutive numbers up to last
+	notes  *store   // what this node noted of the author
+	seen   []*event // the last of these that say lost or is back
+	idle   bool     // it is in history.idle
 
-	notedAt int64 // when the last of notes was noticed, by our clock; µs since 1970
+	notedAt int64 // when the last of seen was noticed, by our clock; µs since 1970
+	toldAt  int64 // when somebody told of one, which began a minute; likewise
+	told    int   // how often somebody did since
 }
+
+func newFeed(id nodeID) *feed { return &feed{id: id, posts: new(store), notes: new(store)} }
 
 func (f *feed) span() span {
-	if len(f.posts) == 0 {
+	if f.posts.count == 0 {
 		return span{}
 	}
-	return span{f.last - uint64(len(f.posts)) + 1, f.last, f.link.mark()}
+	return span{f.last - uint64(f.posts.count) + 1, f.last, f.link.mark()}
 }
 
-// above returns the posts held of f whose numbers are greater than number.
-func (f *feed) above(number uint64) []*event {
-	n := min(f.last-min(number, f.last), uint64(len(f.posts)))
-	return f.posts[uint64(len(f.posts))-n:]
+// above returns the index in posts of the first whose number is greater than
+// number.
+func (f *feed) above(number uint64) int {
+	return f.posts.count - int(min(f.last-min(number, f.last), uint64(f.posts.count)))
+}
+
+// A store holds events of one author in the order in which they came. It grows
+// at its end and shrinks at its beginning without copying what it holds.
+// Guarded by history.mu.
+type store struct {
+	pieces [][]*event // of storePiece each, but that the first shrinks and the last grows
+	count  int
+	age    int64 // when the first event counts as said, µs since 1970; of the last that was dropped where there is none
+	place  int   // in history.oldest, counted from 1; 0: it is not in it
+}
+
+func (s *store) event(i int) *event {
+	if i < len(s.pieces[0]) {
+		return s.pieces[0][i]
+	}
+	i -= len(s.pieces[0])
+	return s.pieces[1+i/storePiece][i%storePiece]
+}
+
+func (s *store) push(e *event) {
+	last := len(s.pieces) - 1
+	if last < 0 || len(s.pieces[last]) == storePiece {
+		s.pieces = append(s.pieces, nil)
+		last++
+	}
+	s.pieces[last] = append(s.pieces[last], e)
+	if s.count++; s.count == 1 {
+		s.comeOfAge(e)
+	}
+}
+
+// shift takes the first event out of s.
+func (s *store) shift() {
+	s.pieces[0][0] = nil
+	if s.pieces[0] = s.pieces[0][1:]; len(s.pieces[0]) == 0 {
+		s.pieces = s.pieces[1:]
+	}
+	if s.count--; s.count > 0 {
+		s.comeOfAge(s.event(0))
+	}
+}
+
+// comeOfAge makes e the event that age tells of.
+func (s *store) comeOfAge(e *event) {
+	if !e.doubted {
+		s.age = max(s.age, e.time)
+	}
+}
+
+// byAge is a heap (container/heap) of stores, of which the first begins with
+// the oldest event.
+type byAge []*store
+
+func (b byAge) Len() int { return len(b) }
+func (b byAge) Less(i, k int) bool {
+	return cmp.Or(cmp.Compare(b[i].age, b[k].age), cmp.Compare(b[i].event(0).seq, b[k].event(0).seq)) < 0
+}
+func (b byAge) Swap(i, k int) {
+	b[i], b[k] = b[k], b[i]
+	b[i].place, b[k].place = i+1, k+1
+}
+func (b *byAge) Push(x any) {
+	*b = append(*b, x.(*store))
+	x.(*store).place = len(*b)
+}
+func (b *byAge) Pop() any {
+	last := len(*b) - 1
+	s := (*b)[last]
+	s.place, (*b)[last] = 0, nil
+	*b = (*b)[:last]
+	return s
 }
 
 // A cursor is somebody's place in the log. Its wake channel receives when
 // there is more to take. Fields but wake are guarded by history.mu.
 type cursor struct {
-	next uint64 // seq of the next event to take
-	wake chan struct{}
+	next  uint64 // seq of the next event to take
+	last  *event // in the log, the last before that; nil: there is none
+	taken int64  // sum of the costs of all events up to last, dropped ones too
+	wake  chan struct{}
 }
 
 // wake makes one receive from c succeed, now or later.
@@ -174,9 +290,14 @@ type history struct {
 	saying sync.Mutex // held while a post of our own is made, so that they are numbered one by one
 
 	mu        sync.Mutex // guards all below
-	log       []*event   // in order of arrival
-	size      int64      // sum of their costs
+	first     *event     // of the log, which is in order of arrival
+	last      *event
+	size      int64 // what the log costs, with its authors
+	came      int64 // what all events ever cost
+	owed      int64 // what our own posts cost that setDelivered has not named
+	oldest    byAge // all stores of events, but for those that begin with what must stay
 	feeds     map[nodeID]*feed
+	idle      []*feed         // of whom nothing was held lately, the longest known first
 	names     map[string]bool // that anybody bore in this launch, as fold returns them
 	seq       uint64          // of the newest event
 	latest    int64           // hybrid logical clock, µs since 1970
@@ -194,7 +315,7 @@ type history struct {
 }
 
 func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
-	h := &history{key: key, keep: keep, clock: clock, addr: addr, nobody: new(feed), feeds: map[nodeID]*feed{}, names: map[string]bool{}}
+	h := &history{key: key, keep: keep, clock: clock, addr: addr, nobody: newFeed(nodeID{}), feeds: map[nodeID]*feed{}, names: map[string]bool{}}
 	h.room = sync.NewCond(&h.mu)
 	copy(h.self[:], key.Public().(ed25519.PublicKey))
 	h.feedLocked(h.self).here = true
@@ -206,7 +327,8 @@ func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr
 func (h *history) newCursor() *cursor {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c := &cursor{next: h.seq + 1, wake: make(chan struct{}, 1)}
+	c := &cursor{wake: make(chan struct{}, 1)}
+	h.toEndLocked(c)
 	h.cursors = append(h.cursors, c)
 	return c
 }
@@ -287,7 +409,7 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 	case first.number > f.last+1 && !overGap:
 		return 0, errGap
 	case first.number > f.last+1:
-		f.posts = nil
+		f.posts = new(store) // what was in the other is dropped when its time has come
 	case first.prev != f.link || first.time <= f.time:
 		f.fork = true
 		return 0, errFork
@@ -305,22 +427,32 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 }
 
 func (h *history) appendLocked(f *feed, run []post, proved bool) {
+	credible := h.latestCredible()
 	events := make([]event, len(run)) // one piece of memory for the run, as its posts lie in one frame
 	for i := range run {
 		p, e := &run[i], &events[i]
-		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind}
-		e.proved.Store(proved && i == len(run)-1)
-		f.posts = append(f.posts, e)
+		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, doubted: p.time > credible}
+		if proved && i == len(run)-1 {
+			e.signature.Store(isGood)
+		}
 		h.advanceLocked(f, p)
+		h.logLocked(f.posts, e)
+		if f.id == h.self {
+			h.owed += e.cost()
+		}
 	}
 	h.heedLocked(f.time)
-	h.logLocked(f.posts[len(f.posts)-len(run):]...)
+	h.grownLocked(len(run))
 }
+
+// latestCredible returns the time of what somebody can say at this moment, if
+// no clock is further ahead than clockLimit.
+func (h *history) latestCredible() int64 { return h.clock().Add(clockLimit).UnixMicro() }
 
 // heedLocked sees to it that what we say sorts after what was said at t,
 // unless the clock that says so is too far ahead.
 func (h *history) heedLocked(t int64) {
-	if t <= h.clock().Add(clockLimit).UnixMicro() {
+	if t <= h.latestCredible() {
 		h.latest = max(h.latest, t)
 	}
 }
@@ -355,18 +487,30 @@ func (h *history) nameLocked(f *feed, name []byte) {
 	}
 }
 
-// logLocked adds events to the log, makes it fit keep again, and wakes its
-// readers.
-func (h *history) logLocked(events ...*event) {
-	for _, e := range events {
-		h.seq++
-		e.seq = h.seq
-		h.size += e.cost()
+// logLocked adds e to the log, and to the store of its author where it belongs.
+func (h *history) logLocked(s *store, e *event) {
+	h.seq++
+	e.seq = h.seq
+	if e.earlier = h.last; e.earlier == nil {
+		h.first = e
+	} else {
+		e.earlier.later = e
 	}
-	h.log = append(h.log, events...)
-	if h.size > h.keep {
-		h.dropOldestLocked()
+	h.last = e
+	h.size += e.cost()
+	h.came += e.cost()
+	if e.feed.held++; e.feed.held == 1 {
+		h.size += authorCost
 	}
+	if s.push(e); s.count == 1 {
+		h.rankLocked(s)
+	}
+}
+
+// grownLocked makes the log, which grew by count events, fit keep again, and
+// wakes its readers.
+func (h *history) grownLocked(count int) {
+	h.dropOldestLocked(dropAtOnce + 2*count)
 	for _, c := range h.cursors {
 		wake(c.wake)
 	}
@@ -374,27 +518,39 @@ func (h *history) logLocked(events ...*event) {
 
 // note adds a note of the given kind about author. Notes that say what is so
 // already (lost of the lost, back of the present) are not taken.
-func (h *history) note(author nodeID, p post) bool { return h.noteOf(author, p, p.time) }
+func (h *history) note(author nodeID, p post) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.noteLocked(h.feedLocked(author), p, p.time)
+}
 
 // noteOf is note for what another node noticed, at the given time of our
-// clock; nor is it taken when it is older than what is known. Zero is now.
+// clock. Of one author that is taken maxSeen times in a minute.
 func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	if p.kind <= kindBack && p.time != 0 && (p.time <= h.horizon || at <= f.notedAt) {
+	if now := h.clock().UnixMicro(); now-f.toldAt >= time.Minute.Microseconds() || now < f.toldAt {
+		f.toldAt, f.told = now, 0
+	}
+	if f.told == maxSeen || !h.noteLocked(f, p, at) {
 		return false
 	}
-	switch p.kind {
-	case kindLost:
-		if f.state == lost || f.state == left {
-			return false
-		}
+	f.told++
+	return true
+}
+
+// noteLocked takes p, a note on f that was noticed at the given time of our
+// clock, unless it is older than what is known. Zero is now.
+func (h *history) noteLocked(f *feed, p post, at int64) bool {
+	switch {
+	case p.kind <= kindBack && p.time != 0 && (p.time <= h.horizon || at <= f.notedAt),
+		p.kind == kindLost && (f.state == lost || f.state == left),
+		p.kind == kindBack && f.state != lost:
+		return false
+	case p.kind == kindLost:
 		f.state = lost
-	case kindBack:
-		if f.state != lost {
-			return false
-		}
+	case p.kind == kindBack:
 		f.state = present
 	}
 	if p.time == 0 {
@@ -407,20 +563,23 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 		p.addr = f.addr
 	}
 	h.heedLocked(p.time)
-	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind}
-	if p.kind == kindLost || p.kind == kindBack {
-		f.notes = append(f.notes, e)
+	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind, doubted: p.time > h.latestCredible()}
+	if p.kind <= kindBack {
+		f.seen = append(f.seen, e)
+		f.seen = f.seen[max(0, len(f.seen)-maxSeen):]
 		f.notedAt = cmp.Or(at, p.time)
 	}
-	h.logLocked(e)
+	h.logLocked(f.notes, e)
+	h.grownLocked(1)
 	return true
 }
 
 func (h *history) feedLocked(id nodeID) *feed {
 	f := h.feeds[id]
 	if f == nil {
-		f = &feed{id: id}
+		f = newFeed(id)
 		h.feeds[id] = f
+		h.restLocked(f)
 	}
 	return f
 }
@@ -441,19 +600,27 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 func (h *history) forget(id nodeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if f := h.feeds[id]; f != nil { // an invented node is none of those who are remembered
+	if f := h.feeds[id]; f != nil {
 		f.here = false
-		h.sweepLocked()
+		h.restLocked(f)
 	}
 }
 
-// sweepLocked forgets authors who are not here and of whom nothing is held, if
-// there are many: who is known can't be shown again.
-func (h *history) sweepLocked() {
-	if len(h.feeds) <= maxAuthors {
+// restLocked has f forgotten, if nothing is held of it and it is not here,
+// when maxAuthors others have come to that: who is known can't be shown again.
+func (h *history) restLocked(f *feed) {
+	if f.held > 0 || f.idle {
 		return
 	}
-	maps.DeleteFunc(h.feeds, func(_ nodeID, f *feed) bool { return !f.here && len(f.posts)+len(f.notes) == 0 })
+	f.idle = true
+	h.idle = append(h.idle, f)
+	for len(h.idle) > maxAuthors {
+		o := h.idle[0]
+		o.idle, h.idle[0], h.idle = false, nil, h.idle[1:]
+		if o.held == 0 && !o.here {
+			delete(h.feeds, o.id)
+		}
+	}
 }
 
 // knownLocked returns the feed of an author to look at; of one that is not
@@ -485,38 +652,76 @@ func (h *history) bore(name string) bool {
 
 // ---- bounds
 
-// dropOldestLocked drops the oldest events until 1/16 of keep is free, or
-// nothing more may go.
-func (h *history) dropOldestLocked() {
+// dropOldestLocked drops the oldest events until the rest fits keep, or the
+// oldest has still to be passed, but the given number at most: so many that
+// nobody waits for long.
+func (h *history) dropOldestLocked(most int) {
 	passed := h.passedLocked()
-	byTime := slices.Clone(h.log)
-	slices.SortFunc(byTime, (*event).compare)
-	for _, e := range byTime {
-		if h.size <= h.keep-h.keep/spareKeep {
-			break
+	for ; most > 0 && h.size > h.keep && len(h.oldest) > 0; most-- {
+		s := h.oldest[0]
+		e := s.event(0)
+		if e.seq > passed {
+			return
 		}
+		h.horizon = max(h.horizon, s.age)
+		h.unlogLocked(e)
+		s.shift()
+		h.rankLocked(s)
 		f := e.feed
-		undelivered := f.id == h.self && f.span().first > h.delivered
-		if e.seq > passed || undelivered {
-			continue
-		}
-		h.horizon = max(h.horizon, min(e.time, h.clock().UnixMicro())) // whose clock is ahead shuts nobody out
-		h.size -= e.cost()
-		if e.isNote() {
-			f.notes = slices.DeleteFunc(f.notes, func(o *event) bool { return o == e })
-		} else if len(f.posts) > 0 && f.posts[0] == e {
-			f.posts[0] = nil
-			f.posts = f.posts[1:]
+		if len(f.seen) > 0 && f.seen[0] == e {
+			f.seen = f.seen[1:]
 		}
 		if f.id == h.self && e.kind == kindLines {
-			if n := e.content().number; n > h.heard {
+			if n := e.number(); n > h.heard {
 				h.unheard, h.unheardTo = h.unheard+e.lines(), n
 			}
 		}
-		e.dropped = true
 	}
-	h.sweepLocked()
-	h.log = slices.DeleteFunc(slices.Clone(h.log), func(e *event) bool { return e.dropped })
+}
+
+// unlogLocked takes e out of the log.
+func (h *history) unlogLocked(e *event) {
+	if e.earlier == nil {
+		h.first = e.later
+	} else {
+		e.earlier.later = e.later
+	}
+	if e.later == nil {
+		h.last = e.earlier
+	} else {
+		e.later.earlier = e.earlier
+	}
+	for _, c := range h.cursors {
+		if c.last == e {
+			c.last = e.earlier
+		}
+	}
+	e.earlier, e.later = nil, nil
+	h.size -= e.cost()
+	if e.feed.held--; e.feed.held == 0 {
+		h.size -= authorCost
+		h.restLocked(e.feed)
+	}
+}
+
+// rankLocked puts s where it belongs in oldest, now that its first event is
+// another, or may go.
+func (h *history) rankLocked(s *store) {
+	switch may := s.count > 0 && h.mayGoLocked(s.event(0)); {
+	case !may && s.place > 0:
+		heap.Remove(&h.oldest, s.place-1)
+	case may && s.place > 0:
+		heap.Fix(&h.oldest, s.place-1)
+	case may:
+		heap.Push(&h.oldest, s)
+	}
+}
+
+// mayGoLocked says whether e, the first of its store, may be dropped once all
+// cursors have passed it: it is no post of ours that a connected node has still
+// to take.
+func (h *history) mayGoLocked(e *event) bool {
+	return e.isNote() || e.feed.id != h.self || e.number() <= h.delivered
 }
 
 // waitRoom returns once so little waits for the cursors that more may be
@@ -536,23 +741,17 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 }
 
 // hasRoomLocked says whether at most half of keep waits for the slowest
-// cursor, and at most half are, if that matters, posts of ours that
-// setDelivered has not named.
+// cursor, what waits keeps nothing from being dropped, and at most half of keep
+// are, if that matters, posts of ours that setDelivered has not named.
 func (h *history) hasRoomLocked(own bool) bool {
-	return h.fitsHalf(h.log[h.findLocked(h.passedLocked()+1):]) && (!own || h.fitsHalf(h.feeds[h.self].above(h.delivered)))
-}
-
-// fitsHalf says whether events take at most half of keep.
-func (h *history) fitsHalf(events []*event) bool {
-	size := h.keep / 2
-	for i := len(events) - 1; i >= 0 && size >= 0; i-- {
-		size -= events[i].cost()
+	waiting := int64(0)
+	for _, c := range h.cursors {
+		waiting = max(waiting, h.came-c.taken)
 	}
-	return size >= 0
+	return waiting <= h.keep/2 && (waiting == 0 || h.size <= h.keep+h.keep/spareKeep) && (!own || h.owed <= h.keep/2)
 }
 
-// passedLocked returns the seq of the last event that all cursors have
-// passed.
+// passedLocked returns the seq of the last event that all cursors have passed.
 func (h *history) passedLocked() uint64 {
 	passed := h.seq
 	for _, c := range h.cursors {
@@ -561,10 +760,21 @@ func (h *history) passedLocked() uint64 {
 	return passed
 }
 
-// findLocked returns the index of the first event with at least this seq.
-func (h *history) findLocked(seq uint64) int {
-	i, _ := slices.BinarySearchFunc(h.log, seq, func(e *event, seq uint64) int { return cmp.Compare(e.seq, seq) })
-	return i
+// toEndLocked moves c past all there is.
+func (h *history) toEndLocked(c *cursor) { c.next, c.last, c.taken = h.seq+1, h.last, h.came }
+
+// nextLocked returns the event that c is to take next; nil if there is none.
+func (h *history) nextLocked(c *cursor) *event {
+	if c.last == nil {
+		return h.first
+	}
+	return c.last.later
+}
+
+// passLocked moves c past e, its next.
+func (c *cursor) passLocked(e *event) {
+	c.next, c.last = e.seq+1, e
+	c.taken += e.cost()
 }
 
 // linesAbove returns how many lines our own posts above the given number, that
@@ -573,8 +783,9 @@ func (h *history) linesAbove(number uint64) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n = h.unheard
-	for _, e := range h.feeds[h.self].above(number) {
-		if e.kind == kindLines {
+	f := h.feeds[h.self]
+	for i := f.above(number); i < f.posts.count; i++ {
+		if e := f.posts.event(i); e.kind == kindLines {
 			n += e.lines()
 		}
 	}
@@ -586,12 +797,19 @@ func (h *history) linesAbove(number uint64) (n int) {
 func (h *history) setDelivered(number, heard uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	f := h.feeds[h.self]
+	from, to := f.above(h.delivered), f.above(number)
+	for ; from < to; from++ {
+		h.owed -= f.posts.event(from).cost()
+	}
+	for ; to < from; to++ {
+		h.owed += f.posts.event(to).cost()
+	}
 	if h.delivered, h.heard = number, heard; heard >= h.unheardTo {
 		h.unheard = 0 // they were on their way when they were dropped
 	}
-	if h.size > h.keep {
-		h.dropOldestLocked()
-	}
+	h.rankLocked(f.posts)
+	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
 }
 
@@ -610,7 +828,7 @@ func (h *history) vector() map[nodeID]span {
 	defer h.mu.Unlock()
 	v := map[nodeID]span{}
 	for id, f := range h.feeds {
-		if len(f.posts) > 0 {
+		if f.posts.count > 0 {
 			v[id] = f.span()
 		}
 	}
@@ -624,21 +842,24 @@ func (h *history) posts(author nodeID, from uint64) (events []*event, first uint
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.knownLocked(author)
-	all := f.above(from - 1)
-	size, n := 0, 0
-	for n < len(all) && (n == 0 || size+len(all[n].sealed) < maxRun) {
-		size += len(all[n].sealed) + 4
-		n++
+	start := f.above(from - 1)
+	for i, size := start, 0; i < f.posts.count; i++ {
+		e := f.posts.event(i)
+		if size += len(e.sealed) + 4; size > maxRun && len(events) > 0 {
+			break
+		}
+		events = append(events, e)
 	}
-	return slices.Clone(all[:n]), f.last - uint64(len(all)) + 1 // dropping shifts what lies behind all
+	return events, f.last - uint64(f.posts.count-start) + 1
 }
 
-// sightings returns the notes on author that came after the given seq.
+// sightings returns the notes on author, lost and is back, that came after the
+// given seq.
 func (h *history) sightings(author nodeID, after uint64) []*event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	notes := slices.Clone(h.knownLocked(author).notes)
-	return slices.DeleteFunc(notes, func(e *event) bool { return e.seq <= after })
+	seen := slices.Clone(h.knownLocked(author).seen)
+	return slices.DeleteFunc(seen, func(e *event) bool { return e.seq <= after })
 }
 
 // A batch is what a reader of the log gets at once.
@@ -701,9 +922,8 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 			h.queue = slices.Delete(h.queue, 0, 1)
 		}
 	}
-	for i := h.findLocked(c.next); i < len(h.log) && size > 0; i++ {
-		e := h.log[i]
-		c.next = e.seq + 1
+	for e := h.nextLocked(c); e != nil && size > 0; e = e.later {
+		c.passLocked(e)
 		if printing && (!h.isNews(e) || h.isBefore(e)) {
 			continue
 		}
@@ -711,6 +931,7 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 		size -= len(e.sealed)
 		*b = append(*b, e)
 	}
+	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
 	return len(*b) > 0
 }
@@ -762,9 +983,15 @@ func (h *history) show(b batch) bool {
 
 // chronology returns all events in chronological order.
 func (h *history) chronology() batch {
+	c := &cursor{next: 1}
 	h.mu.Lock()
-	all := slices.Clone(h.log)
+	h.cursors = append(h.cursors, c) // nothing is dropped meanwhile
 	h.mu.Unlock()
+	defer h.dropCursor(c)
+	var all batch
+	for b := new(batch); h.take(c, b, 1<<20); {
+		all = append(all, *b...)
+	}
 	slices.SortFunc(all, (*event).compare)
 	return all
 }
@@ -823,7 +1050,7 @@ func (h *history) release(from string, here func(nodeID) bool) {
 	defer h.mu.Unlock()
 	var replay, rest batch
 	gone := false
-	for _, e := range h.log[h.findLocked(h.heldFrom):] {
+	for e := h.last; e != nil && e.seq >= h.heldFrom; e = e.earlier {
 		switch {
 		case e.printed || !h.isNews(e):
 		case h.isBefore(e):
@@ -834,12 +1061,13 @@ func (h *history) release(from string, here func(nodeID) bool) {
 		}
 	}
 	h.before = nil
+	slices.Reverse(rest)
 	slices.SortFunc(replay, (*event).compare)
 	if gone {
 		replay = asHistory(replay, " from "+from)
 	}
 	h.queue = slices.Insert(h.queue, 0, append(replay, rest...))
-	h.printer.next = h.seq + 1
+	h.toEndLocked(h.printer)
 	wake(h.printer.wake)
 	h.room.Broadcast()
 }
@@ -890,7 +1118,7 @@ func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 		}
 		ours = ours || err == nil
 		b.Discard(n)
-		if size += int64(n); size > h.keep/2 {
+		if size += int64(n); size > min(h.keep/2, loadAtOnce) {
 			h.addFound(found)
 			size = 0
 		}
@@ -927,7 +1155,7 @@ func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 
 // addFound takes the posts that were found in a file, where some may be
 // missing and, if two processes wrote it, others stand twice and out of turn.
-// Each piece without a gap is proven by its last signature.
+// Each piece without a gap is proven as far as a signature goes.
 func (h *history) addFound(found map[nodeID][]post) {
 	for author, posts := range found {
 		slices.SortStableFunc(posts, func(a, b post) int { return cmp.Compare(a.number, b.number) })
@@ -937,8 +1165,9 @@ func (h *history) addFound(found map[nodeID][]post) {
 			for n < len(posts) && follows(&posts[n-1], &posts[n]) {
 				n++
 			}
-			if posts[n-1].verify(author) {
-				h.add(author, posts[:n], true, true)
+			piece := posts[:n]
+			if n := proven(n, func(i int) bool { return piece[i].verify(author) }); n > 0 {
+				h.add(author, piece[:n], true, true)
 			}
 			posts = posts[n:]
 		}

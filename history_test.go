@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,24 +71,54 @@ func checkBooks(t *testing.T, h *history) {
 	t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	size, seq := int64(0), uint64(0)
-	for _, e := range h.log {
+	size, owed, seq := int64(0), int64(0), uint64(0)
+	held := map[*feed]int{}
+	var last *event
+	for e := h.first; e != nil; last, e = e, e.later {
 		size += e.cost()
-		if e.seq <= seq {
+		if held[e.feed]++; held[e.feed] == 1 {
+			size += authorCost
+		}
+		if e.seq <= seq || e.earlier != last {
 			t.Errorf("event %d of the log stands after %d", e.seq, seq)
 		}
 		seq = e.seq
 	}
-	if size != h.size || seq > h.seq {
+	if size != h.size || seq > h.seq || last != h.last {
 		t.Errorf("its size is %d and its last event %d, but it holds %d bytes, the last of event %d", h.size, h.seq, size, seq)
 	}
 	for id, f := range h.feeds {
-		for i, e := range f.posts {
-			if p := e.content(); p.number != f.last-uint64(len(f.posts)-1-i) || e.feed != f {
-				t.Errorf("post %d of %v stands %d-th of %d up to %d", p.number, id, i, len(f.posts), f.last)
+		if held[f] != f.held || h.feeds[f.id] != f {
+			t.Errorf("%v is said to have %d events in the log, but has %d", id, f.held, held[f])
+		}
+		for i := range f.posts.count {
+			e := f.posts.event(i)
+			p := e.content()
+			if p.number != f.last-uint64(f.posts.count-1-i) || e.feed != f {
+				t.Errorf("post %d of %v stands %d-th of %d up to %d", p.number, id, i, f.posts.count, f.last)
+			}
+			if id == h.self && p.number > h.delivered {
+				owed += e.cost()
 			}
 		}
 	}
+	if owed != h.owed {
+		t.Errorf("%d bytes of our own are said to be owed, it is %d", h.owed, owed)
+	}
+	for i, s := range h.oldest {
+		if s.place != i+1 || s.count == 0 || i > 0 && h.oldest.Less(i, (i-1)/2) {
+			t.Errorf("the %d-th of those that may be dropped is out of place", i)
+		}
+	}
+}
+
+// ownPosts returns what h holds of its own that was said after number.
+func (h *history) ownPosts(number uint64) (all []*event) {
+	f := h.feeds[h.self]
+	for i := f.above(number); i < f.posts.count; i++ {
+		all = append(all, f.posts.event(i))
+	}
+	return all
 }
 
 // ---- union
@@ -332,7 +363,7 @@ func TestOwnClockNeverGoesBack(t *testing.T) {
 				}
 			}
 			h.say(kindLines, []byte("an answer"))
-			own := h.feeds[h.self].above(0)
+			own := h.ownPosts(0)
 			got := own[len(own)-1].time
 			if got <= latest || got > max(latest+1, int64(clock)) {
 				t.Fatalf("said at %d, with the clock at %d, after what was said at %d", got, clock, latest)
@@ -355,7 +386,7 @@ func TestClockFollowsOthersFiveMinutesAheadAndNoFurther(t *testing.T) {
 		p := vic.writes(kindJoin, scribeTime+c.ahead.Microseconds(), "")
 		h.add(vic.id, []post{p}, true, false)
 		h.say(kindLines, []byte("an answer"))
-		got, want := h.feeds[h.self].above(0)[0].time, int64(scribeTime)
+		got, want := h.ownPosts(0)[0].time, int64(scribeTime)
 		if c.follow {
 			want = p.time + 1
 		}
@@ -489,20 +520,20 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 		t.Error("more may be said though nobody heard anything")
 	}
 	h.setDelivered(150, 150)
-	if got := h.span(h.self); got.first != 151 || h.size > 50*2000 {
+	if got := h.span(h.self); got.first == 1 || got.first > 151 || h.size > keep {
 		t.Errorf("holds %+v, %d bytes, though 150 posts were heard", got, h.size)
 	}
 	say(10)
-	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.feeds[h.self].above(0)) != 60 {
-		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.feeds[h.self].above(0)))
+	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownPosts(0)) != 60 {
+		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownPosts(0)))
 	}
 	if h.setDelivered(190, 190); !h.hasRoomLocked(true) {
 		t.Error("no more may be said though all but 20 posts were heard")
 	}
-	if n := len(h.feeds[h.self].above(205)); n != 5 {
+	if n := len(h.ownPosts(205)); n != 5 {
 		t.Errorf("%d posts are above 205, want 5", n)
 	}
-	if n := len(h.feeds[h.self].above(1000)); n != 0 {
+	if n := len(h.ownPosts(1000)); n != 0 {
 		t.Errorf("%d posts are above all", n)
 	}
 }
@@ -518,6 +549,116 @@ func TestClockThatIsAheadShutsNobodyOut(t *testing.T) {
 	}
 	if n, err := h.add(late.id, []post{late.writes(kindJoin, scribeTime+int64(clockLimit/time.Microsecond)+1, "")}, true, false); n != 1 || err != nil {
 		t.Errorf("of a newcomer %d posts are taken, %v", n, err)
+	}
+}
+
+// TestNoClockBuysALongerStay: what claims to come from the future goes with what
+// its author said before, however much of it there is and whatever it claims.
+func TestNoClockBuysALongerStay(t *testing.T) {
+	for _, ahead := range []time.Duration{clockLimit + time.Second, 24 * time.Hour, 100 * 365 * 24 * time.Hour} {
+		now := wallClock(scribeTime)
+		h := emptyHistory(smallKeep, now.now)
+		eve, vic := newScribe(1, "Eve"), newScribe(2, "Vic")
+		var drain batch
+		takes := func(s *scribe, at int64) {
+			h.add(s.id, []post{s.writes(kindLines, at, strings.Repeat("x", 1000))}, true, false)
+			for h.take(h.printer, &drain, ample) {
+			}
+		}
+		takes(eve, int64(now))
+		for range 200 {
+			now += 1e6
+			takes(eve, int64(now)+ahead.Microseconds())
+		}
+		for range 40 {
+			now += 1e6
+			takes(vic, int64(now))
+		}
+		if got := h.span(vic.id); got.first != 1 || got.last != 40 {
+			t.Errorf("of 40 posts that were said at their time those from %d on are held, for posts that claim to come from %v ahead", got.first, ahead)
+		}
+		if h.span(eve.id).last == 0 {
+			t.Errorf("nothing that claims to come from %v ahead is held, though there is room", ahead)
+		}
+		checkBooks(t, h)
+	}
+}
+
+// fillsWithLines has h hold as many one-line posts of s as keep allows, and
+// returns how many it took.
+func (h *history) fillsWithLines(s *scribe, inFrame int) (n int) {
+	s.began = time.Now().Add(-30 * 24 * time.Hour).UnixMicro()
+	for ; h.horizon == 0; n += inFrame {
+		_, run, _ := parseRun(appendRun(nil, s.id, s.scrawled(inFrame, oneLine)))
+		h.add(s.id, run, false, false)
+	}
+	return n
+}
+
+// TestMakingRoomTakesNoCopyOfTheLog: where keep is full, a post costs what it
+// costs elsewhere, however much is held.
+func TestMakingRoomTakesNoCopyOfTheLog(t *testing.T) {
+	h := emptyHistory(8<<20, time.Now)
+	h.dropCursor(h.printer)
+	s := newScribe(1, "Vic")
+	h.fillsWithLines(s, 1000)
+	run := s.scrawled(5000, oneLine)
+	var before, after runtime.MemStats
+	for i := range run {
+		runtime.ReadMemStats(&before)
+		h.add(s.id, run[i:i+1], false, false)
+		h.note(s.id, post{kind: kindLost + byte(i%2)})
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 32<<10 {
+			t.Fatalf("post %d takes %d bytes of memory for a moment", i, n)
+		}
+	}
+	checkBooks(t, h)
+}
+
+// TestKeepCountsWhatMemoryTakes, in long runs and one by one.
+func TestKeepCountsWhatMemoryTakes(t *testing.T) {
+	const keep = 16 << 20
+	for _, inFrame := range []int{1, 1000} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		h := emptyHistory(keep, time.Now)
+		h.dropCursor(h.printer)
+		n := h.fillsWithLines(newScribe(1, "Vic"), inFrame)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if took := int64(after.HeapAlloc - before.HeapAlloc); took > keep+keep/10 || took < keep*3/4 {
+			t.Errorf("%d posts, %d in a frame, take %d bytes, and count as %d", n, inFrame, took, h.size)
+		}
+		runtime.KeepAlive(h)
+	}
+}
+
+// TestSightingsOfOneAuthorAreBounded: somebody tells without end that an author
+// was lost, and is back.
+func TestSightingsOfOneAuthorAreBounded(t *testing.T) {
+	now := wallClock(scribeTime)
+	h := emptyHistory(ample, now.now)
+	vic := newScribe(1, "Vic")
+	h.add(vic.id, vic.chat(1), true, false)
+	for i := range int64(1000) {
+		now += 10_000
+		h.noteOf(vic.id, post{kind: kindLost + byte(i%2), time: int64(now)}, int64(now))
+	}
+	if n := h.feeds[vic.id].notes.count; n > maxSeen {
+		t.Errorf("%d sightings are taken in 10 seconds, want at most %d", n, maxSeen)
+	}
+	for range 100 { // an hour and a half
+		now += 60e6
+		h.noteOf(vic.id, post{kind: kindLost, time: int64(now)}, int64(now))
+		h.noteOf(vic.id, post{kind: kindBack, time: int64(now) + 1}, int64(now)+1)
+	}
+	if n := h.feeds[vic.id].notes.count; n < 200 {
+		t.Errorf("%d sightings are taken in an hour and a half, of 200 that are far apart", n)
+	}
+	if n := len(h.sightings(vic.id, 0)); n > maxSeen {
+		t.Errorf("others are told of %d, want at most %d", n, maxSeen)
 	}
 }
 
@@ -545,9 +686,10 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 		h.forget(s.id)
 		h.take(h.printer, &drain, ample)
 	}
-	if n := len(h.vector()); n > keep/2000 || len(h.feeds) > maxAuthors {
+	if n := len(h.vector()); n > keep/2000 || len(h.feeds) > maxAuthors+n+1 {
 		t.Errorf("the vector names %d authors, %d are remembered", n, len(h.feeds))
 	}
+	checkBooks(t, h)
 	first := all[0]
 	if last := h.about(first.id).last; last != 0 {
 		t.Errorf("the oldest author is known up to post %d", last)
@@ -1489,7 +1631,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 	}
 	end()
 	must(t, <-done)
-	for _, e := range h.feeds[h.self].above(0) {
+	for _, e := range h.ownPosts(0) {
 		want = append(want, recordName(h.self, e.sealed))
 	}
 	g := newHistory(newScribe(201, "").key, ample, time.Now, nil)
@@ -1501,7 +1643,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 }
 
 // TestForgedRecordIsNotLoaded: whoever can write the file may leave posts
-// out, but not put words into a mouth.
+// out, but not put words into a mouth; what is signed before those stays.
 func TestForgedRecordIsNotLoaded(t *testing.T) {
 	vic, eve := newScribe(1, "Vic"), newScribe(2, "Eve")
 	run := vic.chat(3)
@@ -1514,6 +1656,8 @@ func TestForgedRecordIsNotLoaded(t *testing.T) {
 	for i, p := range run {
 		if i == 2 {
 			p.sealed = sealPost(eve.key, vic.id, post{number: 3, time: p.time, prev: p.prev, kind: kindLines, text: []byte("forged")}).sealed
+		} else {
+			want = append(want, recordName(vic.id, p.sealed))
 		}
 		file = appendRecord(file, record{recordPost, vic.id, p.sealed})
 	}

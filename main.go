@@ -69,6 +69,7 @@ const (
 	maxOwn        = 200                    // lines entered earlier that Up brings back
 	prompt        = "> "
 	smallestKeep  = 64 << 10
+	memoryBeside  = 24 << 20 // bytes beside 1.25 times -keep, within which the garbage collector holds the program; 6 MiB more are the program itself
 )
 
 const usageText = `usage: p2pchat [flags] NAME
@@ -342,6 +343,7 @@ func program(args []string) int {
 // run brings the node up, serves until there is a reason to leave, and
 // returns the exit status.
 func (a *app) run() int {
+	debug.SetMemoryLimit(a.cfg.keep + a.cfg.keep/4 + memoryBeside)
 	interrupted, stop := a.untilSignal() // also of what is slow to begin: a key, a long history
 	defer stop()
 	key := newRoomKey(a.cfg.secret)

@@ -1623,9 +1623,9 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 }
 
 // appendPosts appends what the history has of an author beyond what was sent,
-// to the number upTo if there is such a post, and up to maxRun bytes. What its
-// author turns out not to have signed can't be passed on. Only the writer
-// calls it, which has s to itself.
+// to the number upTo if there is such a post, and up to maxRun bytes. Of these it
+// takes what the author's signatures prove. Only the writer calls it, which has
+// s to itself.
 func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 	n, author := c.n, s.author
 	for _, e := range n.history.sightings(author, s.notes) { // first, for a newcomer waits no longer than for the posts
@@ -1647,9 +1647,8 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 	if first <= upTo && upTo-first < uint64(len(events)) {
 		events = events[:upTo-first+1]
 	}
-	last := events[len(events)-1]
-	signed := last.isSigned()
-	if !signed {
+	count := proven(len(events), func(i int) bool { return events[i].isSigned() })
+	if events = events[:count]; count == 0 {
 		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
 	} else {
 		start := len(b)
@@ -1658,12 +1657,12 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 			b = appendRunEntry(b, e.sealed)
 		}
 		b = endFrame(b, start)
-		s.next, s.over = first+uint64(len(events)), false
+		s.next, s.over = first+uint64(count), false
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	c.chatAt = time.Now()
-	if !signed || last.kind == kindLeave && author != n.id { // nothing follows
+	if count == 0 || events[count-1].kind == kindLeave && author != n.id { // nothing follows
 		c.endSubLocked(s)
 	}
 	return b

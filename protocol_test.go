@@ -35,6 +35,8 @@ type scribe struct {
 	name string
 	addr netip.AddrPort
 	last post
+
+	began int64 // of its drafts of lines, µs since 1970
 }
 
 const scribeTime = 1795359845_000000 // 2026-11-22 15:04:05 UTC, µs since 1970
@@ -43,7 +45,7 @@ func newScribe(number int, name string) *scribe {
 	seed := bytes.Repeat([]byte{byte(number)}, ed25519.SeedSize)
 	seed[0] ^= byte(number >> 8)
 	seed[1] ^= byte(number >> 16)
-	s := &scribe{key: ed25519.NewKeyFromSeed(seed), name: name}
+	s := &scribe{key: ed25519.NewKeyFromSeed(seed), name: name, began: scribeTime}
 	s.id = idOf(s.key)
 	s.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 0, 7}), 7700)
 	return s

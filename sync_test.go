@@ -224,6 +224,56 @@ func TestNewcomerDoesNotWaitForWhatNobodyCanGive(t *testing.T) {
 	})
 }
 
+// TestWhatWasProvenStaysProven: an author says ten lines that it signs, and ends
+// with some that it doesn't. Who comes later gets the ten.
+func TestWhatWasProvenStaysProven(t *testing.T) {
+	t.Parallel()
+	for _, unsigned := range []int{1, 50} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob := l.enter("Bob")
+			after(3 * time.Second)
+			x := newScribe(1, "Xen")
+			run := []post{x.writes(kindJoin, time.Now().UnixMicro(), "")}
+			x.began = run[0].time
+			for i := range 10 {
+				run = append(run, x.writes(kindLines, x.began+int64(i)+1, "signed"))
+			}
+			run = append(run, x.scrawled(unsigned, []byte("unsigned"))...)
+			bob.h().add(x.id, run, false, true)
+			after(time.Second)
+			ann := l.enter("Ann")
+			after(10 * time.Second)
+			ann.wantLines(10, `: signed$`)
+			ann.wantLines(0, `: unsigned$`)
+			after(time.Hour)
+			ann.wantLines(10, `: signed$`)
+		})
+	}
+}
+
+// TestPostsFromTheFutureDriveOutNobody: of two members with the same small keep,
+// one's clock is two hundred years ahead, and she says more than fits.
+func TestPostsFromTheFutureDriveOutNobody(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		eve := l.enter("Eve", withKeep(smallKeep), withClock(200*365*24*time.Hour))
+		ann, bob := l.enter("Ann", withKeep(smallKeep)), l.enter("Bob", withKeep(smallKeep))
+		after(3 * time.Second)
+		eve.outtalks()
+		for i := range 30 {
+			bob.says("line %d %s", i, strings.Repeat("y", 1000))
+			after(time.Second)
+		}
+		cid := l.enter("Cid", withKeep(smallKeep))
+		after(15 * time.Second)
+		for _, g := range []*guest{ann, cid} {
+			if n := count(g.recalls(), `: line \d+ y`); n != 30 {
+				t.Errorf("%s holds %d of Bob's 30 lines", g.name, n)
+			}
+		}
+	})
+}
+
 // ---- any topology
 
 // TestAnyTopologyOfFaultsLosesNothing has nodes of which many reach each other
