@@ -104,6 +104,29 @@ func TestDialGateKeepsPlacesForHostsWithoutBlame(t *testing.T) {
 	check("a moment later", admitted(good, 5), 1)
 }
 
+func TestChecksOfBeaconsAreBounded(t *testing.T) {
+	t.Parallel()
+	var b checkBudget
+	now := time.Now()
+	admitted := func(host byte) (n int) {
+		for range 2 * maxChecks {
+			if b.admit(netip.AddrFrom4([4]byte{10, 0, 0, host}), now) {
+				n++
+			}
+		}
+		return n
+	}
+	want := []int{maxChecksPerAddr, maxChecks - maxChecksPerAddr, fewChecks, fewChecks}
+	for range 2 {
+		for host, n := range want {
+			if got := admitted(byte(host)); got != n {
+				t.Errorf("%d beacons of host %d are checked in a second, want %d", got, host, n)
+			}
+		}
+		now = now.Add(time.Second)
+	}
+}
+
 func TestSilenceIsJudgedByConnectionAndBeacons(t *testing.T) {
 	t.Parallel()
 	const s = time.Second

@@ -38,6 +38,10 @@ const (
 	answerMost    = 1 * time.Second
 	retryGap      = 200 * time.Millisecond // after an error of the socket
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
+
+	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core
+	maxChecksPerAddr = 200 // of these for one address: a host may be a room of so many
+	fewChecks        = 10  // for one address, beyond what all have used up
 )
 
 var localNet = netip.MustParsePrefix("127.0.0.1/8")
@@ -119,14 +123,15 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 }
 
 // send sends a beacon to each destination. Each has a counter of its own, so that
-// a node which hears us in two ways takes neither for a replay.
+// a node which hears us in two ways takes neither for a replay, and takes whatever
+// a stranger sends again for one. To sign a beacon takes 40 µs.
 func (d *discovery) send(n *node) {
 	if own := d.look(); len(own) > 0 {
 		n.moved(own)
 	}
 	for _, to := range d.destinations() {
 		d.counter++
-		packet := d.key.sealBeacon(beacon{n.id, d.counter, n.port, n.myName()})
+		packet := d.key.sealBeacon(n.history.key, beacon{node: n.id, counter: d.counter, port: n.port, name: n.myName()})
 		if _, err := d.speak.WriteToUDPAddrPort(packet, to); err != nil && !errors.Is(err, net.ErrClosed) {
 			n.logOnce("beacon to "+to.String(), "beacon to %v: %v", to, err)
 		}
@@ -330,9 +335,10 @@ type contact struct {
 	conn     *conn     // up, suspect: the connection; resting, waking: the one that was closed; else nil
 	met      bool      // was connected once
 	epoch    uint32    // of our next HELLO to it; see the rules in protocol.go
-	counter  uint64    // of its newest beacon
+	counter  uint64    // of its newest beacon that was checked
 	beaconAt time.Time // when that came
-	heardAt  time.Time // when we were last connected, a beacon of it came, or a peer told of it
+	namedAt  time.Time // when its newest beacon came, be it that nobody checked it
+	heardAt  time.Time // when we were last connected, a beacon of it was checked, or a peer told of it
 }
 
 // A roster is who is there, and how to reach them. Guarded by node.mu.
@@ -341,6 +347,7 @@ type roster struct {
 	contacts map[nodeID]*contact // all that we know of
 	targets  []*target
 	gate     dialGate
+	checks   checkBudget
 }
 
 // moveLocked changes the tie of ct, and its connection. That two nodes are
@@ -412,29 +419,57 @@ func (n *node) isListedLocked(id nodeID) bool {
 	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.alias != "" && t.id == id })
 }
 
-// heard takes a beacon that came from the given address.
+// heard takes a beacon that came from the given address. Every member can make
+// one in the name of another node, so nothing of it counts, its counter neither,
+// before its signature was checked.
 func (n *node) heard(x beacon, from netip.Addr) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if x.node == n.id || n.leaving {
+	if !n.isWorthACheck(&x, from) {
 		return
 	}
-	ct := n.contacts[x.node]
-	if ct != nil && x.counter <= ct.counter {
-		return // it came in another way already, or is a replay
+	if !x.verify() {
+		n.logOnce("forged beacon from "+from.String(), "beacon from %v: not signed by %v", from, x.node)
+		return
 	}
-	if ct == nil {
-		if n.gate.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
-			return // dials there failed so often of late that this one can wait
-		}
-		ct = n.contactLocked(x.node)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ct := n.contactLocked(x.node)
+	if n.leaving || x.counter <= ct.counter {
+		return
 	}
 	silent := time.Since(ct.beaconAt) > silence
 	ct.counter, ct.beaconAt = x.counter, time.Now()
+	ct.namedAt = ct.beaconAt
 	if silent {
 		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
 	}
 	n.meetLocked(ct, netip.AddrPortFrom(from, x.port), silent)
+}
+
+// isWorthACheck says whether a beacon that came from the given address would
+// change anything, and may be checked. While a connection stands, it merely slows
+// our heartbeats down.
+func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	ct := n.contacts[x.node]
+	switch {
+	case x.node == n.id || n.leaving:
+		return false
+	case ct == nil:
+		if n.gate.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
+			return false // dials there failed so often of late that this one can wait
+		}
+	case x.counter <= ct.counter: // it came in another way already, or is a replay
+		return false
+	case ct.tie == up:
+		ct.namedAt = now
+		return false
+	case ct.tie == resting || ct.tie == waking: // it is a sign of life
+	case ct.addr == netip.AddrPortFrom(from, x.port) && now.Sub(ct.beaconAt) < beaconEvery:
+		return false
+	}
+	return n.checks.admit(from, now)
 }
 
 // toldLocked makes for a connection with a node that a peer says to be at addr. An
@@ -540,7 +575,7 @@ func (n *node) dialedLocked(ct *contact, err error) {
 	}
 	switch ct.tie {
 	case resting, waking:
-		if err != nil && time.Since(ct.beaconAt) < slowHeartbeat {
+		if err != nil && min(time.Since(ct.beaconAt), time.Since(ct.conn.since)) < slowHeartbeat {
 			return // it lives, but can't be dialed from here
 		}
 		if err != nil {
@@ -669,4 +704,29 @@ func (g *dialGate) forgive() {
 			delete(g.blame, host)
 		}
 	}
+}
+
+// A checkBudget bounds the signatures that are checked in a second, in all and
+// for beacons of one address. Once others have used up what there is, an address
+// of which few were checked still gets some. The zero value is ready. Guarded by
+// node.mu.
+type checkBudget struct {
+	since time.Time // the second began
+	all   int
+	of    map[netip.Addr]int
+}
+
+// admit says whether a beacon from the given address may be checked at this
+// moment, and counts it.
+func (b *checkBudget) admit(from netip.Addr, now time.Time) bool {
+	if now.Sub(b.since) >= time.Second {
+		*b = checkBudget{since: now, of: map[netip.Addr]int{}}
+	}
+	of := b.of[from]
+	if of >= maxChecksPerAddr || b.all >= maxChecks && of >= fewChecks || b.all >= 2*maxChecks {
+		return false
+	}
+	b.all++
+	b.of[from] = of + 1
+	return true
 }

@@ -515,13 +515,16 @@ func TestForeignImplementationIsFoundByItsBeacon(t *testing.T) {
 	packet := make([]byte, 1500)
 	n, from, err := hear.ReadFromUDPAddrPort(packet)
 	must(t, err)
-	if n != 204 || !from.Addr().IsLoopback() {
+	if n != 268 || !from.Addr().IsLoopback() {
 		t.Fatalf("a beacon of %d bytes from %v", n, from)
 	}
 	plain, err := seal.Open(nil, packet[:12], packet[12:n], []byte("p2pchat beacon 1"))
 	must(t, err)
 	if want := append(binary.BigEndian.AppendUint16(nil, uint16(port)), "\x03Ann\x00"...); foreignID(plain) != id || !bytes.Equal(plain[40:47], want) {
 		t.Errorf("the beacon says %x, want the ID %x and %x", plain, id, want)
+	}
+	if !ed25519.Verify(id[:], append([]byte("p2pchat beacon 1"), plain[:176]...), plain[176:]) {
+		t.Error("the beacon is not signed by its node")
 	}
 
 	for _, lower := range []bool{true, false} {
@@ -538,6 +541,7 @@ func TestForeignImplementationIsFoundByItsBeacon(t *testing.T) {
 			binary.BigEndian.PutUint64(plain[32:], 1)
 			binary.BigEndian.PutUint16(plain[40:], uint16(l.Addr().(*net.TCPAddr).Port))
 			copy(plain[42:], "\x03Far")
+			plain = append(plain, ed25519.Sign(self.key, append([]byte("p2pchat beacon 1"), plain...))...)
 			nonce := make([]byte, 12)
 			rand.Read(nonce)
 			_, err = speak.WriteToUDPAddrPort(seal.Seal(nonce, nonce, plain, []byte("p2pchat beacon 1")), // replaces nonce

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -408,8 +409,11 @@ func inventedNodes(ctx context.Context, count *atomic.Int64) {
 	}
 	for i := 0; ctx.Err() == nil; i++ {
 		x := beacon{counter: uint64(i + 1), port: uint16(1 + i%5000), name: fmt.Sprintf("No\x1b[2J%d", i)}
-		source.Read(x.node[:])
-		send[i%len(send)](room.sealBeacon(x))
+		key := newKey()
+		if x.node = idOf(key); i%4 == 0 { // and some that nobody signed
+			source.Read(x.node[:])
+		}
+		send[i%len(send)](room.sealBeacon(key, x))
 		count.Add(1)
 	}
 }
@@ -678,10 +682,10 @@ func TestNewcomerIsFoundAmongInventedNodes(t *testing.T) {
 // invent has all hear of as many nodes as they keep in mind, and then of 1000 a
 // second, said to be where the holes are.
 func (l *lab) invent(ctx context.Context, holes []*guest) {
-	source := rand.NewChaCha8([32]byte{3})
 	for i := uint64(1); ctx.Err() == nil; i++ {
-		x := beacon{counter: i, port: 7700, name: "Nobody"}
-		source.Read(x.node[:])
+		key := newKey()
+		x := beacon{node: idOf(key), counter: i, port: 7700, name: "Nobody"}
+		x = noError(l.key.openBeacon(l.key.sealBeacon(key, x)))
 		l.mu.Lock()
 		nodes := slices.Clone(l.nodes)
 		l.mu.Unlock()
@@ -694,6 +698,70 @@ func (l *lab) invent(ctx context.Context, holes []*guest) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
+}
+
+// hearsForged has g hear a beacon that Eve made in the name of a node, with a
+// counter that the node will never reach.
+func (g *guest) hearsForged(eve ed25519.PrivateKey, named nodeID, from netip.AddrPort) {
+	counter := math.MaxUint64 - uint64(time.Hour) + uint64(time.Now().UnixNano())%uint64(time.Hour) // grows
+	g.hears(eve, beacon{node: named, counter: counter, port: from.Port(), name: "Eve"}, from.Addr())
+}
+
+// TestForgedBeaconsKeepNobodyApart: Eve has everybody hear of everybody that it
+// were at a place of hers, before its own beacons are heard and ever after.
+func TestForgedBeaconsKeepNobodyApart(t *testing.T) {
+	t.Parallel()
+	for name, swallows := range map[string]bool{"where nobody listens": false, "that swallows": true} {
+		t.Run("a place "+name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				eve, hole := newKey(), l.enter("Hole", deaf())
+				hole.crash()
+				reach := apartFrom()
+				if swallows {
+					reach = apartFrom(hole)
+				}
+				forge := func() {
+					for _, g := range l.nodes[1:] {
+						for _, named := range l.nodes[1:] {
+							g.hearsForged(eve, named.id, hole.addr)
+						}
+					}
+				}
+				for i := range 8 {
+					g := l.enter(fmt.Sprint("N", i), reach, deaf())
+					forge()
+					g.mu.Lock()
+					g.mute = false
+					g.mu.Unlock()
+				}
+				for range 50 {
+					after(100 * time.Millisecond)
+					forge()
+				}
+				for _, g := range l.nodes[1:] {
+					if n := g.peersNow(); n != 7 {
+						t.Errorf("%s is connected with %d nodes, want 7", g.name, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestFrozenNodeIsLostThoughItsBeaconsAreForged: Cid's host takes what is sent
+// to it, and says nothing any more.
+func TestFrozenNodeIsLostThoughItsBeaconsAreForged(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, cid, eve := l.enter("Ann"), newScribe(1, "Cid"), newKey()
+		at := l.visitor(ann, cid.key, "Cid", nil)
+		at.says(hasNothing(), framed(framePosts, runOf(cid.id, cid.chat(1))))
+		for range 80 {
+			ann.hearsForged(eve, cid.id, netip.MustParseAddrPort("10.9.9.9:7700"))
+			after(100 * time.Millisecond)
+		}
+		ann.wantLines(1, `^\* Cid@10.9.9.9 lost$`)
+	})
 }
 
 // ---- another secret
@@ -791,7 +859,7 @@ func TestNobodyPassesForAnother(t *testing.T) {
 				ann := l.enter("Ann", deaf())
 				mallory := l.enter("Mallory", deaf())
 				presents(&mallory.node.tls.Certificates[0]) // before anybody dials
-				ann.heard(beacon{idOf(vic), 1, 7700, "Vic"}, mallory.addr.Addr())
+				ann.hears(vic, beacon{node: idOf(vic), counter: 1, port: 7700, name: "Vic"}, mallory.addr.Addr())
 				after(10 * time.Second)
 				if n := ann.peersNow(); n != 0 {
 					t.Errorf("Ann is connected with %d nodes", n)
@@ -1095,8 +1163,8 @@ func TestLiarIsCutOffAndTheTruthComesFromOthers(t *testing.T) {
 				liars := []*liar{l.liar(bob, mallory, vic.id, c.wait, runs), l.liar(cid, mallory, vic.id, c.wait, runs)}
 				after(time.Second / 2)
 				for _, g := range []*guest{bob, cid} { // whoever is to dial
-					g.heard(beacon{ann.id, 1, 7700, "Ann"}, ann.addr.Addr())
-					ann.heard(beacon{g.id, 1, 7700, g.myName()}, g.addr.Addr())
+					g.hears(ann.h().key, beacon{node: ann.id, counter: 1, port: 7700, name: "Ann"}, ann.addr.Addr())
+					ann.hears(g.h().key, beacon{node: g.id, counter: 1, port: 7700, name: g.name}, g.addr.Addr())
 				}
 				after(15 * time.Second)
 				for i, x := range liars {

@@ -910,7 +910,7 @@ func (c *conn) tickLocked(now time.Time) {
 	ct := n.contactLocked(c.peer)
 	ct.heardAt = now
 	pace := heartbeat
-	if now.Sub(ct.beaconAt) < beaconFresh || len(n.conns) > largeRoom {
+	if now.Sub(ct.namedAt) < beaconFresh || len(n.conns) > largeRoom {
 		pace = slowHeartbeat
 	}
 	if c.raw.sinceWrite() >= pace-tickEvery/2 {

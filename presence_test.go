@@ -39,8 +39,9 @@ func TestLeaversHoldUpNobodyOnTheirHost(t *testing.T) {
 			ann := l.enter("Ann")
 			after(5 * time.Second)
 			host := netip.AddrFrom4([4]byte{10, 0, 0, 2})
-			for i := range byte(20) {
-				ann.heard(beacon{node: nodeID{255, i}, counter: 1, port: 1000}, host)
+			for range 20 {
+				key := newKey()
+				ann.hears(key, beacon{node: idOf(key), counter: 1, port: 1000}, host)
 				after(20 * time.Millisecond)
 			}
 			if bob := l.enter("Bob"); bob.addr.Addr() != host {

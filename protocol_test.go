@@ -123,7 +123,9 @@ const (
 		"48656c6c6f2c20416c65780a686f772061726520796f753f" + // Hello, Alex⏎how are you?
 		"2d3fc99049720744f3bc580cda4e426326af4eab3760ab8b6e08c6136ac3ef6b" +
 		"d1219a6f60f9b2a77b2d5683716b8237b100c2567ef1a5d1f61be941ae5cee03"
-	hexBeacon = hexA + "0000000000000102 1e14 06 54696d20c3bc" // and zeros up to 176 bytes
+	hexBeacon       = hexA + "0000000000000102 1e14 06 54696d20c3bc" // and zeros up to 176 bytes
+	hexBeaconSigned = "1d3a95c69e95187c844d1d48c9a294066daccf8d62c81aa32c5fba562eb040ad" +
+		"aa978b903e03e8946e15b7fdf80de73897118f248cd49599c29872a9b1d2ce02"
 )
 
 func TestPostIsLaidOutAsTheTableSays(t *testing.T) {
@@ -423,7 +425,7 @@ func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
 		if _, err := parseSeen(seen); (err == nil) != good {
 			t.Errorf("SEEN of a name of %d bytes: %v", n, err)
 		}
-		packet := secretKey().sealBeacon(beacon{name: strings.Repeat("x", n)})
+		packet := secretKey().sealBeacon(s.key, beacon{name: strings.Repeat("x", n)})
 		if _, err := secretKey().openBeacon(packet); (err == nil) != good {
 			t.Errorf("a beacon of a name of %d bytes: %v", n, err)
 		}
@@ -490,35 +492,55 @@ func TestProofHoldsForOneRoleChannelAndPairOnly(t *testing.T) {
 // ---- beacons
 
 func TestBeaconIsLaidOutAsTheTableSays(t *testing.T) {
-	key := newRoomKey("")
-	want := beacon{node: newScribe(1, "").id, counter: 258, port: 7700, name: "Tim ü"}
+	key, tim := newRoomKey(""), newScribe(1, "")
+	want := beacon{node: tim.id, counter: 258, port: 7700, name: "Tim ü"}
+	golden := slices.Concat(unhex(t, hexBeacon), make([]byte, 176-49), unhex(t, hexBeaconSigned))
+	copy(want.plain[:], golden)
 	packet := unhex(t, `0b0b0b0b0b0b0b0b0b0b0b0b a9be60d1b6121bfe366e0a726685bb23ff9b77607baddec2faa6f236a77e0c7ec1c4070c
 		7eb893d504023303adbb60c6334e9943b9029a777f241caccfaf2b7cb1c4a7888195b5d2238f6e0aa8cdc5768498e5877117949edffb262b
 		221dc838299c2cb7b755897e94330d678595fb30b903e679a6e701745a461837e3a4a181a1e2a4e23dc3f1f80b66d51eb9b9bff647c21cba
-		25d860c187526e5f3a72e726d9fbfc153a9b1cfb42cabc9b471b14f628ce1500792f42e55296b5e6cc2df4e3`)
-	if got, err := key.openBeacon(bytes.Clone(packet)); err != nil || got != want {
-		t.Errorf("opened as %+v, %v, want %+v", got, err, want)
+		25d860c187526e5f3a72e726d9fbfc153a9b1cfb42cabc9b471b14f666371bd3eb78aa2872ff0ec10143797e4a511ca0c2871c3194f671e4
+		79cbf7a7b6e8d401f0519b11d23ca54a7e867b7f5a5eb90619ad3d0064fb7f4e0c04a135a88476c8cfcc90573829bad7557166fc`)
+	if got, err := key.openBeacon(bytes.Clone(packet)); err != nil || got != want || !got.verify() {
+		t.Errorf("opened as %+v, %v, signed %v, want %+v", got, err, got.verify(), want)
 	}
-	sealed := key.sealBeacon(want)
-	if len(sealed) != 204 {
-		t.Errorf("a beacon has %d bytes, want 204", len(sealed))
+	sealed := key.sealBeacon(tim.key, want)
+	if len(sealed) != 268 {
+		t.Errorf("a beacon has %d bytes, want 268", len(sealed))
 	}
 	open := sha256.Sum256([]byte("p2pchat open room"))
 	block := noError(aes.NewCipher(noError(hkdf.Expand(sha256.New, open[:], "beacon", 32))))
 	plain, err := noError(cipher.NewGCM(block)).Open(nil, sealed[:12], sealed[12:], []byte("p2pchat beacon 1"))
 	must(t, err)
-	if golden := append(unhex(t, hexBeacon), make([]byte, 176-49)...); !bytes.Equal(plain, golden) {
+	if !bytes.Equal(plain, golden) {
 		t.Errorf("sealed\n%x, want\n%x", plain, golden)
 	}
-	if again := key.sealBeacon(want); bytes.Equal(again[:12], sealed[:12]) {
+	if again := key.sealBeacon(tim.key, want); bytes.Equal(again[:12], sealed[:12]) {
 		t.Error("two beacons have one nonce")
+	}
+}
+
+func TestBeaconThatItsNodeDidNotSignIsNotVerified(t *testing.T) {
+	key, tim, eve := newRoomKey(""), newScribe(1, ""), newScribe(2, "")
+	x := beacon{node: tim.id, counter: 1, port: 7700, name: "Tim"}
+	if forged := noError(key.openBeacon(key.sealBeacon(eve.key, x))); forged.verify() {
+		t.Error("a beacon that Eve signed counts as Tim's")
+	}
+	genuine := noError(key.openBeacon(key.sealBeacon(tim.key, x)))
+	for i := range genuine.plain {
+		changed := genuine
+		changed.plain[i] ^= 1 << (i % 8)
+		if !genuine.verify() || changed.verify() {
+			t.Errorf("verified %v, and %v though byte %d was changed", genuine.verify(), changed.verify(), i)
+		}
 	}
 }
 
 func TestBeaconOfAnotherRoomOrAlteredIsRefused(t *testing.T) {
 	t.Parallel()
 	key := secretKey()
-	packet := key.sealBeacon(beacon{node: newScribe(1, "").id, counter: 1, port: 7700, name: "Tim"})
+	tim := newScribe(1, "")
+	packet := key.sealBeacon(tim.key, beacon{node: tim.id, counter: 1, port: 7700, name: "Tim"})
 	if _, err := newRoomKey("").openBeacon(bytes.Clone(packet)); err == nil {
 		t.Error("a beacon of another room is taken")
 	}
@@ -847,14 +869,18 @@ func FuzzReadFrame(f *testing.F) {
 }
 
 func FuzzOpenBeacon(f *testing.F) {
-	key := newRoomKey("")
+	key, eve := newRoomKey(""), newScribe(3, "Eve")
 	f.Add(noError(hex.DecodeString(strings.ReplaceAll(hexBeacon, " ", ""))))
 	f.Add(append(bytes.Repeat([]byte{7}, 42), 134))
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		key.openBeacon(bytes.Clone(plain)) // as garbage
 		plain = append(plain, make([]byte, beaconPlain)...)[:beaconPlain]
 		packet := key.beacon.Seal(nil, nil, plain, beaconLabel) // as from a member of the room
-		again(t, packet, key.openBeacon, key.sealBeacon)
+		again(t, packet, func(packet []byte) (beacon, error) {
+			x, err := key.openBeacon(packet)
+			x.plain = [beaconPlain]byte{} // the zeros behind a name may hold anything
+			return x, err
+		}, func(x beacon) []byte { return key.sealBeacon(eve.key, x) })
 	})
 }
 

@@ -213,7 +213,7 @@ func (g *guest) beacons(ctx context.Context) {
 // beacon reaches every node that is not cut off.
 func (g *guest) beacon() {
 	x := beacon{node: g.id, counter: uint64(time.Now().UnixNano()), port: 7700, name: g.myName()}
-	packet := g.room.sealBeacon(x)
+	packet := g.room.sealBeacon(g.h().key, x)
 	g.l.mu.Lock()
 	nodes := slices.Clone(g.l.nodes)
 	g.l.mu.Unlock()
@@ -224,6 +224,11 @@ func (g *guest) beacon() {
 			}
 		}
 	}
+}
+
+// hears has g hear a beacon that says x, signed by the given key.
+func (g *guest) hears(key ed25519.PrivateKey, x beacon, from netip.Addr) {
+	g.heard(noError(g.room.openBeacon(g.room.sealBeacon(key, x))), from)
 }
 
 func (g *guest) silent() bool {
