@@ -116,6 +116,9 @@ func recipe(t testing.TB, comment string) string {
 	return s
 }
 
+// earlierLog is what chat.log holds before a recipe is run.
+const earlierLog = "2026-11-22 15:04:09 Tim@192.168.0.7: one\n2026-11-22 15:04:10 * Ann@192.168.0.9 joined\n2026-11-22 15:04:11 Tim@192.168.0.7: two\n"
+
 // follow runs a recipe in a directory of its own, where p2pchat is the
 // program, bound to loopback, in the room of the given port.
 func follow(t testing.TB, port int, recipe string) (p *proc, dir string) {
@@ -126,8 +129,7 @@ func follow(t testing.TB, port int, recipe string) (p *proc, dir string) {
 	script := "#!/bin/sh\necho $$ >> '" + pids + "'\nexec '" + self(t) + "' -bind 127.0.0.1 -port " + strconv.Itoa(port) + " \"$@\"\n"
 	must(t, os.WriteFile(filepath.Join(bin, "p2pchat"), []byte(script), 0o755))
 	must(t, os.WriteFile(filepath.Join(bin, "backup"), []byte("#!/bin/sh\nexit 1\n"), 0o755))
-	log := "2026-11-22 15:04:09 Tim@192.168.0.7: one\n2026-11-22 15:04:10 * Ann@192.168.0.9 joined\n2026-11-22 15:04:11 Tim@192.168.0.7: two\n"
-	must(t, os.WriteFile(filepath.Join(dir, "chat.log"), []byte(log), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "chat.log"), []byte(earlierLog), 0o644))
 	must(t, os.WriteFile(filepath.Join(dir, "app.log"), []byte("/dev/sda1 is full\n@all hands\n"), 0o644))
 	sh, err := exec.LookPath("sh")
 	if err != nil {
@@ -155,7 +157,7 @@ func TestRecipesDoWhatTheySay(t *testing.T) {
 		port := freePort(t)
 		tim = startNode(t, port, []string{"Tim"})
 		tim.complains(within, `Tim at`)
-		p, dir = follow(t, port, recipe(t, comment))
+		p, dir = follow(t, port, strings.TrimPrefix(strings.TrimSpace(recipe(t, comment)), "@reboot "))
 		t.Cleanup(func() { tim.say("/exit") })
 		return tim, p, dir
 	}
@@ -177,11 +179,27 @@ func TestRecipesDoWhatTheySay(t *testing.T) {
 		tim.sees(within, ` App@\S+: @all hands$`)
 		_ = p
 	})
-	t.Run("log", func(t *testing.T) {
-		tim, _, dir := meet(t, "a log of the room")
-		tim.sees(within, ` Log@\S+ joined$`)
-		tim.say("for the record")
-		waitForFile(t, filepath.Join(dir, "chat.log"), within, "Tim@127.0.0.1: for the record\n", "Tim@127.0.0.1:")
+	for name, comment := range map[string]string{
+		"log": "a log of the room", "log from the crontab": "the same from the crontab", "log in the background": "the same in the background",
+	} {
+		t.Run(name, func(t *testing.T) {
+			tim, _, dir := meet(t, comment)
+			tim.sees(within, ` Log@\S+ joined$`)
+			tim.say("for the record")
+			waitForFile(t, filepath.Join(dir, "chat.log"), within, "Tim@127.0.0.1: for the record\n", "Tim@127.0.0.1:")
+			if b, err := os.ReadFile(filepath.Join(dir, "chat.log")); err != nil || !strings.HasPrefix(string(b), earlierLog) {
+				t.Errorf("the log of before is gone: %q, %v", b, err)
+			}
+		})
+	}
+	t.Run("say now and then", func(t *testing.T) {
+		tim, _, dir := meet(t, "say a line now and then")
+		tim.sees(within, ` F@\S+: two$`)
+		must(t, os.WriteFile(filepath.Join(dir, "fifo"), []byte("three\n/exit\n"), 0))
+		tim.sees(within, ` F@\S+ left$`)
+		if got := tim.count(` F@\S+(: (one|two|three)| joined)$`); got != 4 {
+			t.Errorf("three lines of one who joined are %d", got)
+		}
 	})
 	t.Run("stat", func(t *testing.T) {
 		_, p, _ := meet(t, "who said how much")
