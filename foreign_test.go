@@ -182,6 +182,7 @@ const (
 	foreignPOSTS  = 5
 	foreignDIRECT = 6
 	foreignSEEN   = 7
+	foreignGOT    = 10
 	foreignBYE    = 8
 )
 
@@ -296,7 +297,7 @@ func (c *foreignConn) wantEnd(what string, tolerated ...byte) {
 		if err != nil {
 			return
 		}
-		if typ != foreignBYE && !slices.Contains(tolerated, typ) {
+		if typ != foreignBYE && typ != foreignGOT && !slices.Contains(tolerated, typ) {
 			c.t.Errorf("%s: is answered by a frame of type %d, %x", what, typ, body)
 		}
 	}

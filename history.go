@@ -59,6 +59,8 @@ const (
 	storePiece  = 512             // events
 	maxUnsigned = 1000            // posts that are looked through for the last that is signed
 	loadAtOnce  = 16 << 20        // bytes of a history file
+
+	maxEarlyPosts = 256 << 10 // bytes of posts of one author that are shown ahead of their turn
 )
 
 var (
@@ -166,6 +168,7 @@ type feed struct {
 	logged bool     // posts of it were taken into the log: what follows on them never was
 	held   int      // events in the log
 	posts  *store   // consecutive numbers up to last
+	early  []*event // said and shown ahead of posts that are still missing; they come again in their turn
 	notes  *store   // what this node noted of the author
 	seen   []*event // the last of these that say lost or is back
 	idle   bool     // it is in history.idle
@@ -435,6 +438,7 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 		if proved && i == len(run)-1 {
 			e.signature.Store(isGood)
 		}
+		e.printed = f.wasEarly(p)
 		h.advanceLocked(f, p)
 		h.logLocked(f.posts, e)
 		if f.id == h.self {
@@ -448,6 +452,61 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 // latestCredible returns the time of what somebody can say at this moment, if
 // no clock is further ahead than clockLimit.
 func (h *history) latestCredible() int64 { return h.clock().Add(clockLimit).UnixMicro() }
+
+// showEarly prints posts that their author said while it still owes us earlier
+// ones, and remembers that: they are taken when their turn comes, and not
+// printed again. What exceeds maxEarlyPosts is not shown until then.
+func (h *history) showEarly(author nodeID, run []post) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feedLocked(author)
+	size, last := 0, f.last
+	for _, e := range f.early {
+		size, last = size+len(e.sealed), e.number()
+	}
+	var shown batch
+	for i := range run {
+		p := &run[i]
+		if size += len(p.sealed); p.number <= last || size > maxEarlyPosts {
+			continue
+		}
+		e := &event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, printed: true}
+		f.early = append(f.early, e)
+		h.heedLocked(e.time)
+		if h.isNews(e) {
+			shown = append(shown, e)
+		}
+	}
+	h.queue = append(h.queue, shown)
+	wake(h.printer.wake)
+}
+
+// wasEarly says whether p, which f takes now, was shown early.
+func (f *feed) wasEarly(p *post) bool {
+	for len(f.early) > 0 && f.early[0].number() < p.number {
+		f.early = f.early[1:]
+	}
+	return len(f.early) > 0 && bytes.Equal(f.early[0].sealed, p.sealed)
+}
+
+// takeEarly takes the posts that author said early, though those before them
+// are missing: the author is gone, and nobody has them.
+func (h *history) takeEarly(author nodeID) {
+	h.mu.Lock()
+	early := h.knownLocked(author).early
+	h.mu.Unlock()
+	var run []post
+	for _, e := range early {
+		p := noError(parsePost(author, e.sealed))
+		if n := len(run); n > 0 && !follows(&run[n-1], &p) {
+			return
+		}
+		run = append(run, p)
+	}
+	if len(run) > 0 && run[len(run)-1].verify(author) {
+		h.add(author, run, true, true)
+	}
+}
 
 // heedLocked sees to it that what we say sorts after what was said at t,
 // unless the clock that says so is too far ahead.
@@ -835,17 +894,33 @@ func (h *history) vector() map[nodeID]span {
 	return v
 }
 
+// due appends to list the subs for which there is something to send, those
+// with the fewest posts first: so a fresh line goes before a long history.
+func (h *history) due(list []*sub, subs map[nodeID]*sub) []*sub {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for author, s := range subs {
+		f := h.knownLocked(author)
+		s.behind = f.last + 1 - min(s.next, f.last+1)
+		if s.behind > 0 || len(f.seen) > 0 && f.seen[len(f.seen)-1].seq > s.notes {
+			list = append(list, s)
+		}
+	}
+	slices.SortFunc(list, func(a, b *sub) int { return cmp.Compare(a.behind, b.behind) })
+	return list
+}
+
 // posts returns the events of author's feed from the given number on, up to
-// maxRun bytes of them, but at least one if there is one, and the number of
-// the first.
-func (h *history) posts(author nodeID, from uint64) (events []*event, first uint64) {
+// most bytes of them, but at least one if there is one, and the number of the
+// first.
+func (h *history) posts(author nodeID, from uint64, most int) (events []*event, first uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.knownLocked(author)
 	start := f.above(from - 1)
 	for i, size := start, 0; i < f.posts.count; i++ {
 		e := f.posts.event(i)
-		if size += len(e.sealed) + 4; size > maxRun && len(events) > 0 {
+		if size += len(e.sealed) + 4; size > most && len(events) > 0 {
 			break
 		}
 		events = append(events, e)
@@ -924,7 +999,7 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 	}
 	for e := h.nextLocked(c); e != nil && size > 0; e = e.later {
 		c.passLocked(e)
-		if printing && (!h.isNews(e) || h.isBefore(e)) {
+		if printing && (e.printed || !h.isNews(e) || h.isBefore(e)) {
 			continue
 		}
 		e.printed = e.printed || printing
@@ -1206,7 +1281,22 @@ type claim struct {
 type offer struct {
 	claim
 	isAuthor bool
+	served   served // by this peer, of any feed
 }
+
+// A served is what a peer has sent of what we asked it for.
+type served struct {
+	bytes int64
+	busy  time.Duration // for how long something was due from it
+}
+
+// rate returns how fast the peer serves, in bytes per second.
+func (s served) rate() int64 {
+	return int64(float64(s.bytes) / max(s.busy, time.Millisecond).Seconds())
+}
+
+// isTried says whether the peer has served for so long that its rate counts.
+func (s served) isTried() bool { return s.busy >= trial }
 
 // A help is what an offer is worth to a node that has the posts up to a
 // number. Less is better.
@@ -1289,9 +1379,36 @@ func (l *lack) decide() verdict {
 	case can == hasLater && (l.waited < gapPatience || l.mine.last > 0 && l.waited < healPatience):
 		return verdict{}
 	case serves && l.quiet < noProgress: // it is on its way
+		if i := l.faster(); i >= 0 {
+			return verdict{ask: i, want: next}
+		}
 		return verdict{}
 	}
 	return verdict{ask: best, want: next, stalled: serves}
+}
+
+// faster returns the offer to take up in place of that of a source that has
+// served for a while, or -1. A source may be slow because it wants to be, or
+// because the path is: that shows when another has its turn. Each has one, so
+// on a slow path no more is sent twice than what is under way at that moment.
+// What the author sends itself comes unasked, so it would come twice.
+func (l *lack) faster() (best int) {
+	best = -1
+	source := l.offers[l.source]
+	if source.isAuthor || !source.served.isTried() {
+		return best
+	}
+	rate := 2 * source.served.rate()
+	for i, o := range l.offers {
+		switch {
+		case i == l.source || o.isAuthor || o.stalls > 0 || o.help(l.mine.last) != hasNext:
+		case !o.served.isTried():
+			return i
+		case o.served.rate() > rate:
+			best, rate = i, o.served.rate()
+		}
+	}
+	return best
 }
 
 // best returns the offer to take up, and what it is worth. An offer of more

@@ -197,7 +197,7 @@ func (h *history) learn(o *history) *history {
 	for id := range o.vector() {
 		for {
 			last := h.about(id).last
-			events, from := o.posts(id, last+1)
+			events, from := o.posts(id, last+1, maxRun)
 			if len(events) == 0 {
 				break
 			}
@@ -288,7 +288,7 @@ func TestPostsAfterAGapAreTakenOnlyWhenAsked(t *testing.T) {
 	if n := len(h.chronology()); n != 5 {
 		t.Errorf("%d events can be looked at, want the 3 before the gap and the 2 after", n)
 	}
-	if events, from := h.posts(vic.id, 1); from != 6 || len(events) != 2 {
+	if events, from := h.posts(vic.id, 1, maxRun); from != 6 || len(events) != 2 {
 		t.Errorf("passes on %d posts from %d on, want 2 from 6 on", len(events), from)
 	}
 	if n, err := h.add(vic.id, run[3:5:5], true, true); n != 0 || err != nil {
@@ -435,7 +435,7 @@ func TestKeepHoldsAndTheOldestGoFirst(t *testing.T) {
 			t.Error("nothing was ever dropped")
 		}
 		for id, s := range h.vector() {
-			events, from := h.posts(id, 1)
+			events, from := h.posts(id, 1, maxRun)
 			if len(events) == 0 || from != s.first {
 				t.Errorf("says that it holds %+v of %v, but passes on %d posts from %d on", s, id, len(events), from)
 			}

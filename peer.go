@@ -73,6 +73,7 @@ const (
 	askAfter         = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
+	trial            = 3 * time.Second        // of a source that still brings something, before another has its turn
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
 	gapPatience      = 2 * time.Second        // before a gap is left: somebody may be about to connect who has what lies in it, though we don't know of it
 	healPatience     = 5 * time.Second        // where we have what lies before it: after a cut that takes longer
@@ -171,6 +172,7 @@ type notices struct {
 type pulse struct {
 	tickAt   time.Time
 	wokeAt   time.Time // when a tick last came late
+	planAt   time.Time // when we last looked whom to ask for what
 	toldAt   time.Time // when peers last heard the news
 	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
 }
@@ -184,7 +186,6 @@ type mailbox struct {
 
 type outgoing struct {
 	direct
-	after    uint64 // number of our last post before it
 	deadline time.Time
 	on       *conn // where it was sent last
 }
@@ -232,8 +233,16 @@ type conn struct {
 	wants    map[nodeID]want // what to ask for
 	subs     map[nodeID]*sub // what to send
 
-	due   []*sub    // the writer's own: what it is about to send
+	flow flow
+
+	due    []*sub // the writer's own: what it is about to send
+	bulk   []byte // likewise: what is left of a run that goes in pieces
+	bulkOf nodeID // likewise: and whose posts they are
+	posted int    // likewise: bytes in the bodies of all POSTS and PART that it has composed
+
 	began time.Time // the reader's own: from when on the peer has not paid for our work
+	part  []byte    // likewise: the pieces of a run so far
+	incoming
 }
 
 // A transport is what is underneath a connection.
@@ -245,11 +254,20 @@ type transport struct {
 	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
 }
 
+// An incoming is what a peer sends, for who asks it for more.
+type incoming struct {
+	served served    // of what it was asked for
+	partAt time.Time // when a piece of a run last came
+	vector uint64    // number of its own last post when its vector was complete
+}
+
 // A telling is what a peer is still to be told by HAVE.
 type telling struct {
 	authors map[nodeID]bool // of whom it should hear what we have
 	greet   bool            // part of our vector is among them
 	beat    bool            // a HAVE is due, though there be nothing to tell
+	got     bool            // so is a GOT
+	arrived int64           // for it: bytes in the bodies of all POSTS and PART that came
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
@@ -257,6 +275,8 @@ type sub struct {
 	author nodeID
 	next   uint64 // number of the post to send next
 	over   bool   // or of one later, if that was dropped
+	behind uint64 // posts still to be sent, as of the last look
+	early  uint64 // number of the last post that was sent ahead of its turn
 	notes  uint64 // seq of the last sighting sent
 }
 
@@ -656,7 +676,7 @@ func (n *node) register(c *conn, x hello) error {
 // greetLocked has the peer hear our whole vector: all of whom we hold posts,
 // or whom we are connected with.
 func (n *node) greetLocked(c *conn) {
-	c.telling = telling{authors: map[nodeID]bool{}, greet: true}
+	c.telling = telling{authors: map[nodeID]bool{}, greet: true, got: true}
 	for author := range n.history.vector() {
 		c.telling.authors[author] = true
 	}
@@ -1006,6 +1026,7 @@ func (n *node) lackLocked(author nodeID) {
 func (n *node) planLocked(now time.Time) {
 	l := lack{offers: make([]offer, 0, len(n.conns))}
 	peers := make([]*conn, 0, len(n.conns))
+	serving := map[*conn]bool{}
 	for author, since := range n.lacking {
 		l.mine, l.waited, l.delay = n.history.about(author), now.Sub(since), n.delayLocked(author, now)
 		l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
@@ -1013,10 +1034,12 @@ func (n *node) planLocked(now time.Time) {
 		s := n.sources[author]
 		for _, c := range n.conns {
 			if s != nil && s.from == c {
-				l.source, l.over, l.quiet = len(peers), s.over, now.Sub(s.since)
+				l.source, l.over = len(peers), s.over
+				l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
+				serving[c] = true
 			}
 			if c.complete {
-				l.offers, peers = append(l.offers, offer{c.theirs[author], c.peer == author}), append(peers, c)
+				l.offers, peers = append(l.offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
 			} else if l.source == len(peers) {
 				l.source = -1 // nothing can be said of it yet
 			}
@@ -1029,11 +1052,18 @@ func (n *node) planLocked(now time.Time) {
 		}
 		if do.settled {
 			delete(n.lacking, author)
+			if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
+				n.history.takeEarly(author)
+			}
 		}
 		if do.want.from > 0 {
 			n.askLocked(peers[do.ask], author, do.want)
 		}
 	}
+	for c := range serving {
+		c.served.busy += min(now.Sub(n.clock.planAt), tickEvery)
+	}
+	n.clock.planAt = now
 }
 
 // askLocked sends the peer of c a want of author's posts, and nobody else any
@@ -1081,6 +1111,13 @@ func (c *conn) tellLocked(author nodeID) {
 func (c *conn) lagsLocked(author nodeID) bool {
 	t := c.theirs[author]
 	return c.peer != author && !t.addr.IsValid() && t.last < c.n.history.about(author).last
+}
+
+// came counts bytes of awaited posts.
+func (g *gather) came(bytes int, now time.Time) {
+	if g.bytes += bytes; g.bytes >= gatherFloor {
+		g.at, g.bytes = now, 0
+	}
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
@@ -1235,7 +1272,11 @@ func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", by
 func (c *conn) handle(typ byte, body []byte) (wanted bool, err error) {
 	switch typ {
 	case framePosts:
-		return c.handlePosts(body)
+		wanted, err = c.handlePosts(body)
+		return wanted, c.arrivedWith(len(body), err)
+	case framePart:
+		wanted, err = c.handlePart(body)
+		return wanted, c.arrivedWith(len(body), err)
 	case frameHave:
 		return c.handleHave(body)
 	case frameWant:
@@ -1244,11 +1285,49 @@ func (c *conn) handle(typ byte, body []byte) (wanted bool, err error) {
 		return false, c.handleDirect(body)
 	case frameSeen:
 		return false, c.handleSeen(body)
+	case frameGot:
+		return c.handleGot(body)
 	case frameBye:
 		why, err := parseBye(body)
 		return false, cmp.Or(err, error(byeError(why)))
 	}
 	return false, nil // a later version's
+}
+
+// arrivedWith counts what has arrived and was taken, unless err says that it
+// was not, and has the peer hear it: so it knows how much it may have under way.
+func (c *conn) arrivedWith(size int, err error) error {
+	if err != nil {
+		return err
+	}
+	c.n.mu.Lock()
+	defer c.n.mu.Unlock()
+	c.telling.got = true
+	c.telling.arrived += int64(size)
+	wake(c.wake)
+	return nil
+}
+
+// handlePart takes a piece of a run of posts.
+func (c *conn) handlePart(body []byte) (wanted bool, err error) {
+	piece, more, err := parsePart(body)
+	if err != nil {
+		return false, err
+	}
+	if c.part = append(c.part, piece...); len(c.part) > maxFrame {
+		return false, fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxFrame)
+	}
+	if more {
+		c.n.mu.Lock()
+		defer c.n.mu.Unlock()
+		c.partAt = time.Now()
+		c.served.bytes += int64(len(piece))
+		c.n.gather.came(len(piece), c.partAt)
+		return true, nil
+	}
+	run := c.part
+	c.part = nil
+	return c.handlePosts(run)
 }
 
 // handlePosts takes a run of posts. What its author sends is proven by the
@@ -1272,6 +1351,12 @@ func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
 		return false, nil // it crossed our word that we leave, or that we want no more
 	}
 	next, claimed := n.history.about(author).last+1, c.theirs[author]
+	c.served.bytes += int64(len(body))
+	if own && run[0].number > max(next, c.vector) {
+		n.history.showEarly(author, run) // it was said since we met, and goes ahead of what comes before it
+		n.lackLocked(author)
+		return true, nil
+	}
 	if run[0].number > next && claimed.first <= next && claimed.last >= next {
 		return false, fmt.Errorf("post %d of %v is left out", next, author)
 	}
@@ -1319,9 +1404,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 	if g := &n.gather; !g.done {
 		if awaited := n.history.awaited(author); last.number-uint64(count) < awaited {
 			g.brought[c.peer] += count
-			if g.bytes += bytes; g.bytes >= gatherFloor {
-				g.at, g.bytes = now, 0
-			}
+			g.came(bytes, now)
 			if last.number >= awaited {
 				n.gatherLocked(now)
 			}
@@ -1405,10 +1488,10 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 // our own feed from where it stands, and a newcomer knows what to wait for.
 func (c *conn) completeLocked() {
 	n := c.n
-	c.complete = true
+	c.complete, c.vector = true, c.theirs[c.peer].last
 	c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
 	wake(c.wake)
-	if (offer{c.theirs[c.peer], true}).help(n.history.about(c.peer).last) != hasLater {
+	if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
 		n.dropSourceLocked(c.peer)
 		n.sources[c.peer] = &source{from: c, since: time.Now()} // from here on the author itself sends
 	}
@@ -1423,6 +1506,22 @@ func (c *conn) completeLocked() {
 	}
 	n.planLocked(time.Now())
 	n.changedLocked()
+}
+
+// handleGot takes the peer's word on what has arrived.
+func (c *conn) handleGot(body []byte) (wanted bool, err error) {
+	arrived, err := parseGot(body)
+	if err != nil {
+		return false, err
+	}
+	n, now := c.n, time.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if wanted = c.flow.ack(arrived, now); wanted {
+		c.ackedAt, n.takenAt = now, now
+		wake(c.wake)
+	}
+	return wanted, nil
 }
 
 func (c *conn) handleWant(body []byte) error {
@@ -1523,62 +1622,78 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 }
 
 // compose appends what is to be sent next: all control frames that are due,
-// and posts until there are maxRun bytes. It returns why it ended with BYE:
-// when we leave, only once all else is said and the peer has said what all is.
+// as many posts as the flow and maxRun allow, and the direct messages said
+// until then. It returns why it ended with BYE: when we leave, only once all
+// else is said and the peer has said what all is.
 func (c *conn) compose(b []byte) ([]byte, byte) {
-	c.n.mu.Lock()
+	n := c.n
+	n.mu.Lock()
 	b = c.controlLocked(b)
-	bye, complete := c.bye, c.complete
-	c.due = slices.AppendSeq(c.due[:0], maps.Values(c.subs))
-	alone := complete && c.subs[c.n.id] == nil
-	c.n.mu.Unlock()
+	bye, complete, greeted := c.bye, c.complete, !c.telling.greet
+	own := c.subs[n.id]
+	run, room := c.flow.run(), c.flow.room()
+	if c.due = c.due[:0]; greeted { // posts come behind the vector that announces them
+		c.due = n.history.due(c.due, c.subs)
+	}
+	n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
 		return appendBye(b, bye), bye
 	}
-	if alone { // of posts of ours, which the peer doesn't get from us: direct messages have no place to keep among them
-		b, _ = c.appendDirects(b, math.MaxUint64)
+	before := c.posted
+	if own != nil && own.next <= c.base && room > 0 {
+		b = c.appendEarly(b, own, run)
 	}
 	for _, s := range c.due {
-		upTo := uint64(math.MaxUint64)
-		if s.author == c.n.id {
-			b, upTo = c.appendDirects(b, s.next)
-		}
-		if b = c.appendPosts(b, s, upTo); len(b) > maxRun {
+		if c.posted-before >= min(room, run) || len(b) > maxRun { // a write of more would come as one piece, by TLS
 			break
 		}
+		b = c.appendPosts(b, s, run)
 	}
-	if bye == byeLeaving && complete && len(b) == 0 {
-		c.n.mu.Lock()
-		defer c.n.mu.Unlock()
+	if len(c.bulk) > 0 && c.posted-before < min(room, run) {
+		b = c.appendBulk(b, run)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c.flow.send(c.posted-before, time.Now())
+	b = c.appendDirectsLocked(b)
+	if bye == byeLeaving && complete && greeted && len(b) == 0 && len(c.due)+len(c.bulk) == 0 {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}
 	return b, 0
 }
 
-// appendDirects appends the direct messages that were not sent on c yet, but
-// only those that were said before our post of the number next. It returns
-// the number of the post on which the first of the others follows: whoever
-// hears both hears them in the order in which they were said.
-func (c *conn) appendDirects(b []byte, next uint64) ([]byte, uint64) {
-	c.n.mu.Lock()
-	defer c.n.mu.Unlock()
-	held := c.n.history.span(c.n.id) // what was dropped for keep is not waited for
-	for _, o := range c.n.contactLocked(c.peer).out {
-		if o.on == c {
-			continue
-		}
-		if o.after >= max(next, held.first) && o.after <= held.last {
-			return b, o.after
-		}
-		o.on = c
-		b = appendDirect(b, o.direct)
+// appendDirectsLocked appends the direct messages that were not sent on c yet.
+// They come behind the posts of the same write, and so are overtaken by no
+// later line for longer than that.
+func (c *conn) appendDirectsLocked(b []byte) []byte {
+	if !c.complete {
+		return b
 	}
-	return b, math.MaxUint64
+	for _, o := range c.n.contactLocked(c.peer).out {
+		if o.on != c {
+			o.on = c
+			b = appendDirect(b, o.direct)
+		}
+	}
+	return b
+}
+
+// appendBulk appends the next piece of a run that is larger than what the path
+// carries in a moment, so that other frames needn't wait for the whole of it.
+func (c *conn) appendBulk(b []byte, size int) []byte {
+	piece := c.bulk[:min(size, len(c.bulk))]
+	c.bulk = c.bulk[len(piece):]
+	c.posted += 1 + len(piece)
+	return appendPart(b, piece, len(c.bulk) > 0)
 }
 
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
+	if c.telling.got {
+		c.telling.got = false
+		b = appendGot(b, c.telling.arrived)
+	}
 	if t := &c.telling; t.beat || t.greet || len(t.authors) > 0 {
 		b = c.appendHaveLocked(b)
 	}
@@ -1623,19 +1738,19 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 }
 
 // appendPosts appends what the history has of an author beyond what was sent,
-// to the number upTo if there is such a post, and up to maxRun bytes. Of these it
-// takes what the author's signatures prove. Only the writer calls it, which has
-// s to itself.
-func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
+// in a run of about size bytes, of which it takes what the author's signatures
+// prove. A single post that is larger goes in pieces, of which bulk holds the
+// rest. Only the writer calls it.
+func (c *conn) appendPosts(b []byte, s *sub, size int) []byte {
 	n, author := c.n, s.author
 	for _, e := range n.history.sightings(author, s.notes) { // first, for a newcomer waits no longer than for the posts
 		p := e.content()
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
 		s.notes = e.seq
 	}
-	events, first := n.history.posts(author, s.next)
-	if len(events) == 0 {
-		return b
+	events, first := n.history.posts(author, s.next, size)
+	if len(events) == 0 || len(c.bulk) > 0 && (author == c.bulkOf || len(events[0].sealed) > size) {
+		return b // or the pieces of a run that comes first are under way
 	}
 	if first > s.next && !s.over { // what lies between was dropped for keep: the peer may find it elsewhere
 		n.mu.Lock()
@@ -1644,19 +1759,11 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 		c.endSubLocked(s)
 		return b
 	}
-	if first <= upTo && upTo-first < uint64(len(events)) {
-		events = events[:upTo-first+1]
-	}
 	count := proven(len(events), func(i int) bool { return events[i].isSigned() })
 	if events = events[:count]; count == 0 {
 		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
 	} else {
-		start := len(b)
-		b = append(beginFrame(b, framePosts), author[:]...)
-		for _, e := range events {
-			b = appendRunEntry(b, e.sealed)
-		}
-		b = endFrame(b, start)
+		b = c.appendRun(b, author, events, size)
 		s.next, s.over = first+uint64(count), false
 	}
 	n.mu.Lock()
@@ -1666,6 +1773,36 @@ func (c *conn) appendPosts(b []byte, s *sub, upTo uint64) []byte {
 		c.endSubLocked(s)
 	}
 	return b
+}
+
+// appendEarly appends what we said since the peer came ahead of what it lacks
+// of before that, so that it hears at once what is said. It goes again in its
+// turn.
+func (c *conn) appendEarly(b []byte, own *sub, size int) []byte {
+	own.early = max(own.early, c.base)
+	events, first := c.n.history.posts(own.author, own.early+1, size)
+	if len(events) == 0 || len(events[0].sealed) > size {
+		return b
+	}
+	own.early = first + uint64(len(events)) - 1
+	return c.appendRun(b, own.author, events, size)
+}
+
+// appendRun appends events as one POSTS frame, or as pieces of one where that
+// would be far larger than size.
+func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []byte {
+	start := len(b)
+	b = append(beginFrame(b, framePosts), author[:]...)
+	for _, e := range events {
+		b = appendRunEntry(b, e.sealed)
+	}
+	body := b[start+5:]
+	if len(body) <= 2*size {
+		c.posted += len(body)
+		return endFrame(b, start)
+	}
+	c.bulk, c.bulkOf = slices.Clone(body), author
+	return c.appendBulk(b[:start], size)
 }
 
 // endSubLocked sends nothing more for s, unless it was asked for anew.
@@ -1713,7 +1850,6 @@ func (n *node) sendDirect(to member, text []byte) error {
 	at := n.history.now()
 	ct.out = append(ct.out, &outgoing{
 		direct:   direct{ct.sent, at, text},
-		after:    n.history.about(n.id).last,
 		deadline: time.Now().Add(directPatience),
 	})
 	n.history.note(to.id, post{kind: kindDirectTo, time: at, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
@@ -1934,3 +2070,67 @@ func (m *meter) sinceRead() time.Duration {
 }
 
 func (m *meter) sinceWrite() time.Duration { return time.Duration(m.now() - m.wrote.Load()) }
+
+// A flow bounds how many bytes of posts are under way to a peer, by how long
+// they take to arrive. On a fast network the bound grows until it doesn't
+// matter. On a slow path it holds about half a second's worth, so that a fresh
+// line never waits for long behind a long history, and nothing is asked for
+// again that is only slow. A peer that never says what has arrived is not
+// bounded. The zero value is ready. Guarded by node.mu.
+type flow struct {
+	bounded bool
+	sent    int64 // bytes so far
+	arrived int64 // of these, by the peer's word
+	window  int64 // bytes that may be under way; 0: firstWindow
+	mark    int64 // bytes sent when the window was used up, which is measured; 0: it wasn't
+	markAt  time.Time
+}
+
+const (
+	firstWindow = 16 << 10 // bytes: two seconds at 64 kbit/s
+	leastWindow = 4 << 10
+	mostWindow  = 8 << 20
+	flowFast    = 250 * time.Millisecond // a full window that arrives within it grows
+	flowSlow    = 1 * time.Second        // and one that takes longer shrinks
+)
+
+func (f *flow) limit() int64 {
+	if !f.bounded {
+		return math.MaxInt64
+	}
+	return cmp.Or(f.window, firstWindow)
+}
+
+// room returns how many bytes may be sent at this moment.
+func (f *flow) room() int { return int(f.limit() - (f.sent - f.arrived)) }
+
+// run returns how large a frame of posts may be: at least two fit the window,
+// so that the path doesn't run dry.
+func (f *flow) run() int { return int(min(f.limit()/2, maxRun)) }
+
+// send counts size bytes that are sent.
+func (f *flow) send(size int, now time.Time) {
+	if f.sent += int64(size); f.mark == 0 && f.room() <= 0 {
+		f.mark, f.markAt = f.sent, now
+	}
+}
+
+// ack takes the peer's word that so many bytes have arrived, and says whether
+// any of them are new.
+func (f *flow) ack(arrived int64, now time.Time) bool {
+	f.bounded = true
+	if arrived = min(arrived, f.sent); arrived <= f.arrived {
+		return false
+	}
+	f.arrived = arrived
+	if f.mark > 0 && arrived >= f.mark {
+		switch took := now.Sub(f.markAt); {
+		case took > flowSlow:
+			f.window = max(f.limit()/2, leastWindow)
+		case took < flowFast:
+			f.window = min(2*f.limit(), mostWindow)
+		}
+		f.mark = 0
+	}
+	return true
+}

@@ -75,6 +75,8 @@ package main
 //	   7  SEEN    author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
 //	   8  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle,
 //	              5 protocol error
+//	   9  PART    more 1 (0: this is the last), a piece of the body of a POSTS frame
+//	  10  GOT     arrived 8: bytes in the bodies of all POSTS and PART so far
 //
 // # Posts
 //
@@ -172,7 +174,10 @@ package main
 // Who sends what to whom.
 //
 //  14. A node's own feed goes unasked to each peer, from the number behind the last
-//     that the peer's vector names of it, as soon as that vector is complete.
+//     that the peer's vector names of it, as soon as that vector is complete and
+//     its own is sent. Where not all of it can be under way, what is said since
+//     the connection was made may go ahead, and goes again in its turn; the reader
+//     shows it at once, and only once.
 //  15. The feeds of others go to those who ask by WANT, and that is a
 //     subscription: what the sender gets later follows. So the number may be one
 //     more than the sender has. A WANT replaces the one before of the same author.
@@ -186,11 +191,13 @@ package main
 //     heard, since it is about to connect. It asks with over 1 only if for 2 s,
 //     or 5 s if it has what lies before the gap, nobody had the next post. Where
 //     nobody has more, it asks a peer that is connected with the author for what
-//     follows.
+//     follows. A peer that has served for 3 s, and others offer the same, gives
+//     way to one that hasn't served yet, or that served twice as fast.
 //  18. What is neither the sender's own feed nor was asked for is passed over, for
 //     it may have crossed a WANT from 0. So are posts that were taken before, and
 //     those behind a gap unless over was 1. But a run that begins behind the next
-//     post, though its sender has that one by its own entry, is a protocol error.
+//     post, though its sender has that one by its own entry, is a protocol error,
+//     unless its sender is its author and its number is not in the author's vector.
 //  19. In a run that another than its author sends, the last signature must
 //     verify. What the author sends is proven by TLS, so its signatures are not
 //     checked before it is taken. But nobody passes on a run whose last signature
@@ -211,16 +218,22 @@ package main
 //     if it is more than 5 minutes ahead. To compare, a reader corrects the time by
 //     the difference between HELLO's time and its own clock. SEEN of an author of
 //     whom no post was taken waits for one.
+//  23. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
+//     peer that says GOT, a node has at most a window of bytes under way: 16 KiB
+//     at first, twice as much when a full window arrived within 0.25 s, half when
+//     it took more than 1 s, 4 KiB to 8 MiB. A run is half a window at most; a
+//     post that is larger goes in pieces, PART, which make the body of a POSTS
+//     frame together. Other frames may come between them.
 //
 // Parting.
 //
-//  23. A node that says BYE sends nothing more, and the one that hears it closes
+//  24. A node that says BYE sends nothing more, and the one that hears it closes
 //     the connection. If that doesn't happen, the first closes it after 0.25 s,
 //     or when it leaves within 0.6 s; after BYE duplicate at once.
-//  24. A node that leaves says so by its last post. It sends all that the peer
+//  25. A node that leaves says so by its last post. It sends all that the peer
 //     lacks, and when it has heard the peer's whole vector, BYE leaving. What the
 //     peer sends behind that is not taken.
-//  25. After BYE idle both are still connected for what their vectors say. The one
+//  26. After BYE idle both are still connected for what their vectors say. The one
 //     that has something to say dials again. If no beacon came for 3 s, each
 //     tries every 3 s to make a TLS handshake, and closes; if that fails, the
 //     other is lost.
@@ -264,6 +277,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -296,6 +310,8 @@ const (
 	frameDirect = 6
 	frameSeen   = 7
 	frameBye    = 8
+	framePart   = 9
+	frameGot    = 10
 )
 
 const (
@@ -667,6 +683,33 @@ func parseSeen(body []byte) (x sighting, err error) {
 		return x, fmt.Errorf("seen: kind %d at %d", x.kind, x.time)
 	}
 	return x, f.err("seen")
+}
+
+// appendPart adds a piece of the body of a POSTS frame, and whether more follow.
+func appendPart(b, piece []byte, more bool) []byte {
+	start := len(b)
+	b = append(beginFrame(b, framePart), 0)
+	if more {
+		b[start+5] = 1
+	}
+	return endFrame(append(b, piece...), start)
+}
+
+func parsePart(body []byte) (piece []byte, more bool, err error) {
+	f := fields{b: body}
+	more = f.uint(1) == 1
+	return f.b, more, f.err("part")
+}
+
+func appendGot(b []byte, arrived int64) []byte {
+	start := len(b)
+	return endFrame(binary.BigEndian.AppendUint64(beginFrame(b, frameGot), uint64(arrived)), start)
+}
+
+func parseGot(body []byte) (arrived int64, err error) {
+	f := fields{b: body}
+	arrived = int64(min(f.uint(8), math.MaxInt64))
+	return arrived, f.err("got")
 }
 
 func appendBye(b []byte, why byte) []byte {

@@ -243,6 +243,10 @@ func goldenFrames() []goldenFrame {
 		author nodeID
 		posts  []post
 	}
+	type part struct {
+		piece []byte
+		more  bool
+	}
 	return []goldenFrame{
 		{"PROOF", "00000021 01 a360df0cb0f251fd98b02f372939ac7ad44f3f8596e2a87283bcc6bbf4859ecb", appendProof(nil, mac),
 			mac, anyOf(func(b []byte) ([]byte, error) { return b, nil }), 1, 0},
@@ -262,6 +266,9 @@ func goldenFrames() []goldenFrame {
 			message, anyOf(parseDirect), 1, 16},
 		{"SEEN", "00000035 07" + hexB + "05 000660dec9ce2340 03 416e6e 1e14 04 c0a80007", appendSeen(nil, seen),
 			seen, anyOf(parseSeen), 0, 52},
+		{"PART", "00000007 09 01 7069656365", appendPart(nil, []byte("piece"), true),
+			part{[]byte("piece"), true}, anyOf(func(b []byte) (x part, err error) { x.piece, x.more, err = parsePart(b); return x, err }), 1, 1},
+		{"GOT", "00000009 0a 0000000000000100", appendGot(nil, 256), int64(256), anyOf(parseGot), 0, 8},
 		{"BYE", "00000002 08 02", appendBye(nil, byeDuplicate), byte(byeDuplicate), anyOf(parseBye), 0, 1},
 	}
 }

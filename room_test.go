@@ -60,6 +60,7 @@ type guest struct {
 	offer chan net.Conn // its listener
 	stop  context.CancelFunc
 	ended chan struct{}
+	link  *slowLink // of its link; nil: what is sent is there
 
 	mu     sync.Mutex // guards all below
 	out    bytes.Buffer
@@ -312,6 +313,34 @@ func (l *lab) healAll() {
 	}
 }
 
+// ---- slow links
+
+// A slowLink is what the link of a guest carries towards it.
+type slowLink struct {
+	mu     sync.Mutex // guards all below
+	rate   int        // bytes per second
+	free   time.Time  // when all that was taken will have come
+	passed int        // bytes so far
+}
+
+// takes waits until n more bytes have come over the link.
+func (p *slowLink) takes(n int) {
+	p.mu.Lock()
+	if now := time.Now(); p.free.Before(now) {
+		p.free = now
+	}
+	p.free = p.free.Add(time.Duration(n) * time.Second / time.Duration(p.rate))
+	p.passed += n
+	wait := time.Until(p.free)
+	p.mu.Unlock()
+	time.Sleep(wait) // on the fake clock of the bubble
+}
+
+// slow has the guest's link carry so many bytes a second towards it.
+func slow(rate int) option {
+	return func(g *guest, _ *options) { g.link = &slowLink{rate: rate} }
+}
+
 // ---- wires
 
 // A wire carries bytes one way. While it is cut they wait in it.
@@ -366,6 +395,12 @@ func (e *wireEnd) Read(b []byte) (int, error) {
 	}
 	if len(w.buf) == 0 {
 		return 0, errors.New("EOF")
+	}
+	if p := w.to.link; p != nil {
+		b = b[:min(len(b), len(w.buf), 1000)]
+		w.mu.Unlock()
+		p.takes(len(b))
+		w.mu.Lock()
 	}
 	n := copy(b, w.buf)
 	w.buf = w.buf[n:]

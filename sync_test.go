@@ -463,3 +463,59 @@ func (w *web) judge(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowLinkCarriesHistoryOnceAndTalkMeanwhile: a newcomer whose link carries
+// 64 or 256 kbit/s has the history, in posts of 64 KiB, in about the time and
+// the bytes that it takes alone, and hears what is said meanwhile.
+func TestSlowLinkCarriesHistoryOnceAndTalkMeanwhile(t *testing.T) {
+	t.Parallel()
+	const posts, size = 8, 64000
+	for _, rate := range []int{8000, 32000} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann"), l.enter("Bob")
+			after(time.Second)
+			line := strings.Repeat("h", 79)
+			for range posts {
+				ann.says("%s", strings.TrimSuffix(strings.Repeat(line+"\n", size/80), "\n"))
+			}
+			cid := l.enter("Cid")
+			cid.says("I was here")
+			after(3 * time.Second)
+			cid.leaves()
+			after(3 * time.Second)
+			nat := l.enter("Nat", slow(rate))
+			began := time.Now()
+			alone := time.Duration(posts*size) * time.Second / time.Duration(rate)
+			said := 0
+			for time.Since(began) < alone-5*time.Second {
+				after(5 * time.Second)
+				from := []*guest{ann, bob}[said%2]
+				from.says("live %d", said)
+				after(3 * time.Second)
+				nat.wantLines(1, fmt.Sprintf(`: live %d$`, said))
+				if said++; t.Failed() {
+					t.Logf("at %d bytes per second, %v after the start", rate, time.Since(began))
+					break
+				}
+			}
+			for len(nat.recalls()) < posts*(size/80) && time.Since(began) < 2*alone {
+				after(time.Second)
+			}
+			took := time.Since(began)
+			after(10 * time.Second)
+			nat.link.mu.Lock()
+			passed := nat.link.passed
+			nat.link.mu.Unlock()
+			if most := alone * 11 / 10; took > most {
+				t.Errorf("at %d bytes per second the history is there after %v, want %v", rate, took, most)
+			}
+			if most := posts * size * 11 / 10; passed > most {
+				t.Errorf("at %d bytes per second %d bytes came, want %d at most", rate, passed, most)
+			}
+			nat.wantLines(1, `\* history: \d+ events from`)
+			nat.wantLines(posts*(size/80), `: h+$`)
+			nat.wantLines(1, `: I was here$`)
+			l.wantSame(posts*(size/80)+said+1, ann, bob, nat)
+		})
+	}
+}
