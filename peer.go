@@ -1640,9 +1640,6 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		return appendBye(b, bye), bye
 	}
 	before := c.posted
-	if own != nil && own.next <= c.base && room > 0 {
-		b = c.appendEarly(b, own, run)
-	}
 	for _, s := range c.due {
 		if c.posted-before >= min(room, run) || len(b) > maxRun { // a write of more would come as one piece, by TLS
 			break
@@ -1651,6 +1648,9 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	}
 	if len(c.bulk) > 0 && c.posted-before < min(room, run) {
 		b = c.appendBulk(b, run)
+	}
+	if behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id); behind && room > -run {
+		b = c.appendEarly(b, own, run)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
