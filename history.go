@@ -1080,11 +1080,12 @@ func (h *history) hold() {
 	h.before, h.heldFrom = map[nodeID]uint64{}, h.printer.next
 }
 
-// await says that there were posts of author up to number before we came.
-func (h *history) await(author nodeID, number uint64) {
+// await says that there were posts of author up to number before we came. The
+// word of the author itself counts for more than that of others.
+func (h *history) await(author nodeID, number uint64, itself bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.before != nil && number > h.before[author] {
+	if h.before != nil && (itself || number > h.before[author]) {
 		h.before[author] = number
 	}
 }

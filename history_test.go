@@ -949,7 +949,7 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 		h.say(kindJoin, []byte("Me"))
 		h.hold()
 		for author, number := range c.before {
-			h.await(author, number)
+			h.await(author, number, false)
 		}
 		c.fill(h)
 		got := printedLines(h) // what is said live

@@ -1256,6 +1256,90 @@ func TestClaimThatIsRepeatedStarvesNobody(t *testing.T) {
 	})
 }
 
+// TestOneMemberKeepsNothingFromANewcomersScreen: whatever a member claims that
+// a newcomer meets first, and however slowly it serves what it is asked for,
+// what the others hold is on the screen within 5 s of meeting them, and what
+// they say is there at once.
+func TestOneMemberKeepsNothingFromANewcomersScreen(t *testing.T) {
+	t.Parallel()
+	const lines = 20
+	for _, c := range []struct {
+		name string
+		// lies has eve tell the newcomer what she has, and returns what she
+		// sends after each interval from when she is asked on.
+		lies func(eve *scribe, say func(...[]byte), ann nodeID, cid []post, gone nodeID) (drops []byte, every time.Duration)
+	}{
+		{"more of Ann than there is", func(_ *scribe, say func(...[]byte), ann nodeID, _ []post, _ nodeID) ([]byte, time.Duration) {
+			say(has(ann, span{1, 1 << 62, 7}))
+			return nil, 0
+		}},
+		{"a billion posts of her own, one every 2 s", func(eve *scribe, say func(...[]byte), _ nodeID, _ []post, _ nodeID) ([]byte, time.Duration) {
+			say(has(eve.id, span{1, 1e9, 7}))
+			return nil, 2 * time.Second
+		}},
+		{"a billion posts of her own, five a second", func(eve *scribe, say func(...[]byte), _ nodeID, _ []post, _ nodeID) ([]byte, time.Duration) {
+			say(has(eve.id, span{1, 1e9, 7}))
+			return nil, 200 * time.Millisecond
+		}},
+		{"a gap of an invented author", func(_ *scribe, say func(...[]byte), _ nodeID, _ []post, _ nodeID) ([]byte, time.Duration) {
+			say(has(newScribe(77, "Nobody").id, span{100, 200, 7}))
+			return nil, 0
+		}},
+		{"what the others hold, and serves nothing", func(_ *scribe, say func(...[]byte), _ nodeID, cid []post, gone nodeID) ([]byte, time.Duration) {
+			say(has(gone, span{1, uint64(len(cid)), cid[len(cid)-1].link.mark()}))
+			return nil, 0
+		}},
+		{"what the others hold, and serves a post every 1.5 s", func(_ *scribe, say func(...[]byte), _ nodeID, cid []post, gone nodeID) ([]byte, time.Duration) {
+			say(has(gone, span{1, uint64(len(cid)), cid[len(cid)-1].link.mark()}))
+			return []byte("cid"), 1500 * time.Millisecond
+		}},
+	} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob, cid := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+			after(time.Second)
+			for i := range lines {
+				cid.says("line %d", i)
+				ann.says("remark %d", i)
+			}
+			after(time.Second)
+			gone := l.postsOf(ann, cid.id)
+			cid.leaves()
+			after(10 * time.Second)
+
+			nat := l.enter("Nat", apartFrom(ann, bob))
+			eve := newScribe(66, "Eve")
+			v := l.visitor(nat, eve.key, "Eve", nil)
+			drops, every := c.lies(eve, v.says, ann.id, gone, cid.id)
+			if every > 0 {
+				mine := eve.chat(100)
+				v.repeats(every, func(i int) []byte {
+					if drops == nil {
+						return framed(framePosts, runOf(eve.id, mine[i%len(mine):][:1]))
+					}
+					return framed(framePosts, runOf(cid.id, gone[i%len(gone):][:1]))
+				})
+			}
+			v.repeats(heartbeat, func(int) []byte { return framed(frameHave, frameList{}.have()) })
+			after(50 * time.Millisecond)
+			l.healAll()
+			for i := 0; nat.peersNow() < 3 && i < 50; i++ {
+				after(100 * time.Millisecond)
+			}
+			ann.says("live at once")
+			after(500 * time.Millisecond)
+			nat.wantLines(1, `: live at once$`)
+			after(4500 * time.Millisecond)
+			nat.wantLines(lines, `: line \d+$`)
+			nat.wantLines(lines, `: remark \d+$`)
+			nat.wantLines(1, `\* history: \d+ events from`)
+			nat.wantLines(0, ` (lost|is back)$`)
+			if t.Failed() {
+				t.Fatalf("Eve claims %s", c.name)
+			}
+		})
+	}
+}
+
 // TestNobodyHasHeardWhatWasNotSaid: somebody acknowledges all that Ann will
 // ever say, and goes; what she says then is heard by nobody.
 func TestJoinIsTheFirstAndLeaveTheLastOfAnAuthor(t *testing.T) {

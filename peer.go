@@ -1498,8 +1498,9 @@ func (c *conn) completeLocked() {
 	n.lackLocked(c.peer)
 	if g := &n.gather; !g.done {
 		for author, s := range c.theirs {
-			if author != n.id {
-				n.history.await(author, s.last)
+			known := n.conns[author] // by itself
+			if author != n.id && (author == c.peer || known == nil || !known.complete) {
+				n.history.await(author, s.last, author == c.peer)
 			}
 		}
 		n.gatherLocked(time.Now())
