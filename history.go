@@ -1,19 +1,20 @@
 package main
 
 // This file is the memory of a node: what everybody said, and who came and
-// went.
+// went. It also decides which peer to ask for what is missing in it.
 //
-// An event is a post, which its author signed and everybody has alike, or a
-// note, which this node made itself: somebody was lost, or came back, or a
-// direct message passed. Events stand in one log, in order of arrival. The
-// posts of one author also form a feed: consecutive numbers, so that two of
-// them, first and last, say all that is held of it. Posts are taken in order
-// and once; that alone makes merging what several peers send a mere union.
+// An event is a post, which its author signed and every node has alike, or a
+// note, which this node made itself: a node was lost, or came back, or a direct
+// message passed. Events stand in one log, in order of arrival. The posts of one
+// author also form a feed. Its numbers are consecutive, so the first and the last
+// say all that is held of it; a vector of these says all that a node holds.
+// Posts of an author are taken in order and once, so it doesn't matter which
+// peers send them, or how often.
 //
-// Whoever reads the log (the printer, the history file) has a cursor in it,
+// The log has readers: the printer and the history file. Each has a cursor in it,
 // and is woken when the log grows. Chronological order is made when somebody
-// looks. Time is a hybrid logical clock: the wall clock, but later than
-// whatever was said before.
+// asks for it. Time is a hybrid logical clock: the wall clock, but later than
+// all that was said before.
 //
 // Memory is bounded by keep. The oldest events go first, but none that a
 // cursor has still to pass, and none of our own that a connected node has
@@ -23,6 +24,10 @@ package main
 // before, so that no clock buys a longer stay; a clock within clockLimit is
 // believed. The events of one author come in the order of their age, and so the
 // oldest of all is the first of some author's.
+//
+// A lack is an author of whom some peer may have more than we. What to do about
+// it is decided from values alone, without a lock or a clock: peer.go gathers
+// them, and does what was decided.
 //
 // How an event looks as a line is laid out in protocol.go.
 
@@ -53,8 +58,8 @@ const (
 	spareKeep   = 16              // keep is exceeded by 1/16 of it at most where what is to go waits for a cursor
 	maxQueue    = 64              // answers waiting for the printer
 	followSize  = 64 << 10        // bytes of posts that are printed, or saved, at once
-	maxNames    = 4096            // remembered beyond twice those in use, before all but these are forgotten
-	maxAuthors  = 1024            // that are remembered though nothing is held of them
+	maxNames    = 4096            // with more than this beyond twice those in use, the others are forgotten
+	maxAuthors  = 1024            // remembered though nothing is held of them
 	maxSeen     = 16              // times that others may say in a minute that one author was lost or is back; and that we tell on
 	storePiece  = 512             // events
 	maxUnsigned = 1000            // posts that are looked through for the last that is signed
@@ -76,7 +81,7 @@ type event struct {
 	seq     uint64 // place in the order of arrival
 	kind    byte
 	doubted bool // it claims to come from the future
-	printed bool // the printer has passed it on; guarded by history.mu
+	printed bool // the printer has taken it; guarded by history.mu
 
 	signature      atomic.Int32 // unchecked, good or bad
 	earlier, later *event       // in the log; guarded by history.mu
@@ -89,7 +94,7 @@ func (e *event) compare(o *event) int {
 
 func (e *event) cost() int64 { return int64(len(e.sealed)) + eventCost }
 
-// content takes apart what e says; it was parsed when it was taken.
+// content takes e apart. It can't fail, since e was parsed when it was taken.
 func (e *event) content() post {
 	b := e.sealed
 	if !e.isNote() {
@@ -105,7 +110,7 @@ const (
 	isBad
 )
 
-// isSigned says whether its author signed e, a post. It checks that once.
+// isSigned says whether the author of e, a post, signed it. It checks that once.
 func (e *event) isSigned() bool {
 	if e.signature.Load() == isUnchecked {
 		p, err := parsePost(e.feed.id, e.sealed)
@@ -146,14 +151,14 @@ const (
 	left
 )
 
-// An author is what is known of one.
+// An author is what is known of an author at some moment.
 type author struct {
 	last  uint64         // number of its newest post ever taken
 	link  link           // of that post
 	time  int64          // of that post
 	name  string         // its latest, as it may be shown
 	addr  netip.AddrPort // where we reached it; invalid if we never did
-	here  bool           // we are connected with it, or were until it was lost; or it is ourselves
+	here  bool           // we met it, and it has neither left nor was given up by forget; or it is ourselves
 	state presence
 	fork  bool // it contradicted itself: nothing more is taken
 }
@@ -165,7 +170,7 @@ func (a *author) isClosed() bool { return a.fork || a.state == left }
 type feed struct {
 	id nodeID // immutable
 	author
-	logged bool     // posts of it were taken into the log: what follows on them never was
+	logged bool     // posts of it are or were in the log, so those that follow are new
 	held   int      // events in the log
 	posts  *store   // consecutive numbers up to last
 	early  []*event // said and shown ahead of posts that are still missing; they come again in their turn
@@ -173,9 +178,9 @@ type feed struct {
 	seen   []*event // the last of these that say lost or is back
 	idle   bool     // it is in history.idle
 
-	notedAt int64 // when the last of seen was noticed, by our clock; µs since 1970
-	toldAt  int64 // when somebody told of one, which began a minute; likewise
-	told    int   // how often somebody did since
+	notedAt int64 // time of the last of seen, corrected to our clock; µs since 1970
+	toldAt  int64 // when a minute began in which others told of some; µs since 1970
+	told    int   // how many they told of since
 }
 
 func newFeed(id nodeID) *feed { return &feed{id: id, posts: new(store), notes: new(store)} }
@@ -265,8 +270,8 @@ func (b *byAge) Pop() any {
 	return s
 }
 
-// A cursor is somebody's place in the log. Its wake channel receives when
-// there is more to take. Fields but wake are guarded by history.mu.
+// A cursor is the place of a reader in the log. Its wake channel receives when
+// there is more to take. The other fields are guarded by history.mu.
 type cursor struct {
 	next  uint64 // seq of the next event to take
 	last  *event // in the log, the last before that; nil: there is none
@@ -274,7 +279,8 @@ type cursor struct {
 	wake  chan struct{}
 }
 
-// wake makes one receive from c succeed, now or later.
+// wake makes one receive from c succeed, now or later. It doesn't block; c has room
+// for one.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -288,7 +294,7 @@ type history struct {
 	keep   int64                 // bytes; immutable
 	clock  func() time.Time      // immutable
 	addr   func() netip.AddrPort // what our posts name as our address; immutable
-	nobody *feed                 // of whom nothing is known; immutable
+	nobody *feed                 // stands for authors of whom nothing is known; immutable
 
 	saying sync.Mutex // held while a post of our own is made, so that they are numbered one by one
 
@@ -336,7 +342,7 @@ func (h *history) newCursor() *cursor {
 	return c
 }
 
-// dropCursor forgets c, whose owner reads no more.
+// dropCursor forgets c: its reader has stopped.
 func (h *history) dropCursor(c *cursor) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -354,7 +360,7 @@ func (h *history) say(kind byte, text []byte) {
 	f := h.feedLocked(h.self)
 	if f.state == left {
 		h.mu.Unlock()
-		return // what is still typed or piped comes too late
+		return // what is typed after our leave comes too late
 	}
 	p := post{number: f.last + 1, time: h.nowLocked(), prev: f.link, kind: kind, name: []byte(f.name), text: text}
 	if kind == kindJoin {
@@ -368,7 +374,7 @@ func (h *history) say(kind byte, text []byte) {
 	h.appendLocked(f, []post{p}, true)
 }
 
-// now is nowLocked for who does not hold the lock.
+// now is nowLocked for callers that don't hold the lock.
 func (h *history) now() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -382,12 +388,15 @@ func (h *history) nowLocked() int64 {
 }
 
 // add takes the posts of run that are new, and returns how many there were.
-// proved says that the last signature was checked. Posts after a gap are
-// refused with errGap unless overGap: then what was held before the gap can
-// be looked at still, but is no longer passed on. The first that others (hence
-// proved) tell of an author may have been shown once, before the author was
-// forgotten: what is older than what was dropped for keep counts as taken and
-// dropped.
+// proved says that the last signature was checked, which is so for all posts that
+// don't come from their author.
+//
+// Posts after a gap are refused with errGap, unless overGap is set. Then the posts
+// from before the gap stay in the log, but are no longer passed on.
+//
+// The first posts that others send of an author may have been shown once, and
+// dropped for keep, before the author was forgotten. So those that are not newer
+// than what was dropped count as taken, and are not shown.
 func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -508,15 +517,15 @@ func (h *history) takeEarly(author nodeID) {
 	}
 }
 
-// heedLocked sees to it that what we say sorts after what was said at t,
-// unless the clock that says so is too far ahead.
+// heedLocked has what we say next sort after what was said at t, unless t is too
+// far ahead of our clock.
 func (h *history) heedLocked(t int64) {
 	if t <= h.latestCredible() {
 		h.latest = max(h.latest, t)
 	}
 }
 
-// advanceLocked moves f on to p, its newest post, and by what that tells.
+// advanceLocked makes p the newest post of f, and notes what it tells of its author.
 func (h *history) advanceLocked(f *feed, p *post) {
 	f.last, f.link, f.time = p.number, p.link, p.time
 	name := p.name
@@ -575,16 +584,18 @@ func (h *history) grownLocked(count int) {
 	}
 }
 
-// note adds a note of the given kind about author. Notes that say what is so
-// already (lost of the lost, back of the present) are not taken.
+// note adds a note about author, and returns whether it was taken: a note that says
+// what is so already (that a lost node is lost, or a present one is back) is not.
+// If its time is 0, that is set to now.
 func (h *history) note(author nodeID, p post) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.noteLocked(h.feedLocked(author), p, p.time)
 }
 
-// noteOf is note for what another node noticed, at the given time of our
-// clock. Of one author that is taken maxSeen times in a minute.
+// noteOf is note for what another node noticed. Its time is by that node's clock;
+// at is the same by ours. Of one author such notes are taken maxSeen times in a
+// minute.
 func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -643,7 +654,7 @@ func (h *history) feedLocked(id nodeID) *feed {
 	return f
 }
 
-// reached remembers where author was reached, and what it calls itself.
+// reached remembers where we reached author, and what it calls itself.
 func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -654,8 +665,8 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	}
 }
 
-// forget lets go of an author who is not to be dialed any more, as soon as
-// nothing that it said is held.
+// forget allows an author who is not to be dialed any more to be forgotten, as soon
+// as nothing is held of it.
 func (h *history) forget(id nodeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -665,8 +676,9 @@ func (h *history) forget(id nodeID) {
 	}
 }
 
-// restLocked has f forgotten, if nothing is held of it and it is not here,
-// when maxAuthors others have come to that: who is known can't be shown again.
+// restLocked has f forgotten, if nothing is held of it and it is not here, but only
+// when the same has become of maxAuthors others: as long as an author is
+// remembered, nothing that it said before is shown again.
 func (h *history) restLocked(f *feed) {
 	if f.held > 0 || f.idle {
 		return
@@ -682,8 +694,8 @@ func (h *history) restLocked(f *feed) {
 	}
 }
 
-// knownLocked returns the feed of an author to look at; of one that is not
-// known, an empty one.
+// knownLocked returns the feed of an author, or an empty one if nothing is known of
+// it. The caller may not change it.
 func (h *history) knownLocked(id nodeID) *feed { return cmp.Or(h.feeds[id], h.nobody) }
 
 // about returns what is known of an author at this moment.
@@ -693,8 +705,8 @@ func (h *history) about(id nodeID) author {
 	return h.knownLocked(id).author
 }
 
-// bore says whether anybody since we started bore this name, or one that is
-// alike.
+// bore says whether anybody has borne this name, or one that is alike, since we
+// started.
 func (h *history) bore(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -940,8 +952,8 @@ func (h *history) sightings(author nodeID, after uint64) []*event {
 // A batch is what a reader of the log gets at once.
 type batch []*event
 
-// answer returns lines that nobody said: as events of no author, of the
-// present moment.
+// answer returns lines of our own, such as answers to commands, as events without a
+// feed. Their time is now.
 func answer(lines ...string) (b batch) {
 	for _, s := range lines {
 		b = append(b, &event{sealed: []byte(s), time: time.Now().UnixMicro()})
@@ -981,9 +993,9 @@ func asHistory(events batch, from string) batch {
 	return slices.Concat(head, events, answer("end of history"))
 }
 
-// take puts events of about the given size into b, whose memory it uses
-// again, and moves c past them. It returns false when there are none. What
-// is queued for the printer comes first.
+// take replaces what is in b by the next events, of about the given size in bytes,
+// and moves c past them. It returns false if there are none. The printer gets what
+// is queued for it first.
 func (h *history) take(c *cursor, b *batch, size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1011,12 +1023,12 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 	return len(*b) > 0
 }
 
-// follow calls each with all that c passes, until that fails, or ctx has
-// ended and c is at the end of the log. Nobody else may use c.
+// follow calls each with the events that c passes, until that fails, or until ctx
+// has ended and c is at the end of the log. Only one goroutine may use c.
 func (h *history) follow(ctx context.Context, c *cursor, each func(batch) error) error {
 	defer h.dropCursor(c)
 	for b := new(batch); ; {
-		ending := ctx.Err() != nil // asked first: what was added before the end is passed
+		ending := ctx.Err() != nil // asked before take, so that all that was added before the end is taken
 		for h.take(c, b, followSize) {
 			if err := each(*b); err != nil {
 				return err
@@ -1037,14 +1049,14 @@ func newLiner(h *history, port uint16) *liner {
 	return &liner{self: h.self, port: port, reached: func(id nodeID) netip.AddrPort { return h.about(id).addr }}
 }
 
-// isNews says whether e is printed when it comes: our own coming and going
-// is in /history only, and what a later version says nowhere.
+// isNews says whether e is printed when it comes. Our own joins and the like are
+// in /history only; kinds of a later version are shown nowhere.
 func (h *history) isNews(e *event) bool {
 	return e.kind == kindLines || e.feed.id != h.self && e.lines() > 0
 }
 
-// show queues something for the printer. It returns false when so much is
-// queued already that nobody can be reading.
+// show queues b for the printer. It returns false if so much is queued already that
+// nobody seems to read.
 func (h *history) show(b batch) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1071,9 +1083,9 @@ func (h *history) chronology() batch {
 	return all
 }
 
-// hold says that we are a newcomer: what was said before we came, posts of
-// each author up to the number that await tells, is left to release. What is
-// said from here on is printed at once.
+// hold makes us a newcomer: what was said before we came is not printed until
+// release, namely the posts of each author up to the number that await is told.
+// What is said after that is printed at once.
 func (h *history) hold() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1097,9 +1109,9 @@ func (h *history) awaited(author nodeID) uint64 {
 	return h.before[author]
 }
 
-// missing calls each for the authors of whom awaited posts have not come, with
-// the number of the newest that has, until it returns false. It returns
-// whether any posts are awaited at all.
+// missing calls each for every author of whom awaited posts have not come, with the
+// number of the newest one that has, until each returns false. It returns whether
+// any posts are awaited, be they here or not.
 func (h *history) missing(each func(author nodeID, last uint64) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1111,7 +1123,8 @@ func (h *history) missing(each func(author nodeID, last uint64) bool) bool {
 	return len(h.before) > 0
 }
 
-// isBefore says whether e is left to release.
+// isBefore says whether release is to print e. A note on an author of whom no posts
+// are awaited is not: a newcomer's block has no lost of a node without its join.
 func (h *history) isBefore(e *event) bool {
 	number := h.before[e.feed.id]
 	return number > 0 && e.kind < kindDirectFrom && (e.isNote() || e.number() <= number)
@@ -1150,10 +1163,10 @@ func (h *history) release(from string, here func(nodeID) bool) {
 
 // ---- the history file
 
-// load takes an earlier history as it stands in r: printed by nobody, told
-// to everybody. It returns how many bytes were damaged. What is not a history
-// file at all is refused, and so is that of another room, lest what was said
-// under a secret be told to those who don't know it.
+// load takes the history that is in r, a history file. It is not printed, but told
+// to other nodes like all that is held. load returns how many bytes were damaged.
+// It refuses what is no history file, and that of another room: what was said
+// under a secret must not be told to those who don't know it.
 func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 	h.dropCursor(h.printer)
 	defer func() { h.printer, h.names = h.newCursor(), map[string]bool{} }()
@@ -1162,7 +1175,7 @@ func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 	if err != nil && err != io.EOF {
 		return 0, err
 	}
-	ours := strings.HasPrefix(fileHeader, string(head)) // empty and torn ones too
+	ours := strings.HasPrefix(fileHeader, string(head)) // a file that is empty or was cut short is ours as well
 	if ours {
 		b.Discard(len(head))
 	}
@@ -1185,7 +1198,7 @@ func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 		if err == nil {
 			err = h.loadRecord(x, found)
 		}
-		if err != nil { // go on at the next marker, or where one may have begun
+		if err != nil { // go on at the next marker, or where the beginning of one stands
 			rest, _ := b.Peek(b.Buffered())
 			if n = bytes.Index(rest[1:], recordMarker) + 1; n == 0 {
 				n = max(1, len(rest)-len(recordMarker)+1)
@@ -1206,7 +1219,7 @@ func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 	return damaged, nil
 }
 
-// loadRecord takes a note, and puts a post beside what else was found of its
+// loadRecord adds a note to h. A post it puts into found, beside others of its
 // author.
 func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 	switch x.typ {
@@ -1229,9 +1242,9 @@ func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 	return nil
 }
 
-// addFound takes the posts that were found in a file, where some may be
-// missing and, if two processes wrote it, others stand twice and out of turn.
-// Each piece without a gap is proven as far as a signature goes.
+// addFound takes the posts that were found in a file. Some may be missing, and if
+// two processes wrote it, others stand there twice and not in order. Each piece
+// without a gap is taken up to its last post that is signed.
 func (h *history) addFound(found map[nodeID][]post) {
 	for author, posts := range found {
 		slices.SortStableFunc(posts, func(a, b post) int { return cmp.Compare(a.number, b.number) })
@@ -1251,8 +1264,8 @@ func (h *history) addFound(found map[nodeID][]post) {
 	clear(found)
 }
 
-// save appends to w all that c passes, until ctx ends. Each Write holds whole
-// records.
+// save appends to w the events that c passes, until ctx ends. Each Write holds
+// whole records, so that two processes can write to one file.
 func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 	var out []byte
 	return h.follow(ctx, c, func(b batch) error {
@@ -1275,7 +1288,7 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 type claim struct {
 	span
 	addr   netip.AddrPort // where it is connected with the author; invalid: it isn't
-	stalls uint64         // requests in a row that brought nothing
+	stalls uint64         // requests in a row that brought nothing; a repeated claim keeps them
 }
 
 // An offer is what one peer can give of an author's feed.
@@ -1299,16 +1312,16 @@ func (s served) rate() int64 {
 // isTried says whether the peer has served for so long that its rate counts.
 func (s served) isTried() bool { return s.busy >= trial }
 
-// A help is what an offer is worth to a node that has the posts up to a
-// number. Less is better.
+// A help is what an offer is worth to us, who have the posts up to some number. A
+// smaller one is better.
 type help int
 
 const (
 	hasNext  help = iota // it has the next post
 	hasLater             // it has later ones only
-	isAuthor             // it has no more than we, but will
-	hearsOf              // so has it, being connected with the author
-	knewIt               // it may know what became of the author
+	isAuthor             // it has no more than we, but is the author, who sends what it says next
+	hearsOf              // it has no more than we, but is connected with the author, and will
+	knewIt               // it has no more than we, but may know what became of the author
 	noHelp
 )
 
@@ -1328,36 +1341,44 @@ func (o offer) help(mine uint64) help {
 	return noHelp
 }
 
-// A lack is all that decides what to do about one author of whom somebody may
-// have more than we.
+// A lack is what is known of an author of whom some peer may have more than we: all
+// that decides what to do about it.
 type lack struct {
 	mine    author
-	waited  time.Duration // since it was noted
+	waited  time.Duration // since lackLocked noted it
 	delay   time.Duration // to wait before anybody is asked: the author may be about to connect
-	resting bool          // our connection with the author rests: it wakes us itself
+	resting bool          // our connection with the author rests: it opens it when it says something
 	offers  []offer       // what our peers can give
-	source  int           // which of them was asked last, or sends unasked, as the author does; -1: none
-	over    bool          // it was asked to leave a gap
-	quiet   time.Duration // since it last brought something
+	source  int           // index of the offer that was taken up, or of the author's, who sends unasked; -1: none
+	over    bool          // the source was asked to leave the gap out
+	quiet   time.Duration // since the source last brought something
 }
 
 // A verdict is what to do about a lack.
 type verdict struct {
-	ask     int  // which of the offers to take up
-	want    want // and how; from 0: ask nobody
+	ask     int  // index of the offer to take up
+	want    want // what to ask for; from 0: nothing
 	settled bool // nothing is lacking any more
 	stalled bool // the source was asked, and brought nothing
 }
 
 // decide says what to do about l.
 //
-// A sender stops at a gap that its -keep has left. The receiver may ask it to
-// leave the gap out, but only after gapPatience: somebody may connect who has
-// the missing posts, even when nobody is known to come. After a cut, and to a
-// newcomer, the first of several nodes that is heard looks like the only one.
+// An author has no special place among those who have its posts: it may have
+// dropped the first ones, which a third still holds. It only needn't be asked for
+// what it says next.
 //
-// Where nobody has more than we, somebody who hears of the author is asked for
-// what follows, so that we learn what it says next and what becomes of it.
+// A sender stops at a gap that its -keep has left. The receiver may ask it to
+// leave the gap out, but waits gapPatience first: a node may connect that has
+// the missing posts, even if none is known to come. After a cut, and to a newcomer,
+// the first of several nodes that is heard looks like the only one. A node that
+// holds posts from before the gap waits healPatience, in which a healed link is
+// used again.
+//
+// If no peer has more than we, one that is connected with the author is asked for
+// what follows, so that we hear what the author says next, and what becomes of it.
+// Of an author who seems to be here still, though nobody is connected with it, a
+// peer that has its posts may know that it was lost while we were cut off.
 func (l *lack) decide() verdict {
 	best, can := l.best()
 	sourceCan := noHelp
@@ -1379,7 +1400,7 @@ func (l *lack) decide() verdict {
 		return verdict{ask: best, want: next, settled: true}
 	case can == hasLater && (l.waited < gapPatience || l.mine.last > 0 && l.waited < healPatience):
 		return verdict{}
-	case serves && l.quiet < noProgress: // it is on its way
+	case serves && l.quiet < noProgress: // the posts are on their way
 		if i := l.faster(); i >= 0 {
 			return verdict{ask: i, want: next}
 		}
@@ -1412,11 +1433,14 @@ func (l *lack) faster() (best int) {
 	return best
 }
 
-// best returns the offer to take up, and what it is worth. An offer of more
-// posts than we have comes before the author, and that before all others. One
-// that came to nothing maxStalls times in a row is the last resort: a member
-// that claims more each second would otherwise starve us of the feed. Then
-// the smallest gap counts.
+// best returns the index of the offer to take up, and what it is worth. The order is:
+//
+//   - An offer of more posts than we have comes first, then the author, then others.
+//   - Peers that brought nothing maxStalls times in a row come after all others:
+//     a member that claims more each second would otherwise be asked for ever,
+//     and others who have the posts never.
+//   - The offer with the smallest gap comes first.
+//   - The one that failed less often comes first, then the one with most posts.
 func (l *lack) best() (best int, can help) {
 	can = noHelp
 	var chosen offer
