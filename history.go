@@ -317,8 +317,8 @@ type history struct {
 	before    map[nodeID]uint64 // of a newcomer: posts up to these numbers are printed by release; else nil
 	heldFrom  uint64            // and those that came before this seq were printed before it was a newcomer
 	delivered uint64            // posts of our own up to this number are where they must be
-	heard     uint64            // and up to this one anybody has them
-	unheard   int               // lines of those that were dropped though nobody has them
+	bestAck   uint64            // and up to this one, somebody has them
+	unheard   int               // lines of posts of our own that were dropped when nobody had them
 	unheardTo uint64            // number of the last of these
 	room      *sync.Cond        // a cursor moved, or a bound changed
 }
@@ -743,7 +743,7 @@ func (h *history) dropOldestLocked(most int) {
 			f.seen = f.seen[1:]
 		}
 		if f.id == h.self && e.kind == kindLines {
-			if n := e.number(); n > h.heard {
+			if n := e.number(); n > h.bestAck {
 				h.unheard, h.unheardTo = h.unheard+e.lines(), n
 			}
 		}
@@ -848,8 +848,8 @@ func (c *cursor) passLocked(e *event) {
 	c.taken += e.cost()
 }
 
-// linesAbove returns how many lines our own posts above the given number, that
-// of setDelivered's heard, hold or held.
+// linesAbove returns how many lines stand in our own posts above number, which is
+// setDelivered's bestAck, those included that were dropped since.
 func (h *history) linesAbove(number uint64) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -863,9 +863,9 @@ func (h *history) linesAbove(number uint64) (n int) {
 	return n
 }
 
-// setDelivered allows own posts up to this number to be dropped, and says up
-// to which somebody has them.
-func (h *history) setDelivered(number, heard uint64) {
+// setDelivered allows our own posts up to number to be dropped, and says that
+// somebody has those up to bestAck.
+func (h *history) setDelivered(number, bestAck uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feeds[h.self]
@@ -876,7 +876,7 @@ func (h *history) setDelivered(number, heard uint64) {
 	for ; to < from; to++ {
 		h.owed += f.posts.event(to).cost()
 	}
-	if h.delivered, h.heard = number, heard; heard >= h.unheardTo {
+	if h.delivered, h.bestAck = number, bestAck; bestAck >= h.unheardTo {
 		h.unheard = 0 // they were on their way when they were dropped
 	}
 	h.rankLocked(f.posts)

@@ -937,11 +937,11 @@ func (c *conn) tickLocked(now time.Time) {
 		c.telling.beat = true
 		wake(c.wake)
 	}
-	heard := c.acked() >= n.history.about(n.id).last
-	if heard {
+	hasAll := c.acked() >= n.history.about(n.id).last
+	if hasAll {
 		c.ackedAt = now
 	}
-	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && heard && n.isListedLocked(c.peer) {
+	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && hasAll && n.isListedLocked(c.peer) {
 		c.endLocked(byeIdle)
 		return
 	}
@@ -1961,13 +1961,13 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 	if len(n.conns) == 0 && now.Sub(n.metAt) < n.patience {
 		return n.bestAck
 	}
-	heard := n.history.about(n.id).last
+	number := n.history.about(n.id).last
 	for _, c := range n.conns {
 		if now.Sub(c.ackedAt) < unresponsive {
-			heard = min(heard, max(c.acked(), c.base))
+			number = min(number, max(c.acked(), c.base))
 		}
 	}
-	return heard
+	return number
 }
 
 // waitDelivered returns when some node has all that we said, and every one
