@@ -603,7 +603,7 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	if now := h.clock().UnixMicro(); now-f.toldAt >= time.Minute.Microseconds() || now < f.toldAt {
 		f.toldAt, f.told = now, 0
 	}
-	if f.told == maxSeen || !h.noteLocked(f, p, at) {
+	if f.told == maxSeen || p.time == 0 || !h.noteLocked(f, p, at) {
 		return false
 	}
 	f.told++
@@ -976,8 +976,11 @@ func lastLines(events batch, n int) batch {
 // without returns e, a post of several lines, to be shown without the first n.
 func (e *event) without(n int) *event {
 	p := e.content()
-	for range n {
-		_, p.text, _ = bytes.Cut(p.text, []byte{'\n'})
+	for n > 0 {
+		var line []byte
+		if line, p.text, _ = bytes.Cut(p.text, []byte{'\n'}); len(line) > 0 {
+			n--
+		}
 	}
 	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
 	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind}

@@ -991,7 +991,7 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 		h := emptyHistory(ample, time.Now)
 		s := newScribe(1, "Vic")
 		for i := range 1 + r.IntN(15) {
-			kind, text := byte(kindLines), strings.Repeat("line\n", r.IntN(4))+fmt.Sprint("end ", i)
+			kind, text := byte(kindLines), strings.Repeat("line\n\n", r.IntN(4))+fmt.Sprint("end ", i, strings.Repeat("\n", r.IntN(3)))
 			switch r.IntN(4) {
 			case 0:
 				kind, text = kindRename, "Vic"
@@ -1063,7 +1063,8 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 	}{
 		{tim, p(tim, kindJoin, "", home), home, "* Tim@192.168.0.7 joined\n"},
 		{tim, p(tim, kindLines, "Hello, Alex", home), home, "Tim@192.168.0.7: Hello, Alex\n"},
-		{tim, p(tim, kindLines, "one\n\nthree", home), home, "Tim@192.168.0.7: one\nTim@192.168.0.7: \nTim@192.168.0.7: three\n"},
+		{tim, p(tim, kindLines, "\none\n\n \nthree\n", home), home, "Tim@192.168.0.7: one\nTim@192.168.0.7:  \nTim@192.168.0.7: three\n"},
+		{tim, p(tim, kindLines, "\n\n", home), home, ""},
 		{tim, p(tim, kindLines, "a\rb\x1b[2J\n\u202ec", home), home, "Tim@192.168.0.7: a␍b␛[2J\nTim@192.168.0.7: <U+202E>c\n"},
 		{tim, p(tim, kindRename, "Timothy", home), home, "* Tim@192.168.0.7 is now Timothy\n"},
 		{tim, p(tim, kindRename, "a\nb: c", home), home, "* Tim@192.168.0.7 is now a␊b__c\n"},

@@ -123,7 +123,12 @@ func (l *lab) dial(g *guest) net.Conn {
 // answer if that isn't nil.
 func (l *lab) visitor(g *guest, key ed25519.PrivateKey, name string, answer func(v *visitor, typ byte, body []byte)) *visitor {
 	l.t.Helper()
-	hi := helloOf(name)
+	return l.visitorWith(g, key, helloOf(name), answer)
+}
+
+// visitorWith is visitor with what its HELLO says.
+func (l *lab) visitorWith(g *guest, key ed25519.PrivateKey, hi hello, answer func(v *visitor, typ byte, body []byte)) *visitor {
+	l.t.Helper()
 	hi.port = 7700 // that of the room, which no line shows
 	v, err := visit(l.dial(g), l.key, key, hi)
 	must(l.t, err)
@@ -1232,6 +1237,36 @@ func (l *lab) nag(g *guest, every time.Duration, what func(i int) []byte, answer
 	v.says(hasNothing())
 	v.repeats(every, what)
 	return v
+}
+
+// TestClockOfAPeerExcusesNoTime: somebody says that her clock is centuries off,
+// and that Cid was lost at a time that would be now by that clock.
+func TestClockOfAPeerExcusesNoTime(t *testing.T) {
+	t.Parallel()
+	const year = 365 * 24 * time.Hour
+	for _, ahead := range []time.Duration{250 * year, time.Hour, math.MinInt64} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			cid, _, ann := l.behind()
+			hi := helloOf("Mallory")
+			hi.time = time.Now().Add(ahead).UnixMicro()
+			if ahead == math.MinInt64 {
+				hi.time = math.MinInt64
+			}
+			mallory := l.visitorWith(ann, newKey(), hi, func(v *visitor, typ byte, body []byte) {
+				if typ == frameWant {
+					at := min(max(time.Now().Add(ahead).UnixMicro(), 0), latestTime)
+					v.says(appendSeen(nil, sighting{cid.id, kindLost, at, []byte("Cid"), cid.addr}))
+				}
+			})
+			mallory.says(hasNothing())
+			mallory.repeats(time.Second, func(int) []byte { return claims(cid.id, span{1, 100, 1}, netip.AddrPort{}) })
+			after(20 * time.Second)
+			ann.wantLines(0, `Cid.* lost$`)
+			if n := count(ann.warnings(), `^the clock of Mallory@10\.9\.9\.9 differs from ours by `); n != 1 {
+				t.Errorf("Ann is told %d times of a clock that is %v ahead", n, ahead)
+			}
+		})
+	}
 }
 
 // claims is the HAVE of one author.

@@ -218,7 +218,7 @@ type conn struct {
 	since time.Time     // it was registered, or came to rest
 	epoch uint32        // of the HELLO that made it
 	base  uint64        // number of our last post when it came
-	ahead time.Duration // the peer's clock, of ours
+	ahead time.Duration // the peer's clock, of ours; more than clockLimit is not believed
 	wake  chan struct{} // the writer has something to do
 
 	// guarded by n.mu
@@ -717,10 +717,11 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: now, severalAt: now}
 		n.history.hold()
 	}
-	c.ahead = time.Duration(x.time-n.history.clock().UnixMicro()) * time.Microsecond
-	if c.ahead.Abs() > clockLimit {
+	ahead := time.UnixMicro(x.time).Sub(n.history.clock())
+	c.ahead = min(max(ahead, -clockLimit), clockLimit)
+	if c.ahead != ahead {
 		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two",
-			n.label(c.peer), c.ahead.Abs().Round(time.Second))
+			n.label(c.peer), ahead.Abs().Round(time.Second))
 	}
 	n.changedLocked()
 	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))

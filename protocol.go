@@ -91,8 +91,9 @@ package main
 //	                       and not shown
 //	    49   3+n  address  where the author thinks it can be reached
 //	     …   1+n  name     of the author when it said this
-//	     …     n  text     lines: joined by LF; rename: the new name; else empty, and
-//	                       passed over; n at most 196,608
+//	     …     n  text     lines: joined by LF, at most 40,000, and empty ones are
+//	                       not shown; rename: the new name; else empty, and passed
+//	                       over; n at most 196,608
 //	   end    64  signature  Ed25519 over the digest
 //
 // Its digest is SHA-256 of "p2pchat post 1", the author's ID, and the post
@@ -291,6 +292,7 @@ const (
 	maxFrame      = 1 << 20     // bytes; far above the largest post
 	maxLine       = 1 << 16     // bytes of one line of input
 	maxText       = 3 * maxLine // a line whose every byte became U+FFFD
+	maxLines      = 40_000      // lines of a post; a node puts 32,768 into one at most
 	maxRun        = 1 << 18     // bytes of posts that a sender puts into one frame, unless one post is larger
 	maxNameBytes  = 128         // 32 characters of 4 bytes
 	maxStranger   = 256         // bytes of a frame in the handshake
@@ -790,6 +792,9 @@ func parsePost(author nodeID, sealed []byte) (p post, err error) {
 	if p.number == 0 || isNote(p.kind) || p.kind == kindJoin && p.number > 1 {
 		return p, fmt.Errorf("post: number %d of kind %d", p.number, p.kind)
 	}
+	if count := bytes.Count(p.text, []byte{'\n'}) + 1; p.kind == kindLines && count > maxLines {
+		return p, fmt.Errorf("post: %d lines, limit %d", count, maxLines)
+	}
 	p.sealed = sealed
 	p.digest = digestOf(author, sealed[:n])
 	p.link = linkOf(p.digest, p.signature())
@@ -993,10 +998,13 @@ func (l *liner) appendEvent(b []byte, e *event) []byte {
 	return b[:start]
 }
 
-// appendLines appends the lines of text, each behind the prefix.
+// appendLines appends the lines of text that are not empty, each behind the
+// prefix.
 func (l *liner) appendLines(b, text []byte) []byte {
 	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-		b = append(appendClean(append(b, l.prefix...), line), '\n')
+		if len(line) > 0 {
+			b = append(appendClean(append(b, l.prefix...), line), '\n')
+		}
 	}
 	return b
 }
@@ -1014,10 +1022,15 @@ func (l *liner) appendAddr(b []byte, a netip.AddrPort) []byte {
 }
 
 // lines says how many lines e is shown as.
-func (e *event) lines() int {
+func (e *event) lines() (n int) {
 	switch {
 	case e.kind == kindLines:
-		return bytes.Count(e.content().text, []byte{'\n'}) + 1
+		for line := range bytes.SplitSeq(e.content().text, []byte{'\n'}) {
+			if len(line) > 0 {
+				n++
+			}
+		}
+		return n
 	case e.kind >= kindJoin && e.kind <= kindDirectTo:
 		return 1
 	}

@@ -413,6 +413,9 @@ func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
 		{"a longer name", func(p *post) { p.name = make([]byte, maxNameBytes+1) }, false},
 		{"the longest text", func(p *post) { p.text = make([]byte, maxText) }, true},
 		{"a longer text", func(p *post) { p.text = make([]byte, maxText+1) }, false},
+		{"the most lines", func(p *post) { p.text = bytes.Repeat([]byte{'\n'}, maxLines-1) }, true},
+		{"one more", func(p *post) { p.text = bytes.Repeat([]byte{'\n'}, maxLines) }, false},
+		{"as many in a text that is not shown", func(p *post) { p.kind, p.text = 77, bytes.Repeat([]byte{'\n'}, maxLines) }, true},
 	} {
 		p := good
 		c.alter(&p)
