@@ -1422,6 +1422,32 @@ func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
 	})
 }
 
+// TestSlowMemberHoldsUpNoPipe: once somebody has heard everything, the others
+// have -wait in all, however often they say that they have a line more.
+func TestSlowMemberHoldsUpNoPipe(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, _ := l.enter("Ann"), l.enter("Bob")
+		after(10 * time.Second)
+		ann.patience = 3 * time.Second
+		eve := l.visitor(ann, newKey(), "Eve", nil)
+		eve.says(claims(ann.id, span{1, 1, 1}, netip.AddrPort{}), hasNothing())
+		after(time.Second)
+		for range 20 {
+			ann.says("one of twenty")
+		}
+		eve.repeats(2500*time.Millisecond, func(i int) []byte { return claims(ann.id, span{1, uint64(i + 2), 1}, netip.AddrPort{}) })
+		began := time.Now()
+		best, behind, _ := ann.waitDelivered(context.Background())
+		if took := time.Since(began); took < ann.patience || took > ann.patience+time.Second {
+			t.Errorf("it took %v, want -wait, which is %v", took, ann.patience)
+		}
+		if ann.h().linesAbove(best) != 0 || len(behind) != 1 || !strings.HasPrefix(behind[0], "Eve@") {
+			t.Errorf("nobody heard %d lines, and %q lag behind; want none, and Eve", ann.h().linesAbove(best), behind)
+		}
+	})
+}
+
 // TestHearsayKeepsNobodyApart: somebody tells two nodes, whose link has healed,
 // of each other at addresses that swallow what is sent there.
 func TestHearsayKeepsNobodyApart(t *testing.T) {

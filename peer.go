@@ -156,7 +156,7 @@ type exchange struct {
 // An outcome is what became of what we said.
 type outcome struct {
 	bestAck     uint64    // the newest post of our own that anybody has
-	takenAt     time.Time // when anybody last acknowledged anything, or the wait for that began
+	takenAt     time.Time // of waitDelivered: when it began, or a direct message was taken, or a post acknowledged while nobody had all
 	metAt       time.Time // when anybody was last connected
 	undelivered int       // direct messages
 }
@@ -1460,7 +1460,9 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		c.theirs[author] = claim{span: s}
 		if s.last > had.last {
 			c.ackedAt = time.Now()
-			n.takenAt = c.ackedAt
+			if n.bestAck < n.history.about(n.id).last {
+				n.takenAt = c.ackedAt
+			}
 			n.bestAck = max(n.bestAck, s.last)
 			n.history.setDelivered(n.deliveredLocked(c.ackedAt), n.bestAck)
 			n.changedLocked()
@@ -1973,9 +1975,10 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 
 // waitDelivered returns when some node has all that we said, and every one
 // that is connected too, and as far as half a second allows every one that is
-// about to connect; or when nobody has acknowledged anything for patience.
-// It returns the number of our newest post that anybody has, the names of
-// those who lag behind, and how many direct messages were given up.
+// about to connect; or when for patience nobody has acknowledged anything. Once
+// somebody has all, the others have patience in all. It returns the number of
+// our newest post that anybody has, the names of those who lag behind, and how
+// many direct messages were given up.
 func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string, undelivered int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
