@@ -789,6 +789,53 @@ func TestLabHistoryCrossesTheWireOnce(t *testing.T) {
 	}
 }
 
+// TestLabSlowLinkCarriesHistoryOnceAndTalkMeanwhile: a newcomer behind a link of
+// 64 or 256 kbit/s has the history for little more than its bytes, and what is
+// said meanwhile at once.
+func TestLabSlowLinkCarriesHistoryOnceAndTalkMeanwhile(t *testing.T) {
+	t.Parallel()
+	for rate, size := range map[string]int{"64kbit": 60_000, "256kbit": 260_000} {
+		t.Run(rate, func(t *testing.T) {
+			t.Parallel()
+			l := newLAN(t)
+			nodes := room([]*host{l.host("10.9.0.1/24"), l.host("10.9.0.2/24")}, "Ann", "Bob")
+			ann, bob := nodes[0], nodes[1]
+			lines := numbered("Ann", size/100)
+			for i := range lines {
+				lines[i] += strings.Repeat(".", 99-len(lines[i]))
+			}
+			ann.pour(lines)
+			bob.seesCount(slack(10*time.Second), len(lines), ": Ann counts")
+
+			h := newHost(t)
+			c := l.plug(h, "10.9.0.3/24")
+			output(t, "", l.inside("tc", "qdisc", "add", "dev", c.port, "root", "tbf", "rate", rate, "burst", "2kb", "latency", "60s")...)
+			zoe := h.node("Zoe").up()
+			ann.sees(slack(5*time.Second), `Zoe@10.9.0.3 joined`)
+			for i, from := range []*proc{ann, bob, ann} {
+				from.say(fmt.Sprint("live ", i))
+				zoe.sees(slack(3*time.Second), fmt.Sprintf(`: live %d$`, i))
+			}
+			if got := zoe.count(": Ann counts"); got > 0 {
+				t.Errorf("the history was there already: %d lines", got)
+			}
+			zoe.seesCount(slack(15*time.Second), len(lines), ": Ann counts")
+			f := strings.Fields(output(t, "", h.inside("grep", "eth0:", "/proc/net/dev")...))
+			received, err := strconv.Atoi(f[1])
+			must(t, err)
+			const besides = 20_000 // beacons, heartbeats, handshakes
+			t.Logf("%d bytes received for a history of %d", received, size)
+			if received > size*11/10+besides {
+				t.Errorf("%d bytes received for a history of %d", received, size)
+			}
+			zoe.sees(slack(time.Second), ` \* end of history$`)
+			if got := zoe.count(` \* history: `); got != 1 {
+				t.Errorf("%d frames", got)
+			}
+		})
+	}
+}
+
 func TestLabNamesakesGetOn(t *testing.T) {
 	t.Parallel()
 	l := newLAN(t)

@@ -1165,7 +1165,7 @@ func (c *conn) readLoop() error {
 		if err != nil {
 			return err
 		}
-		if typ == framePosts || typ == frameDirect {
+		if typ == framePosts || typ == framePart || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
 		c.began = time.Now()
