@@ -595,7 +595,13 @@ func (a *app) read(ctx context.Context) {
 	if a.input == fromNull {
 		return // a listener stays
 	}
-	defer close(a.ended)
+	defer func() {
+		close(a.ended)
+		if a.typing {
+			a.screen.stop()
+			a.screen.next() // reads away what is typed until we have left
+		}
+	}()
 	stdin := io.MultiReader(os.Stdin) // whose first end is the last: a terminal would go on after one
 	r := bufio.NewReaderSize(stdin, 2*maxLine)
 	next := linesIn(r)
@@ -1055,9 +1061,9 @@ func (v *voice) close() {
 // Where it isn't a terminal, or one that can't be had, open says so: then text
 // is written as it stands, and no escape sequence is.
 type screen struct {
-	in   io.Reader
-	out  io.Writer
-	stty func(words ...string) (string, error) // nil where there is none
+	in  io.Reader
+	out io.Writer
+	run func(name string, args ...string) (string, error) // a command with the terminal as its input; nil where there is none
 
 	turn    chan struct{} // full while somebody writes, who alone may, and alone uses columns and buf
 	columns int           // of the window
@@ -1067,7 +1073,7 @@ type screen struct {
 	keyed   chan struct{} // gets a token when keys were read
 	closing sync.Once
 
-	mu     sync.Mutex // guards all below; never held while writing or running stty
+	mu     sync.Mutex // guards all below; never held while writing or running a command
 	row    editor
 	saved  string // the mode to give back, for stty; "" while the terminal isn't ours
 	hidden bool   // the row is not shown, though the terminal is ours
@@ -1089,8 +1095,8 @@ func screenOf(in, out *os.File) *screen {
 	if kindOf(in) != fromTerminal || kindOf(out) != fromTerminal || term == "" || term == "dumb" || runtime.GOOS == "windows" {
 		return s
 	}
-	s.stty = func(words ...string) (string, error) {
-		cmd := exec.Command("stty", words...)
+	s.run = func(name string, args ...string) (string, error) {
+		cmd := exec.Command(name, args...)
 		cmd.Stdin = in
 		text, err := cmd.Output()
 		return strings.TrimSpace(string(text)), err
@@ -1100,7 +1106,7 @@ func screenOf(in, out *os.File) *screen {
 
 // beside returns what to write to f through: the screen, if f is that.
 func (s *screen) beside(f *os.File) io.Writer {
-	if out, err := s.out.(*os.File).Stat(); err == nil && s.stty != nil {
+	if out, err := s.out.(*os.File).Stat(); err == nil && s.run != nil {
 		if info, err := f.Stat(); err == nil && os.SameFile(info, out) {
 			return s
 		}
@@ -1111,7 +1117,7 @@ func (s *screen) beside(f *os.File) io.Writer {
 // open takes the terminal over and shows the row. It says whether that could
 // be done.
 func (s *screen) open() bool {
-	if s.stty == nil {
+	if s.run == nil {
 		return false
 	}
 	s.turn <- struct{}{}
@@ -1119,7 +1125,10 @@ func (s *screen) open() bool {
 	s.mu.Lock()
 	gone := s.left
 	s.mu.Unlock()
-	saved, err := s.stty("-g")
+	if s.in == os.Stdin {
+		syscall.Read(syscall.Stdin, nil) // in the background, where the mode is the shell's, this stops us until the terminal is ours
+	}
+	saved, err := s.run("stty", "-g")
 	if err != nil || gone {
 		return false
 	}
@@ -1139,9 +1148,9 @@ func (s *screen) open() bool {
 // set changes the terminal's mode, without waiting for its output where stty
 // can do that: a terminal may take none.
 func (s *screen) set(words ...string) error {
-	_, err := s.stty(append([]string{"-drain"}, words...)...)
+	_, err := s.run("stty", append([]string{"-drain"}, words...)...)
 	if err != nil {
-		_, err = s.stty(words...)
+		_, err = s.run("stty", words...)
 	}
 	return err
 }
@@ -1164,7 +1173,7 @@ func (s *screen) write(text []byte) error {
 	}
 	s.mu.Lock()
 	if s.saved != "" {
-		s.buf = s.appendRow(append(append(s.buf[:0], "\r\x1b[J"...), text...))
+		s.buf = s.appendAround(s.buf[:0], text)
 		text = s.buf
 	}
 	s.mu.Unlock()
@@ -1177,7 +1186,7 @@ func (s *screen) write(text []byte) error {
 
 // width asks for the columns of the window.
 func (s *screen) width() int {
-	size, _ := s.stty("size")
+	size, _ := s.run("stty", "size")
 	var rows, columns int
 	if fmt.Sscan(size, &rows, &columns); columns < 1 {
 		return 80 // a serial line, which knows no size
@@ -1185,15 +1194,16 @@ func (s *screen) width() int {
 	return columns
 }
 
-// appendRow appends what shows the row on an empty line, or that nothing is
-// to be typed. It has pasted text marked as such.
-func (s *screen) appendRow(b []byte) []byte {
-	if s.hidden || s.left {
-		return append(b, "\x1b[?2004l"...)
-	}
+// appendAround appends what takes the row away, text, and the row again. The
+// terminal is to mark what is pasted.
+func (s *screen) appendAround(b, text []byte) []byte {
 	if s.row.cleared {
 		b = append(b, "\x1b[H\x1b[2J"...)
 		s.row.cleared = false
+	}
+	b = append(append(b, "\r\x1b[J"...), text...)
+	if s.hidden {
+		return append(b, "\x1b[?2004l"...)
 	}
 	return s.row.appendTo(append(b, "\x1b[?2004h"...), s.columns)
 }
@@ -1215,7 +1225,7 @@ func (s *screen) redraw() {
 
 // resize shows the row anew in a window that may have another size.
 func (s *screen) resize() {
-	s.resized.Store(s.stty != nil)
+	s.resized.Store(s.run != nil)
 	s.redraw()
 }
 
@@ -1253,13 +1263,14 @@ func (s *screen) next() (string, error) {
 	}
 }
 
-// suspend stops the program, and all of its job, until the shell continues
-// it, and takes the terminal anew.
+// suspend stops the program, and all of its job, until the shell makes the
+// terminal ours again, and then takes it over anew.
 func (s *screen) suspend() {
-	s.restore()
-	// The signal has no name on every system, but in every shell.
-	if err := exec.Command("sh", "-c", "kill -TSTP 0").Run(); err != nil {
-		select {} // a signal ends us too; another touch of the terminal, which is the shell's, would stop us again
+	saved := s.restore()
+	// Every shell has a name for the signal, though not every system has. When
+	// the job is continued in the background, stty stops it again.
+	if _, err := s.run("sh", "-c", `kill -TSTP 0; stty "$0"`, saved); err != nil {
+		select {} // a signal ends us too; to read on would stop us, as the terminal is the shell's
 	}
 	s.open()
 }
@@ -1267,8 +1278,7 @@ func (s *screen) suspend() {
 // stop has the rest of what is typed dropped.
 func (s *screen) stop() {
 	s.mu.Lock()
-	s.left = true
-	s.row.keys = nil
+	s.left, s.hidden, s.row.keys = true, true, nil
 	s.mu.Unlock()
 	s.redraw()
 }
@@ -1278,7 +1288,7 @@ func (s *screen) stop() {
 // meanwhile.
 func (s *screen) close() {
 	s.closing.Do(func() {
-		if s.stty == nil {
+		if s.run == nil {
 			return
 		}
 		s.stop()
@@ -1296,19 +1306,20 @@ func (s *screen) close() {
 	})
 }
 
-// restore hides the row and gives the terminal its mode back.
-func (s *screen) restore() {
+// restore hides the row and gives the terminal its mode back, which it
+// returns.
+func (s *screen) restore() (saved string) {
 	s.mu.Lock()
 	s.hidden = true
 	s.mu.Unlock()
 	within(stuck, func() { s.Write(nil) })
 	s.mu.Lock()
-	saved := s.saved
-	s.saved = ""
+	saved, s.saved = s.saved, ""
 	s.mu.Unlock()
 	if saved != "" {
 		within(stuck, func() { s.set(saved) })
 	}
+	return saved
 }
 
 // within waits for f, but not for longer than d.
@@ -1431,7 +1442,7 @@ func (e *editor) press(key string) {
 		e.cleared = true
 	default:
 		if text, ok := strings.CutPrefix(key, pasted); ok {
-			e.insert(strings.ReplaceAll(text, "\r", "\n"))
+			e.insert(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text))
 		} else if key[0] >= ' ' {
 			e.insert(key)
 		}

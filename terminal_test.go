@@ -8,6 +8,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -339,7 +340,7 @@ func newDesk(t *testing.T) *desk {
 	in, keys := io.Pipe()
 	d := &desk{keys: keys, size: "20 40"}
 	d.screen = newScreen(in, d)
-	d.screen.stty = func(words ...string) (string, error) {
+	d.screen.run = func(_ string, words ...string) (string, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.words = append(d.words, strings.Join(words, " "))
@@ -410,15 +411,15 @@ func TestWhatIsPrintedStandsAboveTheRow(t *testing.T) {
 			t.Errorf("two pieces of text took %d writes", n)
 		}
 		io.WriteString(d.keys, "\x0c")
-		d.shows(t, erased+"\x1b[H\x1b[2J"+row("half"))
+		d.shows(t, "\x1b[H\x1b[2J"+erased+row("half"))
 	})
 }
 
 func TestTerminalThatCantBeHadGetsNoEscapes(t *testing.T) {
-	for name, stty := range map[string]func(...string) (string, error){
+	for name, run := range map[string]func(string, ...string) (string, error){
 		"no stty":    nil,
-		"stty fails": func(...string) (string, error) { return "", errors.New("not a terminal") },
-		"stty can't set it": func(words ...string) (string, error) {
+		"stty fails": func(string, ...string) (string, error) { return "", errors.New("not a terminal") },
+		"stty can't set it": func(_ string, words ...string) (string, error) {
 			if words[0] == "-g" || slices.Contains(words, "SAVED") {
 				return "SAVED", nil
 			}
@@ -428,7 +429,7 @@ func TestTerminalThatCantBeHadGetsNoEscapes(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
 			s := newScreen(strings.NewReader("x\n"), &out)
-			if s.stty = stty; s.open() {
+			if s.run = run; s.open() {
 				t.Errorf("%s: the terminal is taken over", name)
 			}
 			s.Write([]byte("a line\n"))
@@ -854,7 +855,7 @@ func TestPasteAtATerminal(t *testing.T) {
 		alex.presses("Enter")
 		tim.seesCount(patience, i+1, at("Alex")+` -> me: pin$`)
 	}
-	alex.pastes("exit\ntouch PWNED\n") // as a terminal without brackets pastes
+	alex.pastes("exit\n" + strings.Repeat("touch PWNED\n", 1000)) // as a terminal without brackets pastes
 	tim.sees(patience, `\* `+at("Alex")+` left$`)
 	alex.last("$")
 	alex.enters("echo PWN*")
@@ -883,15 +884,16 @@ func TestTerminalIsGivenBack(t *testing.T) {
 		name   string
 		leave  func(*terminal, *proc)
 		status string
+		start  string
 	}{
-		{"Ctrl-D", presses("C-u", "C-d"), "0"},
-		{"/exit, and typing on", presses("C-u", "/", "e", "x", "i", "t", "Enter", "r", "m", "Enter", "x"), "0"},
-		{"exit", presses("C-u", "e", "x", "i", "t", "Enter"), "0"},
-		{"Ctrl-C", presses("C-c"), "0"},
-		{"Ctrl-\\", presses("C-\\"), "0"},
-		{"Ctrl-C, and typing on", presses("C-c", "r", "m", "Enter", "x"), "0"},
-		{"terminate", signal(syscall.SIGTERM), "0"},
-		{"hang up", signal(syscall.SIGHUP), "0"},
+		{"Ctrl-D", presses("C-u", "C-d"), "0", ""},
+		{"/exit, and typing on", presses("C-u", "/", "e", "x", "i", "t", "Enter", "r", "m", "Enter", "x"), "0", ""},
+		{"exit", presses("C-u", "e", "x", "i", "t", "Enter"), "0", ""},
+		{"Ctrl-C", presses("C-c"), "0", ""},
+		{"Ctrl-\\", presses("C-\\"), "0", ""},
+		{"Ctrl-C, and typing on", presses("C-c", "r", "m", "Enter", "x"), "0", ""},
+		{"terminate", signal(syscall.SIGTERM), "0", ""},
+		{"hang up", signal(syscall.SIGHUP), "0", ""},
 		{"suspended, then Ctrl-C", func(tm *terminal, _ *proc) {
 			tm.presses("C-z")
 			tm.last("$")
@@ -901,19 +903,20 @@ func TestTerminalIsGivenBack(t *testing.T) {
 				t.Errorf("while stopped the mode is %s", tm.contents("stopped"))
 			}
 			tm.presses("C-c")
-		}, "0"},
+		}, "0", ""},
 		{"killed while suspended", func(tm *terminal, _ *proc) {
 			tm.presses("C-z")
 			tm.last("$")
 			tm.enters("kill %1; while kill -0 $(cat $DIR/pid); do sleep .01; done 2> /dev/null")
-		}, "0"},
+		}, "0", ""},
+		{name: "started in the background", start: "chat &", leave: presses("C-c"), status: "0"},
 		{"two signals", func(tm *terminal, tim *proc) {
 			freeze(tim) // so that leaving takes its time
 			pid, _ := strconv.Atoi(tm.contents("pid"))
 			for syscall.Kill(pid, syscall.SIGTERM) == nil {
 				time.Sleep(5 * time.Millisecond) // signals that wait together count as one
 			}
-		}, "1"},
+		}, "1", ""},
 	}
 	for i, columns := range []int{80, 40} {
 		t.Run(fmt.Sprint(columns), func(t *testing.T) {
@@ -929,7 +932,15 @@ func TestTerminalIsGivenBack(t *testing.T) {
 				}
 				os.Remove(tm.file("pid"))
 				joined := tim.count(`joined$`)
-				tm.enters("clear; chat")
+				tm.enters("clear; " + cmp.Or(way.start, "chat"))
+				if way.start != "" { // the shell's own mode for editing is not the one to give back
+					pid := tm.contents("pid")
+					eventually(t, patience, func() string { return "chat runs in the background" }, func() bool {
+						stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+						return bytes.Contains(stat, []byte(") T "))
+					})
+					tm.enters("fg")
+				}
 				tim.seesCount(patience, joined+1, `joined$`)
 				tm.last(">")
 				tm.types("half typed")
