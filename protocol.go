@@ -105,8 +105,8 @@ package main
 // Later versions.
 //
 //  1. A reader skips frames of unknown type, and bytes behind the fields of PROOF,
-//     HELLO, SEEN and BYE. The other frames can't grow, for they end in a text or
-//     a list. Nobody is refused for the version in its HELLO.
+//     HELLO, SEEN, BYE and GOT. The other frames can't grow, for they end in a
+//     text, a list or a piece. Nobody is refused for the version in its HELLO.
 //  2. Any other error is a protocol error: it is answered by BYE, and ends the
 //     connection.
 //
@@ -201,8 +201,9 @@ package main
 //     unless its sender is its author and its number is not in the author's vector.
 //  19. In a run that another than its author sends, the last signature must
 //     verify. What the author sends is proven by TLS, so its signatures are not
-//     checked before it is taken. But nobody passes on a run whose last signature
-//     does not verify: the subscription ends there.
+//     checked before it is taken. But a node passes on only what is signed: a run
+//     to another ends with its last post whose signature verifies, and if there is
+//     none among the last 1,000, the subscription ends.
 //  20. A post contradicts what is held of its author if it is another of the same
 //     number, has a wrong prev or time, or follows a leave. What was taken before
 //     stands, nothing more of this author is taken, and the user is told. From the
@@ -212,13 +213,14 @@ package main
 //     all their connections; numbers may be left out. One that isn't greater than
 //     all before was taken already: it is acknowledged again, and not shown. What
 //     was not acknowledged is sent again on the next connection.
-//  22. SEEN goes to those who asked for the author's feed: all that the sender
-//     noted, before the posts, and then what it notes. A reader passes it over if
-//     it is connected with the author, or did not ask this peer for the feed; if
-//     it says what is so already, or is older than what the reader noted last; or
-//     if it is more than 5 minutes ahead. To compare, a reader corrects the time by
-//     the difference between HELLO's time and its own clock. SEEN of an author of
-//     whom no post was taken waits for one.
+//  22. SEEN goes to those who asked for the author's feed: the last 16 that the
+//     sender noted, before the posts, and then what it notes. A reader passes it
+//     over if it is connected with the author, or did not ask this peer for the
+//     feed; if it says what is so already, or is older than what the reader noted
+//     last; if it is more than 5 minutes ahead; or if 16 of this author came within
+//     a minute. To compare, a reader corrects the time by the difference between
+//     HELLO's time and its own clock. SEEN of an author of whom no post was taken
+//     waits for one.
 //  23. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
 //     peer that says GOT, a node has at most a window of bytes under way: 16 KiB
 //     at first, twice as much when a full window arrived within 0.25 s, half when
