@@ -6,7 +6,7 @@
 //
 // Everybody on the network who started it is there. What you type goes to all
 // of them, and what anybody says is printed with the time at which it was
-// said. Whoever joins late gets the whole history.
+// said. A newcomer gets the whole history.
 //
 //	$ p2pchat Alex
 //	2026-11-22 15:04:05 * Tim@192.168.0.7 joined
@@ -23,9 +23,9 @@
 // lines and either posts them into the history or carries out what they
 // command; it prints what the history gathers; and it says when to leave. The
 // rules of its voice: standard output carries lines of the chat and nothing
-// else; whatever else there is to say is one line on standard error, what is
-// wrong and then what to do; and neither of them, should nobody read it, ever
-// holds up the input or the network.
+// else; everything else that is to be said is one line on standard error, what is
+// wrong and then what to do; and neither of them ever holds up the input or the
+// network, even if nobody reads it.
 package main
 
 import (

@@ -2,24 +2,27 @@ package main
 
 // This file holds the connections of a node: exactly one with each other node.
 //
-// A connection is made when discovery hears of a node, when another node tells
-// us of one, or when the user names an address. Whoever dialed, the node with
-// the lower ID decides which connection of a pair stands: the other says
-// HELLO, and only the answer registers the connection, so that a duplicate
-// dies before anybody saw it.
+// A connection begins with a handshake, which proves that both sides know the
+// room's key. Whoever dialed, the node with the lower ID decides which connection
+// of a pair stands: the other says HELLO, and only the answer registers the
+// connection. So a duplicate ends before anybody noticed it.
 //
 // A connection carries subscriptions to feeds. Its writer has one rule: for
 // each feed that is subscribed, send the posts from the next one up to what
-// the history holds. Nothing but direct messages is queued for a peer; a slow
-// one is a number that lags. A node is subscribed to its peers' own feeds by
-// being connected; what else it lacks, or only others are connected with, it
-// asks for by WANT, at one peer that has it: lacking is what is to be asked
-// for, sources are who sends it, wants the words still to be sent to one, and
-// subs what a peer gets of us. What peers say they have is a claim, and each
-// time that asking comes to nothing counts against it. Nobody sends on beyond
-// posts that it has dropped for keep, unless asked to, and we ask for that only
-// when for a while nobody has come who can fill the gap. So live chat,
-// relaying, the newcomer's history and healing after a cut are one rule.
+// the history holds. So live chat, relaying, the newcomer's history and healing
+// after a cut are one thing. Only direct messages are queued for a peer. A slow
+// peer costs no memory: its numbers fall behind.
+//
+// Each peer is subscribed to our own feed. For the feeds of others there are:
+//
+//	node.lacking  authors of whom somebody may have more than we
+//	node.sources  the peers that send us their posts
+//	conn.theirs   what a peer has, by its own word
+//	conn.wants    what is still to be asked of a peer
+//	conn.subs     what a peer gets from us
+//
+// What to ask of which peer is decided in history.go, and whom to dial in
+// discovery.go.
 //
 // One goroutine reads a connection and one writes it. The reader changes the
 // state of the node and wakes writers; a writer turns state into frames. A
@@ -75,8 +78,8 @@ const (
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
 	trial            = 3 * time.Second        // of a source that still brings something, before another has its turn
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
-	gapPatience      = 2 * time.Second        // before a gap is left: somebody may be about to connect who has what lies in it, though we don't know of it
-	healPatience     = 5 * time.Second        // where we have what lies before it: after a cut that takes longer
+	gapPatience      = 2 * time.Second        // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
+	healPatience     = 5 * time.Second        // if we hold posts from before the gap: a link that was cut is used again within it
 	gatherPatience   = 4 * time.Second        // without gatherFloor bytes before a newcomer prints what it has
 	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
@@ -1469,13 +1472,14 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		}
 		return
 	}
-	c.theirs[author] = claim{s, addr, had.stalls}
+	c.theirs[author] = claim{s, addr, had.stalls} // a peer that insists is asked no more often
 	mine := n.history.about(author)
 	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
-	if s.last > mine.last || addr != had.addr || mine.state == present && !n.reachedLocked(author).IsValid() {
+	unseen := mine.state == present && !n.reachedLocked(author).IsValid() // it may have been lost while we were cut off
+	if s.last > mine.last || addr != had.addr || unseen {
 		n.lackLocked(author)
 	}
 	switch {
@@ -1487,8 +1491,10 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	}
 }
 
-// completeLocked goes on once the peer's whole vector is in: its peer wants
-// our own feed from where it stands, and a newcomer knows what to wait for.
+// completeLocked goes on once the peer's whole vector is in: we know from where it
+// lacks our own feed, and a newcomer knows what to wait for. The peer is the source
+// of its own feed, unless it has dropped the posts that we lack next: then it is
+// one among others to be asked.
 func (c *conn) completeLocked() {
 	n := c.n
 	c.complete, c.vector = true, c.theirs[c.peer].last
@@ -1496,7 +1502,7 @@ func (c *conn) completeLocked() {
 	wake(c.wake)
 	if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
 		n.dropSourceLocked(c.peer)
-		n.sources[c.peer] = &source{from: c, since: time.Now()} // from here on the author itself sends
+		n.sources[c.peer] = &source{from: c, since: time.Now()}
 	}
 	n.lackLocked(c.peer)
 	if g := &n.gather; !g.done {
@@ -1567,7 +1573,8 @@ func (c *conn) handleSeen(body []byte) error {
 	return nil
 }
 
-// sawLocked notes what the peer of c saw.
+// sawLocked notes what the peer of c saw, unless it lies in the future by more than
+// clocks may differ: then no later sighting would be believed.
 func (n *node) sawLocked(c *conn, x sighting) {
 	at := x.time - c.ahead.Microseconds()
 	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
