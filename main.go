@@ -801,7 +801,7 @@ func (a *app) message(line []byte) ([]byte, bool) {
 // maybePrivate says whether line, which begins with neither / nor @, can be
 // meant for somebody alone, as far as can be told without knowing who is here.
 func maybePrivate(line []byte) bool {
-	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && !bytes.ContainsAny(line[:i], forbidden) {
+	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && line[i-1] != ' ' && !bytes.ContainsAny(line[:i], forbidden) {
 		return true
 	}
 	return bytes.HasPrefix(bytes.TrimLeftFunc(line, isBlank), []byte{'@'})
