@@ -64,7 +64,7 @@ func TestDialGateKeepsPlacesForHostsWithoutBlame(t *testing.T) {
 	var g dialGate
 	admitted := func(host netip.Addr, tries int) (n int) {
 		for range tries {
-			if g.admit(host, now) {
+			if g.admit(host, host, now) {
 				n++
 			}
 		}
@@ -80,20 +80,24 @@ func TestDialGateKeepsPlacesForHostsWithoutBlame(t *testing.T) {
 	check("another beside it", admitted(good, 10), maxDials-maxDialsPerAddr)
 	for range maxDialsPerAddr {
 		g.places--
-		g.done(bad, true)
+		g.done(bad, bad, true)
 	}
-	check("a host with blame", admitted(bad, 10), maxDials-2-(maxDials-maxDialsPerAddr))
-	check("the places kept for others", admitted(good, 10), 2)
+	check("a host with blame", admitted(bad, 10), 1)
+	now = now.Add(maxDialsPerAddr * blameWait)
+	check("the same after a moment", admitted(bad, 10), 1)
+	now = now.Add(maxDialsPerAddr * blameWait)
+	check("the same when only those places are free that are kept for others", admitted(bad, 10), 0)
+	check("another then", admitted(good, 10), 2)
 	for range 100 { // blame fades
 		g.forgive()
 	}
-	g = dialGate{blame: g.blame}
+	g = dialGate{hosts: map[netip.Addr]*dialed{bad: {blame: g.of(bad).blame}}}
 	check("a host that was forgiven", admitted(bad, 10), maxDialsPerAddr)
 	g = dialGate{}
 	for i := range 2 * dialRate {
-		if g.admit(bad, now) {
+		if g.admit(bad, bad, now) {
 			g.places--
-			g.done(bad, false)
+			g.done(bad, bad, false)
 		} else if i < dialRate {
 			t.Errorf("dial %d of a second was not admitted", i)
 		} else {
@@ -124,6 +128,39 @@ func TestChecksOfBeaconsAreBounded(t *testing.T) {
 			}
 		}
 		now = now.Add(time.Second)
+	}
+}
+
+// TestDialGateBlamesWhoTellsOfNobody: each node that one member tells of is said
+// to be on a host of its own.
+func TestDialGateBlamesWhoTellsOfNobody(t *testing.T) {
+	t.Parallel()
+	const most = 60 // dials in 10 s
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	liar, friend := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	var g dialGate
+	host := liar
+	vain, late := 0, 0
+	for i := range 1000 {
+		if host = host.Next(); g.admit(host, liar, now) {
+			g.places--
+			g.done(host, liar, true)
+			vain++
+		}
+		if i%100 == 50 {
+			if host = host.Next(); g.admit(host, friend, now) {
+				g.places--
+				g.done(host, friend, false)
+			} else {
+				late++
+			}
+		}
+		if now = now.Add(10 * time.Millisecond); i%400 == 399 {
+			g.forgive()
+		}
+	}
+	if vain > most || late > 0 {
+		t.Errorf("%d dials in 10 s for who tells of nobody, want at most %d; %d of 10 of whom another tells had to wait", vain, most, late)
 	}
 }
 

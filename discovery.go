@@ -332,13 +332,14 @@ type contact struct {
 	mailbox
 	id       nodeID
 	tie      tie
-	conn     *conn     // up, suspect: the connection; resting, waking: the one that was closed; else nil
-	met      bool      // was connected once
-	epoch    uint32    // of our next HELLO to it; see the rules in protocol.go
-	counter  uint64    // of its newest beacon that was checked
-	beaconAt time.Time // when that came
-	namedAt  time.Time // when its newest beacon came, be it that nobody checked it
-	heardAt  time.Time // when we were last connected, a beacon of it was checked, or a peer told of it
+	conn     *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
+	met      bool       // was connected once
+	epoch    uint32     // of our next HELLO to it; see the rules in protocol.go
+	counter  uint64     // of its newest beacon that was checked
+	beaconAt time.Time  // when that came
+	namedAt  time.Time  // when its newest beacon came, be it that nobody checked it
+	heardAt  time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
+	teller   netip.Addr // the host of who last told where it is
 }
 
 // A roster is who is there, and how to reach them. Guarded by node.mu.
@@ -396,22 +397,22 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// throughLocked returns where one of our peers is connected with the node, by its
-// own word; the zero address if none is.
-func (n *node) throughLocked(id nodeID) netip.AddrPort {
+// throughLocked returns our connection with a peer that is connected with the
+// node, by its own word; nil if none is.
+func (n *node) throughLocked(id nodeID) *conn {
 	for _, c := range n.conns {
-		if addr := c.theirs[id].addr; addr.IsValid() {
-			return addr
+		if c.theirs[id].addr.IsValid() {
+			return c
 		}
 	}
-	return netip.AddrPort{}
+	return nil
 }
 
 // hereLocked says whether we, or a peer, are connected with the node, or hear
 // its beacons.
 func (n *node) hereLocked(id nodeID) bool {
 	ct := n.contacts[id]
-	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id).IsValid()
+	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id) != nil
 }
 
 // isListedLocked says whether the table of the user has the node.
@@ -442,6 +443,7 @@ func (n *node) heard(x beacon, from netip.Addr) {
 	if silent {
 		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
 	}
+	ct.teller = from
 	n.meetLocked(ct, netip.AddrPortFrom(from, x.port), silent)
 }
 
@@ -457,7 +459,7 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 	case x.node == n.id || n.leaving:
 		return false
 	case ct == nil:
-		if n.gate.blame[from] >= maxDialsPerAddr && len(n.contacts) > maxContacts/2 {
+		if n.gate.doubts(from) && len(n.contacts) > maxContacts/2 {
 			return false // dials there failed so often of late that this one can wait
 		}
 	case x.counter <= ct.counter: // it came in another way already, or is a replay
@@ -472,12 +474,18 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 	return n.checks.admit(from, now)
 }
 
-// toldLocked makes for a connection with a node that a peer says to be at addr. An
-// address from the node's own beacons counts for more: or a peer's wrong word
-// could keep two nodes apart.
-func (n *node) toldLocked(ct *contact, addr netip.AddrPort) {
+// toldLocked makes for a connection with a node that the peer of c says to be at
+// addr. An address from the node's own beacons counts for more: or a peer's
+// wrong word could keep two nodes apart.
+func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
+	if n.contacts[id] == nil && n.gate.doubts(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
+		return
+	}
+	ct := n.contactLocked(id)
 	if ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
 		addr = ct.addr
+	} else {
+		ct.teller = c.addr.Addr()
 	}
 	n.meetLocked(ct, addr, false)
 }
@@ -528,8 +536,8 @@ func (n *node) dialLocked(ct *contact) {
 	if !n.isDueLocked(ct, now) {
 		return
 	}
-	host, met := ct.addr.Addr(), ct.met
-	if !met && !n.gate.admit(host, now) {
+	host, teller, met := ct.addr.Addr(), ct.teller, ct.met
+	if !met && !n.gate.admit(host, teller, now) {
 		return
 	}
 	ct.dialing = true
@@ -545,7 +553,7 @@ func (n *node) dialLocked(ct *contact) {
 		err := n.dialContact(ct, addr, probe)
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.gate.done(host, err != nil && !errors.Is(err, errDuplicate))
+		n.gate.done(host, teller, err != nil && !errors.Is(err, errDuplicate))
 	})
 }
 
@@ -638,8 +646,8 @@ func (n *node) relistLocked(now time.Time) {
 		if ct.conn != nil {
 			continue
 		}
-		if addr := n.throughLocked(id); addr.IsValid() {
-			n.toldLocked(ct, addr)
+		if c := n.throughLocked(id); c != nil {
+			n.toldLocked(id, c, c.theirs[id].addr)
 		}
 		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.tie != away || len(ct.out) > 0 {
 			continue
@@ -655,53 +663,92 @@ func (n *node) relistLocked(now time.Time) {
 
 // A dialGate bounds the dials to nodes that were never met, which anybody can make
 // up: how many begin in a second, and how many are under way, in all and for each
-// host. A host where such dials failed of late gets fewer, so that invented nodes
-// don't keep real ones waiting. The zero value is ready. Guarded by node.mu.
+// host. A host where such dials failed of late gets fewer, and so does one that
+// told of nodes elsewhere that could not be dialed: each failure makes the next
+// dial wait longer. So invented nodes don't keep real ones waiting. The zero value is ready. Guarded
+// by node.mu.
 type dialGate struct {
-	tokens   float64            // dials that may begin at once
-	filledAt time.Time          // when tokens was computed
-	places   int                // taken by dials in progress, each for dialTurn at most
-	underWay map[netip.Addr]int // dials in progress, per host
-	blame    map[netip.Addr]int // recent failures, per host
+	tokens   float64   // dials that may begin at once
+	filledAt time.Time // when tokens was computed
+	places   int       // taken by dials in progress, each for dialTurn at most
+	hosts    map[netip.Addr]*dialed
 }
 
-// admit says whether a dial to host may begin now; if so, it counts it, and the
-// dial has a place. The caller gives that up by dialNext, and says by done how the
-// dial ended.
-func (g *dialGate) admit(host netip.Addr, now time.Time) bool {
+// A dialed is what became of the dials to one host, and to others of which it
+// told.
+type dialed struct {
+	underWay int       // dials to it
+	blame    int       // dials that failed of late
+	dueAt    time.Time // no dial begins before
+}
+
+// of returns what became of the dials to host, to look at.
+func (g *dialGate) of(host netip.Addr) dialed {
+	if d := g.hosts[host]; d != nil {
+		return *d
+	}
+	return dialed{}
+}
+
+// doubts says whether so many dials of late were in vain because of host that
+// it need not be listened to.
+func (g *dialGate) doubts(host netip.Addr) bool { return g.of(host).blame >= maxDialsPerAddr }
+
+// admit says whether a dial to host, of which the host teller told, may begin now;
+// if so, it counts it, and the dial has a place. The caller gives that up by
+// dialNext, and says by done how the dial ended.
+func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 	g.tokens = min(dialRate, g.tokens+dialRate*now.Sub(g.filledAt).Seconds())
 	g.filledAt = now
+	there, told := g.of(host), g.of(teller)
 	spare := 0
-	if g.blame[host] > 0 {
-		spare = 2 // this many places, and half of the tokens, are kept for hosts without blame
+	if there.blame+told.blame > 0 {
+		spare = 2 // places, and half of the tokens, are kept for hosts without blame
 	}
-	if g.tokens < float64(1+spare*dialRate/4) || g.places >= maxDials-spare || g.underWay[host] >= maxDialsPerAddr {
+	if g.tokens < float64(1+spare*dialRate/4) || g.places >= maxDials-spare || there.underWay >= maxDialsPerAddr ||
+		now.Before(there.dueAt) || now.Before(told.dueAt) {
 		return false
-	}
-	if g.underWay == nil {
-		g.underWay, g.blame = map[netip.Addr]int{}, map[netip.Addr]int{}
 	}
 	g.tokens--
 	g.places++
-	g.underWay[host]++
+	for _, h := range []netip.Addr{host, teller} {
+		d := g.touch(h)
+		d.dueAt = now.Add(min(time.Duration(d.blame)*blameWait, mostBlameWait))
+	}
+	g.hosts[host].underWay++
 	return true
 }
 
-// done notes that a dial to host has ended.
-func (g *dialGate) done(host netip.Addr, failed bool) {
-	if g.underWay[host]--; g.underWay[host] <= 0 {
-		delete(g.underWay, host)
+// touch returns what became of the dials to host, to be changed.
+func (g *dialGate) touch(host netip.Addr) *dialed {
+	if g.hosts == nil {
+		g.hosts = map[netip.Addr]*dialed{}
 	}
-	if failed {
-		g.blame[host]++
+	if g.hosts[host] == nil {
+		g.hosts[host] = new(dialed)
+	}
+	return g.hosts[host]
+}
+
+// done notes that a dial to host, of which teller told, has ended. A host that is
+// to blame itself puts none on who tells of it.
+func (g *dialGate) done(host, teller netip.Addr, failed bool) {
+	there, told := g.touch(host), g.touch(teller)
+	there.underWay--
+	if !failed {
+		there.blame, told.blame = there.blame/2, told.blame/2
+		return
+	}
+	if there.blame++; there.blame == 1 && told != there {
+		told.blame++
 	}
 }
 
 // forgive takes some of the blame from each host. It is called every relistEvery.
 func (g *dialGate) forgive() {
-	for host, count := range g.blame {
-		if g.blame[host] = count - 1 - count/8; g.blame[host] <= 0 {
-			delete(g.blame, host)
+	for host, d := range g.hosts {
+		if d.blame = max(0, d.blame-1-d.blame/8); d.blame+d.underWay == 0 {
+			delete(g.hosts, host)
 		}
 	}
 }

@@ -94,18 +94,20 @@ const (
 	workToGreet  = time.Millisecond // a handshake that somebody else begins
 	longestPause = time.Second      // before a reader looks again whether it may go on
 
-	forgetLost      = time.Hour // after which a lost node that direct messages never passed with is no longer dialed
-	maxHandshakes   = 256       // under way at once; a handshake takes a few milliseconds
-	maxConns        = 1000      // far above a sensible full mesh
-	maxConnsPerAddr = 300       // one host may be a room of 200
-	dialRate        = 50        // dials per second to unknown nodes
-	maxDials        = 6         // to unknown nodes, under way at once: more would make each slower, not all faster
-	maxDialsPerAddr = 4         // of these to one address
-	maxContacts     = 4096      // nodes that we know of
-	maxEarly        = 16        // sightings of one author that wait for its join
-	maxTheirs       = 1 << 17   // authors that a peer may announce
-	maxOutbox       = 1 << 20   // bytes of direct messages that wait for one peer
-	gatherFloor     = 8 << 10   // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
+	forgetLost      = time.Hour             // after which a lost node that direct messages never passed with is no longer dialed
+	maxHandshakes   = 256                   // under way at once; a handshake takes a few milliseconds
+	maxConns        = 1000                  // far above a sensible full mesh
+	maxConnsPerAddr = 300                   // one host may be a room of 200
+	dialRate        = 50                    // dials per second to unknown nodes
+	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
+	maxDialsPerAddr = 4                     // of these to one address
+	blameWait       = 15 * time.Millisecond // between two such dials to one host, for each that failed of late there, or because of what it told
+	mostBlameWait   = 2 * time.Second
+	maxContacts     = 4096    // nodes that we know of
+	maxEarly        = 16      // sightings of one author that wait for its join
+	maxTheirs       = 1 << 17 // authors that a peer may announce
+	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
+	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
 var (
@@ -1098,7 +1100,7 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 		return 0
 	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh:
 		return askAfterBeacon
-	case n.throughLocked(author).IsValid():
+	case n.throughLocked(author) != nil:
 		return askAfter
 	}
 	return 0
@@ -1487,7 +1489,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	case !addr.IsValid() && c.lagsLocked(author):
 		c.tellLocked(author) // the author sends it no more
 	case addr.IsValid() && !n.reachedLocked(author).IsValid():
-		n.toldLocked(n.contactLocked(author), addr)
+		n.toldLocked(author, c, addr)
 	}
 }
 
