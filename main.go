@@ -25,7 +25,8 @@
 // rules of its voice: standard output carries lines of the chat and nothing
 // else; everything else that is to be said is one line on standard error, what is
 // wrong and then what to do; and neither of them ever holds up the input or the
-// network, even if nobody reads it.
+// network, even if nobody reads it. At a terminal both of them, and the line
+// being typed, go through one owner of the screen; nothing else writes there.
 package main
 
 import (
@@ -1054,12 +1055,12 @@ func (v *voice) close() {
 
 // ---- the terminal
 
-// A screen is the terminal that the program talks to, and has one owner: what
-// is printed, what is complained of and what is typed all go through it. Its
-// last row is the line being typed, and whatever is written goes above that.
+// A screen owns the terminal: what is printed, what is complained of and what
+// is typed all go through it. Its last row is the line being typed, and text
+// that is written goes above that row.
 //
-// Where it isn't a terminal, or one that can't be had, open says so: then text
-// is written as it stands, and no escape sequence is.
+// Until open has taken the terminal over, and where it can't be taken over,
+// text is written as it stands and there is no escape sequence.
 type screen struct {
 	in  io.Reader
 	out io.Writer
@@ -1077,7 +1078,7 @@ type screen struct {
 	row    editor
 	saved  string // the mode to give back, for stty; "" while the terminal isn't ours
 	hidden bool   // the row is not shown, though the terminal is ours
-	left   bool   // the terminal is given back for good before long; keys are dropped
+	left   bool   // the program is leaving: keys are dropped, and open refuses
 }
 
 // windowChanged is SIGWINCH on Linux, macOS and the BSDs. The standard library
@@ -1165,8 +1166,8 @@ func (s *screen) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// write writes text and shows the row anew, in one go. The caller has the
-// turn.
+// write writes text and then the row anew, by one system call. The caller has
+// the turn.
 func (s *screen) write(text []byte) error {
 	if s.resized.Swap(false) {
 		s.columns = s.width()
@@ -1208,8 +1209,8 @@ func (s *screen) appendAround(b, text []byte) []byte {
 	return s.row.appendTo(append(b, "\x1b[?2004h"...), s.columns)
 }
 
-// redraw shows the row anew as soon as the terminal takes it, which nobody
-// waits for.
+// redraw has the row shown anew as soon as the terminal takes output. It
+// doesn't wait for that.
 func (s *screen) redraw() {
 	select {
 	case s.due <- struct{}{}:
@@ -1219,7 +1220,7 @@ func (s *screen) redraw() {
 			s.write(nil) // an error shows again when a line is printed
 			<-s.turn
 		}()
-	default: // one that waits for its turn shows it as it is then
+	default: // the drawing that is due shows the row as it is then
 	}
 }
 
@@ -1283,9 +1284,9 @@ func (s *screen) stop() {
 	s.redraw()
 }
 
-// close gives the terminal back, for good. What was typed ahead is read away
-// before, lest the shell take it for commands: somebody is to call next
-// meanwhile.
+// close gives the terminal back for good. Before that it waits, for a moment,
+// until no more keys come, or the shell would take what was typed ahead for
+// commands. Another goroutine has to be in next, which reads them away.
 func (s *screen) close() {
 	s.closing.Do(func() {
 		if s.run == nil {
@@ -1344,7 +1345,7 @@ type editor struct {
 	at      int      // where the cursor is: before line[at]
 	own     []string // lines entered earlier, the oldest first, and the one being typed
 	pick    int      // which of them line is
-	cleared bool     // the whole screen is to be
+	cleared bool     // the whole screen is to be cleared
 }
 
 // next presses keys until one ends the line, ends the input, or suspends the
@@ -1506,23 +1507,32 @@ func (e *editor) step(i, by int) int {
 }
 
 // isJoined says whether line[i] is seen as one character with what stands
-// before it: a mark, a part of an emoji, the second letter of a flag, a vowel
-// of Hangul (after Unicode Standard Annex 29).
+// before it (after Unicode Standard Annex 29).
 func isJoined(line []rune, i int) bool {
-	isFlag := func(r rune) bool { return r >= 0x1F1E6 && r <= 0x1F1FF }
-	before, r := line[i-1], line[i]
-	flags := 0
-	for isFlag(r) && i-1-flags >= 0 && isFlag(line[i-1-flags]) {
-		flags++
+	const nonJoiner, joiner = '\u200c', '\u200d'
+	isFlag := func(r rune) bool { return r >= 0x1F1E6 && r <= 0x1F1FF } // a letter of one
+	switch before, r := line[i-1], line[i]; {
+	case before == '\n':
+		return false
+	case isFlag(r): // flags are pairs of letters
+		n := 0
+		for n < i && isFlag(line[i-1-n]) {
+			n++
+		}
+		return n%2 == 1
+	case before == joiner && isEmoji(r):
+		return true
+	case r >= 0x1F3FB && r <= 0x1F3FF || r >= 0x1160 && r <= 0x11FF: // tones of skin; vowels and finals of Hangul
+		return true
+	default:
+		return unicode.Is(unicode.M, r) || isTag(r) || r == joiner || r == nonJoiner
 	}
-	return flags%2 == 1 || before != '\n' && unicode.Is(unicode.M, r) || r >= 0x1F3FB && r <= 0x1F3FF || isTag(r) ||
-		r == '\u200c' || r == '\u200d' || before == '\u200d' && isEmoji(r) || r >= 0x1160 && r <= 0x11FF
 }
 
-// appendTo appends the part of the line round the cursor that fits into a row
-// of so many columns, and puts the cursor into its place. What is left of
-// widths to the terminal is: it doesn't wrap meanwhile, and the cursor is
-// saved where the text before it ends.
+// appendTo appends the row: the part of the line round the cursor that fits
+// into so many columns. The terminal places the cursor by its own widths, as
+// it saves the cursor's position where the text before it ends. It doesn't
+// wrap the row should that be wider than we think.
 func (e *editor) appendTo(b []byte, columns int) []byte {
 	room := columns - len(prompt) - 1 // the cursor may stand behind the last character
 	_, ahead := e.fit(+1, room/4)
