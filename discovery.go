@@ -41,7 +41,7 @@ const (
 
 	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core
 	maxChecksPerAddr = 200 // of these for one address: a host may be a room of so many
-	fewChecks        = 10  // for one address, beyond what all have used up
+	fewChecks        = 10  // that an address gets though maxChecks are used up
 )
 
 var localNet = netip.MustParsePrefix("127.0.0.1/8")
@@ -123,8 +123,8 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 }
 
 // send sends a beacon to each destination. Each has a counter of its own, so that
-// a node which hears us in two ways takes neither for a replay, and takes whatever
-// a stranger sends again for one. To sign a beacon takes 40 µs.
+// a node which hears us in two ways takes neither for a replay. To sign a beacon
+// takes 40 µs.
 func (d *discovery) send(n *node) {
 	if own := d.look(); len(own) > 0 {
 		n.moved(own)
@@ -337,9 +337,9 @@ type contact struct {
 	epoch    uint32     // of our next HELLO to it; see the rules in protocol.go
 	counter  uint64     // of its newest beacon that was checked
 	beaconAt time.Time  // when that came
-	namedAt  time.Time  // when its newest beacon came, be it that nobody checked it
+	namedAt  time.Time  // when a beacon in its name last came, checked or not
 	heardAt  time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
-	teller   netip.Addr // the host of who last told where it is
+	teller   netip.Addr // the host of the node that last told where it is
 }
 
 // A roster is who is there, and how to reach them. Guarded by node.mu.
@@ -448,8 +448,8 @@ func (n *node) heard(x beacon, from netip.Addr) {
 }
 
 // isWorthACheck says whether a beacon that came from the given address would
-// change anything, and may be checked. While a connection stands, it merely slows
-// our heartbeats down.
+// change anything, and may be checked. While a connection stands, all that a beacon
+// does is to make our heartbeats rarer.
 func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -754,9 +754,8 @@ func (g *dialGate) forgive() {
 }
 
 // A checkBudget bounds the signatures that are checked in a second, in all and
-// for beacons of one address. Once others have used up what there is, an address
-// of which few were checked still gets some. The zero value is ready. Guarded by
-// node.mu.
+// for beacons from one address. When others have used up maxChecks, an address still
+// gets fewChecks. The zero value is ready. Guarded by node.mu.
 type checkBudget struct {
 	since time.Time // the second began
 	all   int

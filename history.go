@@ -54,13 +54,13 @@ const (
 	clockLimit  = 5 * time.Minute // a clock further ahead than this drags nobody along
 	eventCost   = 128             // bytes of memory that an event takes beside its post: 94 in a long run, 144 alone in a frame
 	authorCost  = 512             // and an author of whom anything is held
-	dropAtOnce  = 1000            // events, beside twice as many as come: some hundred microseconds
-	spareKeep   = 16              // keep is exceeded by 1/16 of it at most where what is to go waits for a cursor
+	dropAtOnce  = 1000            // events that are dropped at once, besides two for each that comes: some hundred microseconds
+	spareKeep   = 16              // keep may be exceeded by 1/16 of it while a cursor has still to pass what is to go
 	maxQueue    = 64              // answers waiting for the printer
 	followSize  = 64 << 10        // bytes of posts that are printed, or saved, at once
 	maxNames    = 4096            // with more than this beyond twice those in use, the others are forgotten
 	maxAuthors  = 1024            // remembered though nothing is held of them
-	maxSeen     = 16              // times that others may say in a minute that one author was lost or is back; and that we tell on
+	maxSeen     = 16              // sightings of one author that are taken from others in a minute, and that we tell on
 	storePiece  = 512             // events
 	maxUnsigned = 1000            // posts that are looked through for the last that is signed
 	loadAtOnce  = 16 << 20        // bytes of a history file
@@ -123,9 +123,8 @@ func (e *event) isSigned() bool {
 	return e.signature.Load() == isGood
 }
 
-// proven returns how many of n consecutive posts a signature proves: as many
-// as end with the last that is signed. It looks for that among the last
-// maxUnsigned.
+// proven returns how many of n consecutive posts are proven: those up to the last
+// one that is signed. It looks for that one among the last maxUnsigned.
 func proven(n int, isSigned func(i int) bool) int {
 	for least := n - maxUnsigned; n > max(0, least); n-- {
 		if isSigned(n - 1) {
@@ -204,7 +203,7 @@ func (f *feed) above(number uint64) int {
 type store struct {
 	pieces [][]*event // of storePiece each, but that the first shrinks and the last grows
 	count  int
-	age    int64 // when the first event counts as said, µs since 1970; of the last that was dropped where there is none
+	age    int64 // when the first event counts as said, or if there is none the last that was dropped; µs since 1970
 	place  int   // in history.oldest, counted from 1; 0: it is not in it
 }
 
@@ -458,8 +457,8 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 	h.grownLocked(len(run))
 }
 
-// latestCredible returns the time of what somebody can say at this moment, if
-// no clock is further ahead than clockLimit.
+// latestCredible returns the latest time that what is said now can bear, if no clock
+// is further ahead than clockLimit.
 func (h *history) latestCredible() int64 { return h.clock().Add(clockLimit).UnixMicro() }
 
 // showEarly prints posts that their author said while it still owes us earlier
@@ -723,9 +722,9 @@ func (h *history) bore(name string) bool {
 
 // ---- bounds
 
-// dropOldestLocked drops the oldest events until the rest fits keep, or the
-// oldest has still to be passed, but the given number at most: so many that
-// nobody waits for long.
+// dropOldestLocked drops the oldest events until the rest fits keep, or until a
+// cursor has still to pass the oldest; but no more than most, so that nobody waits
+// for the lock for long.
 func (h *history) dropOldestLocked(most int) {
 	passed := h.passedLocked()
 	for ; most > 0 && h.size > h.keep && len(h.oldest) > 0; most-- {
@@ -795,11 +794,11 @@ func (h *history) mayGoLocked(e *event) bool {
 	return e.isNote() || e.feed.id != h.self || e.number() <= h.delivered
 }
 
-// waitRoom returns once so little waits for the cursors that more may be
-// added, and for own posts also so little to be delivered; or ctx ends.
+// waitRoom returns when more may be added, or when ctx ends. own says that it is
+// posts of our own.
 func (h *history) waitRoom(ctx context.Context, own bool) {
 	stop := context.AfterFunc(ctx, func() {
-		h.mu.Lock() // or whoever is about to wait would miss it
+		h.mu.Lock() // or a goroutine that is about to wait would miss it
 		defer h.mu.Unlock()
 		h.room.Broadcast()
 	})
@@ -811,9 +810,9 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 	}
 }
 
-// hasRoomLocked says whether at most half of keep waits for the slowest
-// cursor, what waits keeps nothing from being dropped, and at most half of keep
-// are, if that matters, posts of ours that setDelivered has not named.
+// hasRoomLocked says whether more may be added. At most half of keep may wait for
+// the slowest cursor, and what waits may not stand in the way of what must be
+// dropped. For posts of our own, at most half of keep may be undelivered ones.
 func (h *history) hasRoomLocked(own bool) bool {
 	waiting := int64(0)
 	for _, c := range h.cursors {
@@ -1095,8 +1094,8 @@ func (h *history) hold() {
 	h.before, h.heldFrom = map[nodeID]uint64{}, h.printer.next
 }
 
-// await says that there were posts of author up to number before we came. The
-// word of the author itself counts for more than that of others.
+// await says that there were posts of author up to number before we came. What the
+// author itself says of that counts for more than what others say.
 func (h *history) await(author nodeID, number uint64, itself bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1413,10 +1412,10 @@ func (l *lack) decide() verdict {
 }
 
 // faster returns the offer to take up in place of that of a source that has
-// served for a while, or -1. A source may be slow because it wants to be, or
-// because the path is: that shows when another has its turn. Each has one, so
-// on a slow path no more is sent twice than what is under way at that moment.
-// What the author sends itself comes unasked, so it would come twice.
+// served for a while, or -1. Whether the source is slow or the path to us, shows
+// only when another peer has its turn. Each has one, so on a slow path no more is
+// sent twice than what is under way at that moment. An author is not replaced: what
+// it says would come twice, since it sends that unasked.
 func (l *lack) faster() (best int) {
 	best = -1
 	source := l.offers[l.source]

@@ -219,8 +219,8 @@ package main
 //     feed; if it says what is so already, or is older than what the reader noted
 //     last; if it is more than 5 minutes ahead; or if 16 of this author came within
 //     a minute. To compare, a reader corrects the time by the difference between
-//     HELLO's time and its own clock. SEEN of an author of whom no post was taken
-//     waits for one.
+//     HELLO's time and its own clock, but by 5 minutes at most. SEEN of an author of
+//     whom no post was taken waits for one.
 //  23. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
 //     peer that says GOT, a node has at most a window of bytes under way: 16 KiB
 //     at first, twice as much when a full window arrived within 0.25 s, half when
