@@ -124,20 +124,22 @@ package main
 //     still not connected. A dial that failed is repeated after 1, 2, 4 and then
 //     every 8 s, as long as the other is heard. So it is enough that one of the
 //     two can dial.
-//  5. A node also dials those that a peer's HAVE gives an address of, there. An
-//     address that their own beacons told in the last 7 s counts for more.
+//  5. A node also dials the nodes that its peers are connected with, at the
+//     addresses in HAVE. An address that their own beacons told in the last 7 s
+//     counts for more.
 //
 // The handshake.
 //
 //  6. Of a certificate only the key counts: TLS proves it. The dialing side
 //     sends PROOF first; the other answers with its own only when that was right.
 //     Then the higher ID says HELLO, and the lower answers HELLO, or BYE
-//     duplicate. Any other frame ends the connection, and so do 5 s.
+//     duplicate. Any other frame ends the connection, and a handshake that is not
+//     done after 5 s is given up.
 //  7. Of each pair one connection stands, whoever dialed: for the lower ID from
 //     when it answers HELLO, for the higher from when it hears that. The lower
 //     answers BYE duplicate if a connection with the higher stands already, unless
-//     that has been silent for 5 s, or the epoch in HELLO is greater than when
-//     that was made.
+//     that has been silent for 5 s, or the epoch in HELLO is greater than in the
+//     HELLO that made it.
 //  8. So the epoch tells the lower that the higher believes the old connection to
 //     be dead. The higher counts, for each lower from 0: its HELLOs that failed,
 //     the connections that ended, and those that were silent for 5 s; but not what
@@ -164,9 +166,9 @@ package main
 //     acknowledgement, and says the last number even if nothing is held any more.
 //     - to everybody, when the sender's own connection with the author came or
 //     ended.
-//     - to those who have fewer posts of the author by their own entry, and by
-//     that are not connected with it, when posts of it were taken, or when the
-//     entry comes that says so: they won't get them from the author.
+//     - to those who won't hear the author itself: by their own entry they have
+//     fewer of its posts, and are not connected with it. They are told when
+//     posts of it were taken, and when their connection with it has ended.
 //     - to one that asked by WANT for a number which isn't held.
 //     News of the second and third kind may wait for 0.25 s, or in a large room
 //     for 10 ms for each node, to be told together.
@@ -192,8 +194,8 @@ package main
 //     heard, since it is about to connect. It asks with over 1 only if for 2 s,
 //     or 5 s if it has what lies before the gap, nobody had the next post. Where
 //     nobody has more, it asks a peer that is connected with the author for what
-//     follows. A peer that has served for 3 s, and others offer the same, gives
-//     way to one that hasn't served yet, or that served twice as fast.
+//     follows. A peer that has served for 3 s gives way to another that has the
+//     next post too, if that one hasn't served yet or served twice as fast.
 //  18. What is neither the sender's own feed nor was asked for is passed over, for
 //     it may have crossed a WANT from 0. So are posts that were taken before, and
 //     those behind a gap unless over was 1. But a run that begins behind the next
