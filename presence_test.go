@@ -6,10 +6,14 @@ package main
 // once.
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -224,4 +228,166 @@ func TestSightingsOfOthersAreBelievedWhateverTheirClock(t *testing.T) {
 			ann.wantLines(2, `Xen@10.0.0.1 lost`)
 		})
 	}
+}
+
+// ---- rooms of many
+
+// TestManyAreMetAtOnce: forty come in the same instant, and it doesn't take a
+// tick for each few of them.
+func TestManyAreMetAtOnce(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		l.dialsTake(20 * time.Millisecond)
+		ann := l.enter("Ann", low())
+		after(3 * time.Second)
+		const many = 40
+		var others []*guest
+		for i := range many {
+			others = append(others, l.enter(fmt.Sprint("N", i), apartFrom(others...)))
+		}
+		after(tickEvery - 50*time.Millisecond)
+		if n := ann.peersNow(); n != many {
+			t.Errorf("Ann has met %d nodes, want %d", n, many)
+		}
+	})
+}
+
+// TestHostsThatSwallowKeepNobodyWaiting: Ann dials nodes of which nothing comes
+// back, more than she dials at once, and then somebody comes whom she has to
+// dial.
+func TestHostsThatSwallowKeepNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		var holes []*guest
+		for i := range maxDials {
+			holes = append(holes, l.enter(fmt.Sprint("Hole", i), deaf()))
+		}
+		ann := l.enter("Ann", low(), apartFrom(holes...))
+		after(3 * time.Second)
+		for i := range 2 * maxDials {
+			key := newKey()
+			ann.hears(key, beacon{node: idOf(key), counter: 1, port: 7700}, holes[i%maxDials].addr.Addr())
+		}
+		after(10 * time.Millisecond)
+		bob := l.enter("Bob", apartFrom(holes...))
+		bob.bar(ann)
+		after(2 * dialTurn)
+		ann.wantLines(1, `^\* Bob@10.0.0.8 joined$`)
+	})
+}
+
+// TestHeartbeatsAreSlowInALargeRoom: nobody's beacons are heard here.
+func TestHeartbeatsAreSlowInALargeRoom(t *testing.T) {
+	t.Parallel()
+	const seconds = 30
+	for _, c := range []struct{ members, least, most int }{{1, seconds - 3, seconds + 3}, {largeRoom + 1, seconds/3 - 2, seconds/3 + 2}} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf())
+			var beats atomic.Int64
+			for i := range c.members {
+				v := l.visitor(ann, newKey(), fmt.Sprint("N", i), func(_ *visitor, typ byte, _ []byte) {
+					if typ == frameHave {
+						beats.Add(1)
+					}
+				})
+				v.says(hasNothing())
+				v.repeats(2*time.Second, func(int) []byte { return framed(frameHave, frameList{}.have()) })
+			}
+			after(10 * time.Second)
+			beats.Store(0)
+			after(seconds * time.Second)
+			if n := int(beats.Load()); n < c.least*c.members || n > c.most*c.members {
+				t.Errorf("%d members hear %d heartbeats in %d s, want %d to %d each", c.members, n, seconds, c.least, c.most)
+			}
+		})
+	}
+}
+
+// TestReplacedConnectionSendsNothingMore: what stood in the way of a connection
+// goes away after another has replaced it, and brought all.
+func TestReplacedConnectionSendsNothingMore(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(3 * time.Second)
+		l.stall(ann, bob, true)
+		const posts, size = 40, 20_000
+		for i := range posts {
+			ann.says("%d %s", i, strings.Repeat("x", size))
+		}
+		after(suspicion + 3*tickEvery)
+		bob.wantLines(posts, `^Ann@10.0.0.1: \d+ x+$`)
+		before := l.passed(ann, bob)
+		l.stall(ann, bob, false)
+		after(20 * time.Second)
+		if n := l.passed(ann, bob) - before; n > posts*size/2 { // what was on its way
+			t.Errorf("another %d bytes passed, when the peer had all", n)
+		}
+		bob.wantLines(posts, `: \d+ x+$`)
+		bob.wantLines(0, ` lost$`)
+	})
+}
+
+// ---- who is about to be here
+
+// TestPipeWaitsForWhoIsAboutToBeHere, though those who are here have heard it
+// all.
+func TestPipeWaitsForWhoIsAboutToBeHere(t *testing.T) {
+	t.Parallel()
+	const soon = 300 * time.Millisecond
+	// waits says how long Ann's pipe waits.
+	waits := func(ann *guest) time.Duration {
+		ann.patience = patience
+		ann.says("done")
+		began := time.Now()
+		ann.waitDelivered(context.Background())
+		return time.Since(began)
+	}
+	t.Run("in the handshake", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann")
+			l.enter("Bob")
+			after(10 * time.Second)
+			raw := l.dial(ann)
+			synctest.Wait()
+			time.AfterFunc(soon, func() { raw.Close() })
+			if took := waits(ann); took < soon || took > askAfter {
+				t.Errorf("the pipe ends after %v, want %v", took, soon)
+			}
+		})
+	})
+	t.Run("may be known to one who is still saying whom it knows", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann")
+			l.enter("Bob")
+			after(10 * time.Second)
+			eve := l.visitor(ann, newKey(), "Eve", nil)
+			time.AfterFunc(time.Millisecond, func() { eve.says(claims(ann.id, span{1, 2, 1}, netip.AddrPort{})) }) // all that Ann said
+			time.AfterFunc(soon, func() { eve.says(hasNothing()) })
+			if took := waits(ann); took < soon || took > askAfter {
+				t.Errorf("the pipe ends after %v, want %v", took, soon)
+			}
+		})
+	})
+	t.Run("is known to a third", func(t *testing.T) {
+		t.Parallel()
+		for range 4 { // whichever of the two has to dial
+			inBubble(t, func(t *testing.T, l *lab) {
+				ann, bob := l.enter("Ann"), l.enter("Bob")
+				after(10 * time.Second)
+				l.dialsTake(soon)
+				zoe := l.enter("Zoe", deaf(), told(bob))
+				after(soon + tickEvery + 10*time.Millisecond) // Bob has told of her
+				if n := ann.peersNow(); n != 1 {
+					t.Fatalf("Ann is connected with %d nodes, want Bob alone", n)
+				}
+				if took := waits(ann); ann.peersNow() < 2 {
+					t.Errorf("the pipe ends after %v, before Zoe is here", took)
+				}
+				zoe.wantLines(1, `^Ann@10.0.0.1: done$`)
+			})
+		}
+	})
 }

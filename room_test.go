@@ -49,6 +49,7 @@ type lab struct {
 	nodes []*guest
 	wires []*wire
 	apart map[[2]*guest]bool // pairs that can't reach each other
+	delay time.Duration      // what a dial takes before anything is sent
 }
 
 // A guest is a node of a lab, and what it printed.
@@ -95,12 +96,16 @@ type options struct {
 	key   *roomKey
 	told  []*target
 	idle  time.Duration
+	low   bool
 }
 
 // Options of enter. withClock sets the node's clock ahead by d.
 func withKeep(n int64) option          { return func(_ *guest, o *options) { o.keep = n } }
 func withClock(d time.Duration) option { return func(_ *guest, o *options) { o.clock = d } }
 func withKey(k *roomKey) option        { return func(_ *guest, o *options) { o.key = k } }
+
+// low gives it an ID that is lower than nearly all: it is the one that dials.
+func low() option { return func(_ *guest, o *options) { o.low = true } }
 
 // told names another node to it, as -peer does.
 func told(o *guest) option {
@@ -141,8 +146,10 @@ func (l *lab) enter(name string, opts ...option) *guest {
 	for _, opt := range opts {
 		opt(g, &o)
 	}
-	_, key, err := ed25519.GenerateKey(nil)
-	must(l.t, err)
+	key := newKey()
+	for o.low && idOf(key)[0] > 0 {
+		key = newKey()
+	}
 	clock := func() time.Time { return time.Now().Add(o.clock) }
 	h := newHistory(key, o.keep, clock, func() netip.AddrPort { return g.addr })
 	g.name, g.node = name, newNode(key, h, o.key, name, 7700, 7700)
@@ -245,7 +252,7 @@ func (g *guest) dialOut(ctx context.Context, _, addr string) (net.Conn, error) {
 		g.l.mu.Unlock()
 		return nil, errors.New("no such host")
 	}
-	o := g.l.nodes[i]
+	o, delay := g.l.nodes[i], g.l.delay
 	g.l.mu.Unlock()
 	g.mu.Lock()
 	barred := g.barred == o
@@ -254,6 +261,7 @@ func (g *guest) dialOut(ctx context.Context, _, addr string) (net.Conn, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
+	time.Sleep(delay)
 	o.mu.Lock()
 	closed := o.closed
 	o.mu.Unlock()
@@ -280,11 +288,48 @@ func (l *lab) setApart(a, b *guest, apart bool) {
 		delete(l.apart, [2]*guest{a, b})
 		delete(l.apart, [2]*guest{b, a})
 	}
+	for _, w := range l.wiresLocked(a, b) {
+		w.setCut(apart)
+	}
+}
+
+// wiresLocked returns the wires of all connections between two nodes.
+func (l *lab) wiresLocked(a, b *guest) (all []*wire) {
 	for _, w := range l.wires {
 		if w.from == a && w.to == b || w.from == b && w.to == a {
-			w.setCut(apart)
+			all = append(all, w)
 		}
 	}
+	return all
+}
+
+// stall lets nothing pass on the connections that two nodes have, or lets all
+// pass again. Beacons are heard, and new connections work.
+func (l *lab) stall(a, b *guest, stalled bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, w := range l.wiresLocked(a, b) {
+		w.setCut(stalled)
+	}
+}
+
+// passed is how many bytes two nodes have sent each other.
+func (l *lab) passed(a, b *guest) (bytes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, w := range l.wiresLocked(a, b) {
+		w.mu.Lock()
+		bytes += w.passed
+		w.mu.Unlock()
+	}
+	return bytes
+}
+
+// dialsTake has each dial take a while before it is connected or refused.
+func (l *lab) dialsTake(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.delay = d
 }
 
 func (l *lab) areApart(a, b *guest) bool {
@@ -350,6 +395,7 @@ type wire struct {
 	mu     sync.Mutex // guards all below
 	moved  *sync.Cond
 	buf    []byte
+	passed int // bytes, in all
 	cut    bool
 	closed bool
 }
@@ -419,6 +465,7 @@ func (e *wireEnd) Write(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	w.buf = append(w.buf, b...)
+	w.passed += len(b)
 	w.moved.Broadcast()
 	return len(b), nil
 }
