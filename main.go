@@ -62,7 +62,7 @@ import (
 const (
 	aloneHint     = 5 * time.Second        // without company before we say what to try
 	typedAhead    = 20 * time.Millisecond  // without a key before we give the terminal back
-	stuck         = 200 * time.Millisecond // for a terminal that may take no output
+	screenWait    = 200 * time.Millisecond // for a terminal that may take no output
 	farewell      = 150 * time.Millisecond // for what is still to be printed when a signal ends us, or read when /exit does
 	maxSecret     = 1024                   // bytes
 	maxCandidates = 10                     // for a direct message, that are listed
@@ -1313,12 +1313,12 @@ func (s *screen) restore() (saved string) {
 	s.mu.Lock()
 	s.hidden = true
 	s.mu.Unlock()
-	within(stuck, func() { s.Write(nil) })
+	within(screenWait, func() { s.Write(nil) })
 	s.mu.Lock()
 	saved, s.saved = s.saved, ""
 	s.mu.Unlock()
 	if saved != "" {
-		within(stuck, func() { s.set(saved) })
+		within(screenWait, func() { s.set(saved) })
 	}
 	return saved
 }
@@ -1370,18 +1370,18 @@ var (
 	halfSequence  = regexp.MustCompile(`^\x1b(?:\[\[|[O\[][0-?]*[ -/]*)?$`)
 )
 
-const pasted, endOfPaste = "\x1b[200~", "\x1b[201~" // xterm calls it bracketed paste
+const paste, endOfPaste = "\x1b[200~", "\x1b[201~" // xterm calls it bracketed paste
 
 // key takes the first key off those that are to be pressed: a character, a
 // control character, an escape sequence, shortened to what matters (such as
-// ESC [3~ or ESC [A), or all that was pasted at once behind pasted. It returns
+// ESC [3~ or ESC [A), or all that was pasted at once, behind paste. It returns
 // "" while the rest of the key has yet to come.
 func (e *editor) key() string {
 	b := e.keys
 	if len(b) == 0 || halfSequence.Match(b) {
 		return ""
 	}
-	if bytes.HasPrefix(b, []byte(pasted)) {
+	if bytes.HasPrefix(b, []byte(paste)) {
 		text, rest, ok := bytes.Cut(b, []byte(endOfPaste))
 		if !ok {
 			return ""
@@ -1442,7 +1442,7 @@ func (e *editor) press(key string) {
 	case "\x0c": // Ctrl-L
 		e.cleared = true
 	default:
-		if text, ok := strings.CutPrefix(key, pasted); ok {
+		if text, ok := strings.CutPrefix(key, paste); ok {
 			e.insert(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text))
 		} else if key[0] >= ' ' {
 			e.insert(key)
