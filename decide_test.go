@@ -168,20 +168,21 @@ func TestSilenceIsJudgedByConnectionAndBeacons(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
 	for _, c := range []struct {
-		quiet, unseen time.Duration
-		want          judgement
+		quiet, beacon, answer time.Duration
+		want                  judgement
 	}{
-		{0, time.Hour, alive},
-		{suspicion, time.Hour, alive},
-		{suspicion + 1, 0, doubtful},
-		{silence + 1, silence, doubtful},
-		{silence, silence + 1, doubtful},
-		{silence + 1, silence + 1, silent},
-		{deafness, 0, doubtful},
-		{deafness + 1, 0, silent},
+		{0, time.Hour, time.Hour, alive},
+		{suspicion, time.Hour, time.Hour, alive},
+		{suspicion + 1, 0, 0, doubtful},
+		{silence, time.Hour, time.Hour, doubtful},
+		{silence + 1, 0, time.Hour, silent},
+		{silence + 1, time.Hour, 0, silent},
+		{silence + 1, silence, handshakeTimeout, doubtful},
+		{silence + 1, silence + 1, handshakeTimeout, silent},
+		{silence + 1, silence, handshakeTimeout + 1, silent},
 	} {
-		if got := judgeSilence(c.quiet, c.unseen); got != c.want {
-			t.Errorf("quiet for %v, no beacon for %v: %d, want %d", c.quiet, c.unseen, got, c.want)
+		if got := judgeSilence(c.quiet, c.beacon, c.answer); got != c.want {
+			t.Errorf("quiet for %v, the last beacon %v and the last answer %v ago: %d, want %d", c.quiet, c.beacon, c.answer, got, c.want)
 		}
 	}
 }
@@ -194,7 +195,7 @@ func TestDurationsAgree(t *testing.T) {
 		less, enough time.Duration
 	}{
 		{"a heartbeat that is missed is no reason for suspicion", slowHeartbeat + tickEvery, suspicion},
-		{"a suspect can be dialed anew before it is lost", suspicion + retryFirst, silence},
+		{"a suspect can be dialed anew three times before it is lost", suspicion + 2*dialJoin, silence},
 		{"a stall of 3 s is no loss", 3 * time.Second, silence - suspicion + slowHeartbeat},
 		{"a loss shows within 8 s", silence + 2*tickEvery, 8 * time.Second},
 		{"beacons that come regularly keep fresh", 2 * beaconEvery, beaconFresh},

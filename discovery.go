@@ -266,11 +266,11 @@ func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 //
 //	tie      what it means                    and what ends it
 //	away     there is no connection           up: a connection is registered
-//	up       the connection stands            suspect: silent for 5 s; resting: closed by BYE idle;
+//	up       the connection stands            suspect: silent for 4 s; resting: closed by BYE idle;
 //	                                          broken: it ended without a word; away: BYE leaving
 //	suspect  the connection is silent: a      up: something comes, or a fresh one is registered;
-//	         fresh one is dialed, and may     away: silent for 7 s, which is a loss;
-//	         replace it                       else as up
+//	         fresh one is dialed, and may     away: silent for 7 s, see judgeSilence, which is a
+//	         replace it                       loss; else as up
 //	broken   dialed again and again for 4 s   up: registered; away: it can't be had, which is a loss
 //	resting  closed for lack of chat; asked   up: registered; waking: there is something to say;
 //	         now and then whether it lives    away: it doesn't answer, which is a loss
@@ -330,16 +330,17 @@ type target struct {
 type contact struct {
 	route
 	mailbox
-	id       nodeID
-	tie      tie
-	conn     *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
-	met      bool       // was connected once
-	epoch    uint32     // of our next HELLO to it; see the rules in protocol.go
-	counter  uint64     // of its newest beacon that was checked
-	beaconAt time.Time  // when that came
-	namedAt  time.Time  // when a beacon in its name last came, checked or not
-	heardAt  time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
-	teller   netip.Addr // the host of the node that last told where it is
+	id        nodeID
+	tie       tie
+	conn      *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
+	met       bool       // was connected once
+	epoch     uint32     // of our next HELLO to it; see the rules in protocol.go
+	counter   uint64     // of its newest beacon that was checked
+	beaconAt  time.Time  // when that came
+	namedAt   time.Time  // when a beacon in its name last came, checked or not
+	reachedAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
+	heardAt   time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
+	teller    netip.Addr // the host of the node that last told where it is
 }
 
 // A roster is who is there, and how to reach them. Guarded by node.mu.
@@ -360,7 +361,7 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 	if before := n.reachedLocked(ct.id); c == nil && before.IsValid() || c != nil && before != c.addr {
 		n.news[ct.id] = true
 	}
-	ct.tie, ct.conn = to, c
+	ct.tie, ct.conn, ct.reachedAt = to, c, time.Time{}
 	switch to {
 	case up, suspect:
 		n.conns[ct.id] = c
@@ -464,10 +465,10 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 		}
 	case x.counter <= ct.counter: // it came in another way already, or is a replay
 		return false
-	case ct.tie == up:
+	case ct.tie == up && ct.conn.raw.sinceRead() < slowHeartbeat+tickEvery:
 		ct.namedAt = now
 		return false
-	case ct.tie == resting || ct.tie == waking: // it is a sign of life
+	case ct.tie == up || ct.tie == resting || ct.tie == waking: // it is a sign of life
 	case ct.addr == netip.AddrPortFrom(from, x.port) && now.Sub(ct.beaconAt) < beaconEvery:
 		return false
 	}
@@ -544,13 +545,13 @@ func (n *node) dialLocked(ct *contact) {
 	addr, probe := ct.addr, ct.tie == resting
 	n.wg.Go(func() {
 		if met {
-			n.dialContact(ct, addr, probe)
+			n.dialContact(ct, addr, met, probe)
 			return
 		}
 		next := sync.OnceFunc(n.dialNext)
 		defer next()
 		defer time.AfterFunc(dialTurn, next).Stop()
-		err := n.dialContact(ct, addr, probe)
+		err := n.dialContact(ct, addr, met, probe)
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.gate.done(host, teller, err != nil && !errors.Is(err, errDuplicate))

@@ -1233,6 +1233,7 @@ func TestLabFaults(t *testing.T) {
 		"KilledNodeBeyondAnotherIsLost": killedNodeBeyondAnotherIsLost,
 		"RestartIsAnotherNode":          restartIsAnotherNode,
 		"FrozenWhileTheOthersLeave":     frozenWhileTheOthersLeave,
+		"DeadTCPIsLostAndBack":          deadTCPIsLostAndBack,
 	} {
 		all.Go(func() { t.Run(name, claim) })
 	}
@@ -1579,4 +1580,21 @@ func frozenWhileTheOthersLeave(t *testing.T) {
 	bob.sees(slack(5*time.Second), ` \* Cid@10.9.0.3 is back$`)
 	cid.holds(map[string][]string{"Ann": {"good night"}})
 	sameHistory(slack(3*time.Second), bob, cid)
+}
+
+// Beacons go on, but nothing that is sent over TCP arrives.
+func deadTCPIsLostAndBack(t *testing.T) {
+	l := newLAN(t)
+	hosts := []*host{l.host("10.9.0.1/24"), l.host("10.9.0.2/24")}
+	nodes := room(hosts, "Ann", "Bob")
+	ann, bob := nodes[0], nodes[1]
+	began := time.Now()
+	hosts[0].drops("meta l4proto tcp")
+	ann.sees(slack(8*time.Second), ` \* Bob@10.9.0.2 lost$`)
+	bob.sees(slack(8*time.Second)-time.Since(began), ` \* Ann@10.9.0.1 lost$`)
+	ann.say("while away")
+	hosts[0].drops("")
+	bob.sees(slack(9*time.Second), ` \* Ann@10.9.0.1 is back$`)
+	ann.sees(slack(3*time.Second), ` \* Bob@10.9.0.2 is back$`)
+	bob.seesCount(slack(3*time.Second), 1, ": while away")
 }

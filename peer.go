@@ -55,17 +55,17 @@ import (
 
 const (
 	tickEvery     = 250 * time.Millisecond
-	heartbeat     = 1 * time.Second  // a connection that carried nothing for so long carries an empty HAVE
-	slowHeartbeat = 3 * heartbeat    // where the peer's beacons show that it lives
-	suspicion     = 5 * time.Second  // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
-	silence       = 7 * time.Second  // nothing came, on TCP or UDP: lost. Outlives a 3 s stall, noticed within 8 s
-	deafness      = 30 * time.Second // beacons alone, which anyone can replay, keep nobody alive for longer
+	heartbeat     = 1 * time.Second // a connection that carried nothing for so long carries an empty HAVE
+	slowHeartbeat = 3 * heartbeat   // where the peer's beacons show that it lives
+	suspicion     = 4 * time.Second // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
+	silence       = 7 * time.Second // nothing came on a connection: lost. Outlives a 3 s stall, noticed within 8 s
 	beaconFresh   = 5 * time.Second
 
 	relistEvery = 4 * time.Second
 	tellGap     = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
 	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
 
+	dialJoin         = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	dialAgain        = 10 * time.Millisecond  // after a broken connection could not be made again
 	dialTimeout      = 4 * time.Second        // and if a broken connection is not replaced within it, its peer is lost; at once if its host refuses
@@ -101,6 +101,7 @@ const (
 	dialRate        = 50                    // dials per second to unknown nodes
 	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
 	maxDialsPerAddr = 4                     // of these to one address
+	maxJoined       = 4                     // attempts at once to connect with a node that we met before
 	blameWait       = 15 * time.Millisecond // between two such dials to one host, for each that failed of late there, or because of what it told
 	mostBlameWait   = 2 * time.Second
 	maxContacts     = 4096    // nodes that we know of
@@ -795,23 +796,30 @@ func (n *node) loseLocked(ct *contact) {
 // dialContact dials the node of ct at addr, again and again while its
 // connection is broken or waking: a dying process still accepts for a moment.
 // As a probe it only finds out whether the node lives.
-func (n *node) dialContact(ct *contact, addr netip.AddrPort, probe bool) error {
+func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
+	most := 1
+	if met && !probe {
+		most = maxJoined
+	}
 	var err error
 	for again, wait := true, dialAgain; again; wait *= 2 {
-		var raw net.Conn
-		raw, err = n.dial(ctx, "tcp", addr.String())
-		switch {
-		case err != nil:
-			n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
-			cancel() // nobody listens there
-		case probe:
-			err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
-			raw.Close()
-		default:
-			_, err = n.serve(raw, true, ct.id)
-		}
+		err = n.firstOf(most, func() error {
+			raw, err := n.dial(ctx, "tcp", addr.String())
+			n.answered(ct, err)
+			switch {
+			case err != nil:
+				n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
+				cancel() // nobody listens there
+			case probe:
+				err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
+				raw.Close()
+			default:
+				_, err = n.serve(raw, true, ct.id)
+			}
+			return err
+		})
 		n.mu.Lock()
 		again = err != nil && (ct.tie == broken || ct.tie == waking) && ctx.Err() == nil
 		n.mu.Unlock()
@@ -823,6 +831,41 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, probe bool) error {
 	defer n.mu.Unlock()
 	n.dialedLocked(ct, err)
 	return err
+}
+
+// firstOf returns how the first of several attempts ends. While none has ended,
+// another one joins after each dialJoin, but no more than most: where packets
+// vanish by chance, each connection waits longer and longer to repeat one.
+func (n *node) firstOf(most int, attempt func() error) error {
+	ended, over := make(chan error), make(chan struct{})
+	defer close(over)
+	join := time.NewTicker(dialJoin)
+	defer join.Stop()
+	for i := 0; ; i++ {
+		if i < most {
+			n.wg.Go(func() {
+				err := attempt()
+				select {
+				case ended <- err:
+				case <-over:
+				}
+			})
+		}
+		select {
+		case err := <-ended:
+			return err
+		case <-join.C:
+		}
+	}
+}
+
+// answered notes that somebody listens at the address of ct, a suspect.
+func (n *node) answered(ct *contact, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err == nil && ct.tie == suspect && ct.reachedAt.IsZero() {
+		ct.reachedAt = time.Now()
+	}
 }
 
 // dialTarget dials an address that the user named, and remembers who was found
@@ -955,7 +998,7 @@ func (c *conn) tickLocked(now time.Time) {
 	if quiet > slowHeartbeat+heartbeat {
 		n.announce() // it may not hear us either
 	}
-	switch judgeSilence(quiet, now.Sub(ct.beaconAt)) {
+	switch judgeSilence(quiet, now.Sub(ct.beaconAt), now.Sub(ct.reachedAt)) {
 	case silent:
 		c.endLocked(byeSilent)
 	case doubtful:
@@ -980,12 +1023,14 @@ const (
 	silent             // it is lost
 )
 
-// judgeSilence judges a peer of which nothing came for quiet on its
-// connection, and no beacon for unseen. Beacons show that it lives, but not
-// for longer than deafness, for anybody can replay them.
-func judgeSilence(quiet, unseen time.Duration) judgement {
+// judgeSilence judges a peer of which nothing came for quiet on its connection.
+// Beacons show that a program runs, and a dial that was answered that its host
+// can be reached; the last of each was so long ago. Where both are so, packets
+// vanish by chance, and the handshake of the fresh connection is waited for. But
+// where one is not so, nothing that is said comes through.
+func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 	switch {
-	case quiet > silence && unseen > silence, quiet > deafness:
+	case quiet > silence && (beacon > silence || answer > handshakeTimeout):
 		return silent
 	case quiet > suspicion:
 		return doubtful

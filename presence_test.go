@@ -391,3 +391,23 @@ func TestPipeWaitsForWhoIsAboutToBeHere(t *testing.T) {
 		}
 	})
 }
+
+// TestBeaconsAloneKeepNobodyHere: what is sent over TCP vanishes, and beacons pass.
+func TestBeaconsAloneKeepNobodyHere(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(3 * time.Second)
+		l.blockTCP(ann, bob)
+		after(8 * time.Second)
+		ann.wantLines(1, `^\* Bob@10.0.0.2 lost$`)
+		bob.wantLines(1, `^\* Ann@10.0.0.1 lost$`)
+		after(time.Minute)
+		l.setApart(ann, bob, false)
+		after(8 * time.Second)
+		for _, g := range []*guest{ann, bob} {
+			g.wantLines(1, ` is back$`)
+			g.wantLines(3, ``)
+		}
+	})
+}

@@ -138,11 +138,11 @@ package main
 //  7. Of each pair one connection stands, whoever dialed: for the lower ID from
 //     when it answers HELLO, for the higher from when it hears that. The lower
 //     answers BYE duplicate if a connection with the higher stands already, unless
-//     that has been silent for 5 s, or the epoch in HELLO is greater than in the
+//     that has been silent for 4 s, or the epoch in HELLO is greater than in the
 //     HELLO that made it.
 //  8. So the epoch tells the lower that the higher believes the old connection to
 //     be dead. The higher counts, for each lower from 0: its HELLOs that failed,
-//     the connections that ended, and those that were silent for 5 s; but not what
+//     the connections that ended, and those that were silent for 4 s; but not what
 //     ended by BYE duplicate. Two HELLOs that are under way together have the same
 //     epoch. In the lower's HELLO it means nothing.
 //  9. The connection that a fresh one replaces is closed by either side 5 s later,
@@ -151,10 +151,11 @@ package main
 //  10. Each side says something at least once a second: a HAVE without entries, if
 //     there is nothing else. Where the peer's beacons are heard, or in a room of
 //     more than 64 nodes, every 3 s is enough. If nothing came on a connection for
-//     5 s, a fresh one is dialed. A node is lost if nothing came from it for 7 s,
-//     neither on TCP nor a beacon, or for 30 s nothing but beacons. If a
-//     connection ends, and not by BYE leaving or idle, it is dialed anew; the node
-//     is lost if its host refuses that, or if it has not succeeded after 4 s.
+//     4 s, a fresh one is dialed. A node is lost if nothing came on its connection
+//     for 7 s. But if its beacons are heard and TCP answered the dial, packets
+//     vanish by chance, and the handshake may take its 5 s. If a connection ends,
+//     and not by BYE leaving or idle, it is dialed anew; the node is lost if its
+//     host refuses that, or if it has not succeeded after 4 s.
 //
 // What a node has.
 //

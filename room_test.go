@@ -35,6 +35,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,7 +49,7 @@ type lab struct {
 	mu    sync.Mutex // guards all below
 	nodes []*guest
 	wires []*wire
-	apart map[[2]*guest]bool // pairs that can't reach each other
+	apart map[[2]*guest]bool // pairs that can't reach each other; false: but for beacons
 	delay time.Duration      // what a dial takes before anything is sent
 }
 
@@ -257,7 +258,10 @@ func (g *guest) dialOut(ctx context.Context, _, addr string) (net.Conn, error) {
 	g.mu.Lock()
 	barred := g.barred == o
 	g.mu.Unlock()
-	if barred || g.l.areApart(g, o) {
+	g.l.mu.Lock()
+	_, apart := g.l.apart[[2]*guest{g, o}]
+	g.l.mu.Unlock()
+	if barred || apart {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -266,7 +270,7 @@ func (g *guest) dialOut(ctx context.Context, _, addr string) (net.Conn, error) {
 	closed := o.closed
 	o.mu.Unlock()
 	if closed {
-		return nil, errors.New("connection refused")
+		return nil, syscall.ECONNREFUSED
 	}
 	near, far := g.l.wire(g, o)
 	select {
@@ -290,6 +294,16 @@ func (l *lab) setApart(a, b *guest, apart bool) {
 	}
 	for _, w := range l.wiresLocked(a, b) {
 		w.setCut(apart)
+	}
+}
+
+// blockTCP does what setApart does, but beacons still pass. setApart mends it.
+func (l *lab) blockTCP(a, b *guest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.apart[[2]*guest{a, b}], l.apart[[2]*guest{b, a}] = false, false
+	for _, w := range l.wiresLocked(a, b) {
+		w.setCut(true)
 	}
 }
 
