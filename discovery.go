@@ -28,6 +28,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -333,7 +334,7 @@ type contact struct {
 	id        nodeID
 	tie       tie
 	conn      *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
-	met       bool       // was connected once
+	metAt     time.Time  // when it was connected for the first time; zero: never
 	epoch     uint32     // of our next HELLO to it; see the rules in protocol.go
 	counter   uint64     // of its newest beacon that was checked
 	beaconAt  time.Time  // when that came
@@ -343,11 +344,14 @@ type contact struct {
 	teller    netip.Addr // the host of the node that last told where it is
 }
 
+func (ct *contact) isMet() bool { return !ct.metAt.IsZero() }
+
 // A roster is who is there, and how to reach them. Guarded by node.mu.
 type roster struct {
 	conns    map[nodeID]*conn    // of the contacts that are up or suspect
 	contacts map[nodeID]*contact // all that we know of
 	targets  []*target
+	strays   map[nodeID]stray // whom a peer ceased to bring, and perhaps nobody brings now
 	gate     dialGate
 	checks   checkBudget
 }
@@ -381,7 +385,7 @@ func (n *node) contactLocked(id nodeID) *contact {
 		if len(n.contacts) < maxContacts {
 			break
 		}
-		if !ct.met && !ct.dialing {
+		if !ct.isMet() && !ct.dialing {
 			delete(n.contacts, other)
 		}
 	}
@@ -407,6 +411,69 @@ func (n *node) throughLocked(id nodeID) *conn {
 		}
 	}
 	return nil
+}
+
+// heardThroughLocked returns a connection whose peer brings us what the node says,
+// being connected with it by its own word; nil if there is none. Connections that
+// rest count: the peer opens them when there is something to bring.
+func (n *node) heardThroughLocked(id nodeID) *conn {
+	for _, ct := range n.contacts {
+		if ct.conn != nil && ct.id != id && ct.conn.theirs[id].addr.IsValid() {
+			return ct.conn
+		}
+	}
+	return nil
+}
+
+// A stray is a node that a peer was connected with, and no longer is.
+type stray struct {
+	by    nodeID         // the peer
+	addr  netip.AddrPort // where it was connected with the node
+	since time.Time
+	lost  bool // the node was noted as lost for that
+}
+
+// strayLocked notes that the peer of c is not connected with author any more, or
+// that we are not connected with the peer.
+func (n *node) strayLocked(c *conn, author nodeID, was claim) {
+	if was.addr.IsValid() && author != n.id && n.history.about(author).state == present {
+		n.strays[author] = stray{by: c.peer, addr: was.addr, since: time.Now()}
+	}
+}
+
+// findStraysLocked looks, at each tick, for nodes that we heard through others
+// alone. When the last of these is gone, the node is lost; when somebody brings it
+// again, it is back.
+func (n *node) findStraysLocked(now time.Time) {
+	looked := 0
+	for id, s := range n.strays {
+		if looked++; looked > maxStrays || n.leaving {
+			return // the others wait for the next tick
+		}
+		state, heard := n.history.about(id).state, n.reachedLocked(id).IsValid() || n.heardThroughLocked(id) != nil
+		switch {
+		case s.lost && state == lost && heard:
+			delete(n.strays, id)
+			n.sawOwnLocked(id, post{kind: kindBack, addr: s.addr})
+		case s.lost && state == lost && len(n.strays) < maxContacts:
+		case s.lost || heard || state != present:
+			delete(n.strays, id)
+		case !n.mayReturnLocked(id, s, now.Sub(s.since)):
+			n.sawOwnLocked(id, post{kind: kindLost, addr: s.addr})
+			s.lost = true
+			n.strays[id] = s
+		}
+	}
+}
+
+// mayReturnLocked says whether a node that strayed so long ago is perhaps about to
+// be heard again, or its last words are still on their way.
+func (n *node) mayReturnLocked(id nodeID, s stray, age time.Duration) bool {
+	ct, by := n.contacts[id], n.contacts[s.by]
+	_, lacking := n.lacking[id]
+	return age < tickEvery || lacking && age < noProgress ||
+		by != nil && (by.tie == broken || by.conn != nil && !by.conn.complete) ||
+		ct != nil && (ct.tie != away || (ct.dialing || time.Since(ct.beaconAt) < beaconFresh) && age < dialTimeout)
 }
 
 // hereLocked says whether we, or a peer, are connected with the node, or hear
@@ -537,7 +604,7 @@ func (n *node) dialLocked(ct *contact) {
 	if !n.isDueLocked(ct, now) {
 		return
 	}
-	host, teller, met := ct.addr.Addr(), ct.teller, ct.met
+	host, teller, met := ct.addr.Addr(), ct.teller, ct.isMet()
 	if !met && !n.gate.admit(host, teller, now) {
 		return
 	}
@@ -572,8 +639,9 @@ func (n *node) dialNext() {
 	}
 }
 
-// dialedLocked moves the tie of ct as the end of a dial, with err, demands.
-func (n *node) dialedLocked(ct *contact, err error) {
+// dialedLocked moves the tie of ct as the end of a dial, with err, demands. Who was
+// found there is found, as far as that is known.
+func (n *node) dialedLocked(ct *contact, found nodeID, err error) {
 	first, most := retryFirst, retryMost
 	if ct.tie == resting {
 		first, most = slowHeartbeat, slowHeartbeat
@@ -588,17 +656,35 @@ func (n *node) dialedLocked(ct *contact, err error) {
 			return // it lives, but can't be dialed from here
 		}
 		if err != nil {
-			n.loseLocked(ct)
+			n.loseLocked(ct, n.isGoneLocked(ct, found, err))
 		} else if ct.tie == waking {
 			n.redialLocked(ct) // it rested again meanwhile
 		}
 	case broken:
 		if err != nil {
-			n.loseLocked(ct)
+			n.loseLocked(ct, n.isGoneLocked(ct, found, err))
 		} else {
 			n.redialLocked(ct) // it broke again meanwhile
 		}
+	case suspect:
+		if n.isGoneLocked(ct, found, err) && found != (nodeID{}) {
+			ct.conn.raw.Close() // another one has taken its place: its reader notices, and dials anew
+		}
 	}
+}
+
+// isGoneLocked says whether a dial of ct that ended with err shows that its node
+// is no more: its host refuses, or another node is found there, one that is new.
+// Old acquaintances can share an address, where it is that of a router.
+func (n *node) isGoneLocked(ct *contact, found nodeID, err error) bool {
+	if err == nil || found == ct.id || found == n.id {
+		return false
+	}
+	if found == (nodeID{}) {
+		return errors.Is(err, syscall.ECONNREFUSED)
+	}
+	other := n.contacts[found]
+	return other == nil || !other.isMet() || time.Since(other.metAt) < dialTimeout
 }
 
 // redialLocked dials ct, which is broken or waking, at once. If no connection comes
@@ -654,7 +740,7 @@ func (n *node) relistLocked(now time.Time) {
 			continue
 		}
 		state, spoken := n.history.about(id).state, ct.sent+ct.taken > 0
-		if !ct.met || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
+		if !ct.isMet() || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
 			delete(n.contacts, id)
 			n.dropSourceLocked(id)
 			n.history.forget(id)

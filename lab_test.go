@@ -705,6 +705,24 @@ func TestLabOneWayDialingSuffices(t *testing.T) {
 	connected(slack(4*time.Second), 6*5, hosts...)
 }
 
+// TestLabRestartedNodeIsLostAtOnce: as a supervisor does, the program is started
+// anew as soon as it was killed, and takes the same port.
+func TestLabRestartedNodeIsLostAtOnce(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	a, b := l.host("10.9.0.1/24"), l.host("10.9.0.2/24")
+	ann, bob := a.node("Ann").up(), b.node("Bob")
+	const rounds = 12
+	for i := range rounds {
+		ann.seesCount(slack(time.Second), i+1, ` \* Bob@10.9.0.2 joined$`)
+		killed := time.Now()
+		must(t, bob.cmd.Process.Kill())
+		<-bob.exited
+		bob = b.node("Bob")
+		ann.seesCount(slack(time.Second)-time.Since(killed), i+1, ` \* Bob@10.9.0.2 lost$`)
+	}
+}
+
 func TestLabNewcomerGetsTheWholeConversation(t *testing.T) {
 	t.Parallel()
 	l := newLAN(t)

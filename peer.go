@@ -105,6 +105,7 @@ const (
 	blameWait       = 15 * time.Millisecond // between two such dials to one host, for each that failed of late there, or because of what it told
 	mostBlameWait   = 2 * time.Second
 	maxContacts     = 4096    // nodes that we know of
+	maxStrays       = 100     // nodes that nobody may bring any more, looked for at each tick
 	maxEarly        = 16      // sightings of one author that wait for its join
 	maxTheirs       = 1 << 17 // authors that a peer may announce
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
@@ -293,7 +294,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		id: h.self, tls: tlsConfig(key), room: r, port: port, roomPort: roomPort, history: h,
 		outside:  outside{new(net.Dialer).DialContext, func() {}, func(string, ...any) {}, func(string, ...any) {}},
 		changed:  make(chan struct{}),
-		roster:   roster{conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}},
+		roster:   roster{conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
 		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}},
 		outcome:  outcome{metAt: now},
 		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
@@ -665,7 +666,11 @@ func (n *node) register(c *conn, x hello) error {
 	c.theirs, c.subs, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]want{}
 	c.ackedAt, c.chatAt = now, now
 	n.moveLocked(ct, up, c)
-	ct.addr, ct.met, ct.fails, ct.heardAt = c.addr, true, 0, now
+	ct.addr, ct.fails, ct.heardAt = c.addr, 0, now
+	if !ct.isMet() {
+		ct.metAt = now
+		n.doubtLocked(ct)
+	}
 	for _, t := range n.targets {
 		if t.addr == c.addr {
 			t.id = c.peer
@@ -677,6 +682,18 @@ func (n *node) register(c *conn, x hello) error {
 	n.greetLocked(c)
 	n.welcomeLocked(c, x)
 	return nil
+}
+
+// doubtLocked has a fresh connection be dialed with any node that was reached at
+// the address where ct, a new one, is: it may have taken its place.
+func (n *node) doubtLocked(ct *contact) {
+	for _, o := range n.contacts {
+		if o != ct && o.tie == up && o.addr == ct.addr {
+			o.dialAt = time.Time{}
+			n.moveLocked(o, suspect, o.conn)
+			n.dialLocked(o)
+		}
+	}
 }
 
 // greetLocked has the peer hear our whole vector: all of whom we hold posts,
@@ -741,6 +758,9 @@ func (n *node) detachLocked(c *conn) {
 			n.lackLocked(author)
 		}
 	}
+	for author, was := range c.theirs {
+		n.strayLocked(c, author, was)
+	}
 }
 
 // unregister takes c, which ended with err, out of the room, and finds out
@@ -771,7 +791,7 @@ func (n *node) unregister(c *conn, err error) {
 	case n.ctx.Err() != nil || n.leaving && (c.parted || goodbye):
 		n.moveLocked(ct, away, nil)
 	case c.bye == byeSilent:
-		n.loseLocked(ct)
+		n.loseLocked(ct, false)
 	case n.history.about(c.peer).state == left || goodbye:
 		n.moveLocked(ct, away, nil)
 		ct.addr = netip.AddrPort{} // nothing is there to be dialed
@@ -781,16 +801,23 @@ func (n *node) unregister(c *conn, err error) {
 	}
 }
 
-// loseLocked notes that a node went without a word, if it was ever seen to
-// have come.
-func (n *node) loseLocked(ct *contact) {
+// loseLocked ends the tie of ct, which went without a word. If a peer is connected
+// with it, and it isn't known to be gone, the peer brings what it says, and it is
+// not lost.
+func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
 	n.news[ct.id] = true
-	if n.history.about(ct.id).state == unknown {
-		return
+	if gone || n.heardThroughLocked(ct.id) == nil {
+		n.sawOwnLocked(ct.id, post{kind: kindLost})
 	}
-	n.history.note(ct.id, post{kind: kindLost})
-	n.relayLocked(ct.id)
+}
+
+// sawOwnLocked notes that a node went without a word, or that it is back, if it was
+// ever seen to have come.
+func (n *node) sawOwnLocked(id nodeID, p post) {
+	if n.history.about(id).state != unknown && n.history.note(id, p) {
+		n.relayLocked(id)
+	}
 }
 
 // dialContact dials the node of ct at addr, again and again while its
@@ -803,9 +830,10 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 	if met && !probe {
 		most = maxJoined
 	}
+	var found nodeID
 	var err error
 	for again, wait := true, dialAgain; again; wait *= 2 {
-		err = n.firstOf(most, func() error {
+		found, err = n.firstOf(most, func() (found nodeID, err error) {
 			raw, err := n.dial(ctx, "tcp", addr.String())
 			n.answered(ct, err)
 			switch {
@@ -816,12 +844,12 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 				err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
 				raw.Close()
 			default:
-				_, err = n.serve(raw, true, ct.id)
+				found, err = n.serve(raw, true, ct.id)
 			}
-			return err
+			return found, err
 		})
 		n.mu.Lock()
-		again = err != nil && (ct.tie == broken || ct.tie == waking) && ctx.Err() == nil
+		again = err != nil && (ct.tie == broken || ct.tie == waking) && ctx.Err() == nil && !n.isGoneLocked(ct, found, err)
 		n.mu.Unlock()
 		if again {
 			n.pause(wait)
@@ -829,31 +857,32 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.dialedLocked(ct, err)
+	n.dialedLocked(ct, found, err)
 	return err
 }
 
 // firstOf returns how the first of several attempts ends. While none has ended,
 // another one joins after each dialJoin, but no more than most: where packets
 // vanish by chance, each connection waits longer and longer to repeat one.
-func (n *node) firstOf(most int, attempt func() error) error {
-	ended, over := make(chan error), make(chan struct{})
+func (n *node) firstOf(most int, attempt func() (nodeID, error)) (found nodeID, err error) {
+	ended, over := make(chan func()), make(chan struct{})
 	defer close(over)
 	join := time.NewTicker(dialJoin)
 	defer join.Stop()
 	for i := 0; ; i++ {
 		if i < most {
 			n.wg.Go(func() {
-				err := attempt()
+				id, e := attempt()
 				select {
-				case ended <- err:
+				case ended <- func() { found, err = id, e }:
 				case <-over:
 				}
 			})
 		}
 		select {
-		case err := <-ended:
-			return err
+		case take := <-ended:
+			take()
+			return found, err
 		case <-join.C:
 		}
 	}
@@ -934,6 +963,7 @@ func (n *node) tick() {
 		n.said.forgetLocked(now)
 	}
 	n.planLocked(now)
+	n.findStraysLocked(now)
 	n.gatherLocked(now)
 	if len(n.conns) > 0 {
 		n.metAt = now
@@ -1143,7 +1173,7 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	switch {
 	case c != nil && c.complete:
 		return 0
-	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh:
+	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && ct.isMet() && n.throughLocked(author) != nil):
 		return askAfterBeacon
 	case n.throughLocked(author) != nil:
 		return askAfter
@@ -1528,6 +1558,9 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	unseen := mine.state == present && !n.reachedLocked(author).IsValid() // it may have been lost while we were cut off
 	if s.last > mine.last || addr != had.addr || unseen {
 		n.lackLocked(author)
+	}
+	if !addr.IsValid() {
+		n.strayLocked(c, author, had)
 	}
 	switch {
 	case addr == had.addr:

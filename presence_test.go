@@ -116,10 +116,12 @@ func TestThirdIsSeenToGoAfterAReconnect(t *testing.T) {
 		after(20 * time.Second)
 		l.setApart(ann, bob, false)
 		after(20 * time.Second)
+		ann.wantLines(1, `Cid@10.0.0.1 lost`)
+		ann.wantLines(1, `Cid@10.0.0.1 is back`)
 		cid.crash()
 		after(8 * time.Second)
 		bob.wantLines(1, `Cid@10.0.0.1 lost`)
-		ann.wantLines(1, `Cid@10.0.0.1 lost`)
+		ann.wantLines(2, `Cid@10.0.0.1 lost`)
 	})
 }
 
@@ -409,5 +411,68 @@ func TestBeaconsAloneKeepNobodyHere(t *testing.T) {
 			g.wantLines(1, ` is back$`)
 			g.wantLines(3, ``)
 		}
+	})
+}
+
+// TestNobodyIsLostWhomAThirdBrings: TCP is dead between Ann and Bob alone, and Cid
+// is connected with both, until he goes too.
+func TestNobodyIsLostWhomAThirdBrings(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob, cid := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+		after(3 * time.Second)
+		l.blockTCP(ann, bob)
+		after(9 * time.Second)
+		bob.says("I am here")
+		after(time.Second)
+		ann.wantLines(1, `^Bob@10.0.0.2: I am here$`)
+		after(20 * time.Second)
+		ann.wantLines(0, ` (lost|is back)$`)
+		cid.crash()
+		after(8 * time.Second)
+		ann.wantLines(1, `^\* Cid@10.0.0.3 lost$`)
+		ann.wantLines(1, `^\* Bob@10.0.0.2 lost$`)
+		l.setApart(ann, bob, false)
+		after(8 * time.Second)
+		ann.wantLines(1, `^\* Bob@10.0.0.2 is back$`)
+	})
+}
+
+// TestHeardThroughAThirdAloneIsLostWithIt: Ann was never connected with Cid.
+func TestHeardThroughAThirdAloneIsLostWithIt(t *testing.T) {
+	t.Parallel()
+	for name, goes := range map[string]func(*guest){"dies": (*guest).crash, "leaves": (*guest).leaves} {
+		t.Run("the third "+name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				cid, bob, ann := l.behind()
+				cid.says("hi")
+				after(5 * time.Second)
+				goes(bob)
+				after(8 * time.Second)
+				ann.wantLines(1, `^\* Cid@10.0.0.1 lost$`)
+				after(time.Minute)
+				ann.wantLines(5, ``)
+			})
+		})
+	}
+	t.Run("the third is cut off for a moment", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			_, bob, ann := l.behind()
+			ann.node.mu.Lock()
+			ann.conns[bob.id].raw.Close()
+			ann.node.mu.Unlock()
+			after(10 * time.Second)
+			ann.wantLines(0, ` lost$`)
+		})
+	})
+	t.Run("somebody leaves beyond the third", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			cid, _, ann := l.behind()
+			cid.says("good bye")
+			cid.leaves()
+			after(10 * time.Second)
+			ann.wantLines(0, ` lost$`)
+			ann.wantLines(1, `^\* Cid@10.0.0.1 left$`)
+		})
 	})
 }

@@ -155,7 +155,10 @@ package main
 //     for 7 s. But if its beacons are heard and TCP answered the dial, packets
 //     vanish by chance, and the handshake may take its 5 s. If a connection ends,
 //     and not by BYE leaving or idle, it is dialed anew; the node is lost if its
-//     host refuses that, or if it has not succeeded after 4 s.
+//     host refuses that, if another node is found there that was not known before,
+//     or if it has not succeeded after 4 s. But while a peer is connected with a
+//     node, by the peer's HAVE, the node is lost only where its host refuses, or
+//     another one took its place; else when the last such peer is gone.
 //
 // What a node has.
 //
