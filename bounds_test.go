@@ -124,21 +124,8 @@ func (m *burdener) visits(from string, answer func(v *visitor, typ byte, body []
 		return nil
 	}
 	raw.SetDeadline(time.Time{})
-	v.ended = make(chan struct{})
 	context.AfterFunc(m.ctx, func() { raw.Close() })
-	go func() { // ends with the connection
-		defer close(v.ended)
-		defer raw.Close()
-		for {
-			typ, body, err := readFrame(v.tls, maxFrame)
-			if err != nil {
-				return
-			}
-			if answer != nil {
-				answer(v, typ, body)
-			}
-		}
-	}()
+	v.listens(answer)
 	return v
 }
 

@@ -47,7 +47,7 @@ type visitor struct {
 	raw   net.Conn
 	id    nodeID
 	peer  nodeID
-	ended chan struct{} // closed when the node has hung up; only a visitor of a lab has it
+	ended chan struct{} // closed when the node has hung up; nil before it listens
 }
 
 func newKey() ed25519.PrivateKey {
@@ -74,14 +74,14 @@ func visit(raw net.Conn, room *roomKey, key ed25519.PrivateKey, hi hello) (v *vi
 	v.peer = nodeID(state.PeerCertificates[0].PublicKey.(ed25519.PublicKey))
 	exporter := noError(state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32))
 	v.says(appendProof(nil, room.proofOf("d", exporter, v.id, v.peer)))
-	if err := v.hears(frameProof); err != nil {
+	if err := v.awaits(frameProof); err != nil {
 		return nil, err
 	}
 	if v.peer.less(v.id) {
 		v.says(appendHello(nil, hi))
-		return v, v.hears(frameHello)
+		return v, v.awaits(frameHello)
 	}
-	if err := v.hears(frameHello); err != nil {
+	if err := v.awaits(frameHello); err != nil {
 		return nil, err
 	}
 	v.says(appendHello(nil, hi))
@@ -94,8 +94,8 @@ func helloOf(name string) hello { return hello{version, 1, time.Now().UnixMicro(
 // says writes frames. That the node has hung up shows when something is read.
 func (v *visitor) says(frames ...[]byte) { v.tls.Write(slices.Concat(frames...)) }
 
-// hears reads until a frame of that type comes.
-func (v *visitor) hears(want byte) error {
+// awaits reads until a frame of that type comes.
+func (v *visitor) awaits(want byte) error {
 	return v.waitsFor(func(typ byte, _ []byte) bool { return typ == want })
 }
 
@@ -132,8 +132,15 @@ func (l *lab) visitorWith(g *guest, key ed25519.PrivateKey, hi hello, answer fun
 	hi.port = 7700 // that of the room, which no line shows
 	v, err := visit(l.dial(g), l.key, key, hi)
 	must(l.t, err)
+	v.listens(answer)
+	return v
+}
+
+// listens has v read all that the node says until it hangs up, and gives each
+// frame to answer if that isn't nil.
+func (v *visitor) listens(answer func(v *visitor, typ byte, body []byte)) {
 	v.ended = make(chan struct{})
-	go func() { // ends with the connection, which the end of g closes at the latest
+	go func() { // ends with the connection, which the end of the node closes at the latest
 		defer close(v.ended)
 		defer v.raw.Close()
 		for {
@@ -146,7 +153,6 @@ func (l *lab) visitorWith(g *guest, key ed25519.PrivateKey, hi hello, answer fun
 			}
 		}
 	}()
-	return v
 }
 
 // repeats says something at each interval, until the node hangs up.
@@ -923,7 +929,7 @@ func TestVisitsLeaveNothingBehind(t *testing.T) {
 						return
 					}
 					v.says(hasNothing())
-					if err := v.hears(framePosts); err != nil { // what Ann has said
+					if err := v.awaits(framePosts); err != nil { // what Ann has said
 						t.Errorf("visit: %v", err)
 					}
 					if i%2 == 0 {
