@@ -751,9 +751,10 @@ func (n *node) relistLocked(now time.Time) {
 // A dialGate bounds the dials to nodes that were never met, which anybody can make
 // up: how many begin in a second, and how many are under way, in all and for each
 // host. A host where such dials failed of late gets fewer, and so does one that
-// told of nodes elsewhere that could not be dialed: each failure makes the next
-// dial wait longer. So invented nodes don't keep real ones waiting. The zero value is ready. Guarded
-// by node.mu.
+// told of nodes elsewhere that could not be dialed. So invented nodes don't keep
+// real ones waiting. Of what a host tells of others, each failure makes the next
+// dial wait longer; of what it tells of itself none does, since many short-lived
+// nodes are no offence. The zero value is ready. Guarded by node.mu.
 type dialGate struct {
 	tokens   float64   // dials that may begin at once
 	filledAt time.Time // when tokens was computed
@@ -766,7 +767,7 @@ type dialGate struct {
 type dialed struct {
 	underWay int       // dials to it
 	blame    int       // dials that failed of late
-	dueAt    time.Time // no dial begins before
+	dueAt    time.Time // no dial begins before that one host told of another
 }
 
 // of returns what became of the dials to host, to look at.
@@ -787,13 +788,13 @@ func (g *dialGate) doubts(host netip.Addr) bool { return g.of(host).blame >= max
 func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 	g.tokens = min(dialRate, g.tokens+dialRate*now.Sub(g.filledAt).Seconds())
 	g.filledAt = now
-	there, told := g.of(host), g.of(teller)
+	there, told, elsewhere := g.of(host), g.of(teller), host != teller
 	spare := 0
 	if there.blame+told.blame > 0 {
 		spare = 2 // places, and half of the tokens, are kept for hosts without blame
 	}
 	if g.tokens < float64(1+spare*dialRate/4) || g.places >= maxDials-spare || there.underWay >= maxDialsPerAddr ||
-		now.Before(there.dueAt) || now.Before(told.dueAt) {
+		elsewhere && (now.Before(there.dueAt) || now.Before(told.dueAt)) {
 		return false
 	}
 	g.tokens--

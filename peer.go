@@ -102,7 +102,7 @@ const (
 	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
 	maxDialsPerAddr = 4                     // of these to one address
 	maxJoined       = 4                     // attempts at once to connect with a node that we met before
-	blameWait       = 15 * time.Millisecond // between two such dials to one host, for each that failed of late there, or because of what it told
+	blameWait       = 15 * time.Millisecond // between two such dials to one host, or told of by one, for each that failed of late; but for what a host tells of itself
 	mostBlameWait   = 2 * time.Second
 	maxContacts     = 4096    // nodes that we know of
 	maxStrays       = 100     // nodes that nobody may bring any more, looked for at each tick
