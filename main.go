@@ -805,6 +805,9 @@ func maybePrivate(line []byte) bool {
 	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && line[i-1] != ' ' && !bytes.ContainsAny(line[:i], forbidden) {
 		return true
 	}
+	if len(line) == 0 || line[0] > ' ' && line[0] < utf8.RuneSelf {
+		return len(line) > 0 && line[0] == '@' // most lines: this costs nothing
+	}
 	return bytes.HasPrefix(bytes.TrimLeftFunc(line, isBlank), []byte{'@'})
 }
 

@@ -1101,6 +1101,21 @@ func TestNamesThatLookAlike(t *testing.T) {
 	}
 }
 
+func TestPlainIsPrintableASCII(t *testing.T) {
+	t.Parallel()
+	for size := range 20 {
+		for at := range size {
+			for c := range 256 {
+				text := bytes.Repeat([]byte{'~'}, size)
+				text[at] = byte(c)
+				if want := c >= ' ' && c <= '~'; isPlain(text) != want {
+					t.Fatalf("byte %#x at %d of %d: plain %v, want %v", c, at, size, !want, want)
+				}
+			}
+		}
+	}
+}
+
 // FuzzClean: what is shown of a text, or of a name, holds nothing that a
 // screen obeys or hides, and cleaning it again alters nothing.
 func FuzzClean(f *testing.F) {
