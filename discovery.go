@@ -349,6 +349,7 @@ func (ct *contact) isMet() bool { return !ct.metAt.IsZero() }
 // A roster is who is there, and how to reach them. Guarded by node.mu.
 type roster struct {
 	conns    map[nodeID]*conn    // of the contacts that are up or suspect
+	rested   map[nodeID]*conn    // of those that are resting or waking
 	contacts map[nodeID]*contact // all that we know of
 	targets  []*target
 	strays   map[nodeID]stray // whom a peer ceased to bring, and perhaps nobody brings now
@@ -366,11 +367,13 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 		n.news[ct.id] = true
 	}
 	ct.tie, ct.conn, ct.reachedAt = to, c, time.Time{}
+	delete(n.conns, ct.id)
+	delete(n.rested, ct.id)
 	switch to {
 	case up, suspect:
 		n.conns[ct.id] = c
-	default:
-		delete(n.conns, ct.id)
+	case resting, waking:
+		n.rested[ct.id] = c
 	}
 	n.changedLocked()
 }
@@ -403,23 +406,15 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 }
 
 // throughLocked returns our connection with a peer that is connected with the
-// node, by its own word; nil if none is.
+// node, by its own word, and so brings us what that says; nil if there is none.
+// A connection that rests counts: the peer opens it when there is something to
+// bring.
 func (n *node) throughLocked(id nodeID) *conn {
-	for _, c := range n.conns {
-		if c.theirs[id].addr.IsValid() {
-			return c
-		}
-	}
-	return nil
-}
-
-// heardThroughLocked returns a connection whose peer brings us what the node says,
-// being connected with it by its own word; nil if there is none. Connections that
-// rest count: the peer opens them when there is something to bring.
-func (n *node) heardThroughLocked(id nodeID) *conn {
-	for _, ct := range n.contacts {
-		if ct.conn != nil && ct.id != id && ct.conn.theirs[id].addr.IsValid() {
-			return ct.conn
+	for _, conns := range []map[nodeID]*conn{n.conns, n.rested} {
+		for _, c := range conns {
+			if c.theirs[id].addr.IsValid() {
+				return c
+			}
 		}
 	}
 	return nil
@@ -450,7 +445,7 @@ func (n *node) findStraysLocked(now time.Time) {
 		if looked++; looked > maxStrays || n.leaving {
 			return // the others wait for the next tick
 		}
-		state, heard := n.history.about(id).state, n.reachedLocked(id).IsValid() || n.heardThroughLocked(id) != nil
+		state, heard := n.history.about(id).state, n.reachedLocked(id).IsValid() || n.throughLocked(id) != nil
 		switch {
 		case s.lost && state == lost && heard:
 			delete(n.strays, id)

@@ -1290,6 +1290,7 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 type claim struct {
 	span
 	addr   netip.AddrPort // where it is connected with the author; invalid: it isn't
+	since  int64          // when it first said so, s since 1970
 	stalls uint64         // requests in a row that brought nothing; a repeated claim keeps them
 }
 

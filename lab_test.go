@@ -1113,8 +1113,14 @@ func TestLabLineOfThreeRelays(t *testing.T) {
 	ann.sees(slack(3*time.Second), ` Cid@10.9.2.3: from the east$`)
 	t.Logf("east to west took %v", time.Since(began))
 
-	cid.say("@Ann psst")
-	cid.complains(slack(3*time.Second), `^p2pchat: .*Ann`)
+	cid.say("/members")
+	cid.sees(slack(3*time.Second), ` \* member Ann@10.9.1.1:7700\? through Bob@10.9.2.2:7700 since `)
+	for _, who := range []string{"@Ann", "@10.9.1.1", "Ann/"} {
+		cid.say(who + " psst")
+	}
+	eventually(t, slack(5*time.Second), cid.err.String, func() bool {
+		return count(cid.err.lines(), `^p2pchat: Ann@10.9.1.1:7700\? is not connected .* heard through Bob@10.9.2.2:7700 alone`) == 3
+	})
 
 	ann.say("/exit")
 	ends(ann, slack(time.Second), 0)

@@ -902,6 +902,9 @@ func (a *app) members() {
 		}
 		lines = append(lines, fmt.Sprintf("member %s@%v %ssince %s", m.name, m.addr, idle, m.since.Format(stampLayout)))
 	}
+	for _, m := range a.n.beyond() {
+		lines = append(lines, fmt.Sprintf("member %s@%v? through %s since %s", m.name, m.addr, m.through, m.since.Format(stampLayout)))
+	}
 	a.show(answer(lines...))
 }
 
@@ -935,6 +938,11 @@ func (a *app) direct(ctx context.Context, s string) {
 	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || !a.resembles(s)) { // it may be about to come
 		a.n.wait(ctx)
 		to, who, text, known = a.who(s)
+	}
+	if far, _, _, _ := whoOf(s, a.n.beyond()); len(to) == 0 && len(far) > 0 {
+		a.refuse("%s@%v? is not connected with this node: it is heard through %s alone, and a direct message goes to its receiver alone; write to one who is connected: %s",
+			far[0].name, far[0].addr, far[0].through, candidates(a.n.members()))
+		return
 	}
 	publicly := "a second @"
 	if s[0] != '@' {
@@ -975,13 +983,18 @@ func candidates(all []member) string {
 // longest WHO that fits. known says that WHO is a name, though nobody who is
 // connected may bear it.
 func (a *app) who(s string) (to []member, who, text string, known bool) {
+	return whoOf(s, a.n.members())
+}
+
+// whoOf is who among all of those.
+func whoOf(s string, all []member) (to []member, who, text string, known bool) {
 	s, at := strings.CutPrefix(s, "@")
 	end := " " // of WHO
 	if !at {
 		end = "/"
 	}
 	who, _, _ = strings.Cut(s, end) // unless a longer one fits
-	for _, m := range a.n.members() {
+	for _, m := range all {
 		here, forms := m.id != (nodeID{}), m.aliases
 		if here {
 			forms = append(forms, m.name)

@@ -294,7 +294,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		id: h.self, tls: tlsConfig(key), room: r, port: port, roomPort: roomPort, history: h,
 		outside:  outside{new(net.Dialer).DialContext, func() {}, func(string, ...any) {}, func(string, ...any) {}},
 		changed:  make(chan struct{}),
-		roster:   roster{conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
+		roster:   roster{conns: map[nodeID]*conn{}, rested: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
 		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}},
 		outcome:  outcome{metAt: now},
 		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
@@ -807,7 +807,7 @@ func (n *node) unregister(c *conn, err error) {
 func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
 	n.news[ct.id] = true
-	if gone || n.heardThroughLocked(ct.id) == nil {
+	if gone || n.throughLocked(ct.id) == nil {
 		n.sawOwnLocked(ct.id, post{kind: kindLost})
 	}
 }
@@ -1549,7 +1549,10 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		}
 		return
 	}
-	c.theirs[author] = claim{s, addr, had.stalls} // a peer that insists is asked no more often
+	if addr.IsValid() && !had.addr.IsValid() {
+		had.since = time.Now().Unix()
+	}
+	c.theirs[author] = claim{s, addr, had.since, had.stalls} // a peer that insists is asked no more often
 	mine := n.history.about(author)
 	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
@@ -1995,6 +1998,7 @@ type member struct {
 	addr    netip.AddrPort
 	since   time.Time
 	idle    bool
+	through string // by whom alone it is heard, with the address; empty: it is connected
 }
 
 // members returns who is here, by name, and then whom the table names besides.
@@ -2006,9 +2010,7 @@ func (n *node) members() (all []member) {
 			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since, idle: n.conns[id] == nil})
 		}
 	}
-	slices.SortFunc(all, func(a, b member) int {
-		return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
-	})
+	slices.SortFunc(all, compareMembers)
 	for _, t := range n.targets {
 		i := slices.IndexFunc(all, func(m member) bool { return m.id == t.id })
 		if i < 0 || t.id == (nodeID{}) {
@@ -2019,6 +2021,28 @@ func (n *node) members() (all []member) {
 		}
 	}
 	return all
+}
+
+// beyond returns, by name, who is heard through others alone, as they say.
+func (n *node) beyond() (all []member) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, ct := range n.contacts {
+		known, c := n.history.about(id), n.throughLocked(id)
+		if ct.conn == nil && c != nil && known.last > 0 && known.state != left {
+			claimed := c.theirs[id]
+			all = append(all, member{
+				id: id, name: known.name, addr: claimed.addr, since: time.Unix(claimed.since, 0),
+				through: fmt.Sprintf("%s@%v", n.history.about(c.peer).name, c.addr),
+			})
+		}
+	}
+	slices.SortFunc(all, compareMembers)
+	return all
+}
+
+func compareMembers(a, b member) int {
+	return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
 }
 
 // alone says whether we never met anybody.

@@ -73,7 +73,7 @@ func grammarOf(ip string) *regexp.Regexp {
 		mePat + ` -> ` + who + `: .+`,
 		`\* history: \d+ events?(?: from ` + who + `)?`,
 		`\* end of history`,
-		`\* member ` + namePat + `@` + ip + `:\d+ (?:idle )?since ` + stampPat,
+		`\* member ` + namePat + `@` + ip + `:\d+(?: (?:idle )?|\? through ` + namePat + `@` + ip + `:\d+ )since ` + stampPat,
 		`\* member ` + mePat,
 	}, `|`) + `)$`)
 }
