@@ -80,8 +80,9 @@ type event struct {
 	time    int64  // µs since 1970
 	seq     uint64 // place in the order of arrival
 	kind    byte
-	doubted bool // it claims to come from the future
-	printed bool // the printer has taken it; guarded by history.mu
+	reached *netip.AddrPort // where we had last reached the author; nil if we never had
+	doubted bool            // it claims to come from the future
+	printed bool            // the printer has taken it; guarded by history.mu
 
 	signature      atomic.Int32 // unchecked, good or bad
 	earlier, later *event       // in the log; guarded by history.mu
@@ -139,7 +140,7 @@ func (e *event) isNote() bool { return isNote(e.kind) }
 // number returns the number of e, a post.
 func (e *event) number() uint64 { return binary.BigEndian.Uint64(e.sealed) }
 
-func isNote(kind byte) bool { return kind >= kindLost && kind <= kindDirectTo }
+func isNote(kind byte) bool { return kind >= kindLost && kind <= kindMoved }
 
 type presence byte
 
@@ -152,14 +153,15 @@ const (
 
 // An author is what is known of an author at some moment.
 type author struct {
-	last  uint64         // number of its newest post ever taken
-	link  link           // of that post
-	time  int64          // of that post
-	name  string         // its latest, as it may be shown
-	addr  netip.AddrPort // where we reached it; invalid if we never did
-	here  bool           // we met it, and it has neither left nor was given up by forget; or it is ourselves
+	last  uint64 // number of its newest post ever taken
+	link  link   // of that post
+	time  int64  // of that post
+	name  string // its latest, as it may be shown
+	here  bool   // we met it, and it has neither left nor was given up by forget; or it is ourselves
 	state presence
-	fork  bool // it contradicted itself: nothing more is taken
+
+	reached *netip.AddrPort // where we last reached it; nil if we never did
+	fork    bool            // it contradicted itself: nothing more is taken
 }
 
 // isClosed says whether no further post of a will be taken.
@@ -442,7 +444,8 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 	events := make([]event, len(run)) // one piece of memory for the run, as its posts lie in one frame
 	for i := range run {
 		p, e := &run[i], &events[i]
-		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, doubted: p.time > credible}
+		f.reachedAt(p.reached)
+		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > credible}
 		if proved && i == len(run)-1 {
 			e.signature.Store(isGood)
 		}
@@ -628,11 +631,16 @@ func (h *history) noteLocked(f *feed, p post, at int64) bool {
 	if p.name == nil {
 		p.name = []byte(f.name)
 	}
-	if !p.addr.IsValid() {
-		p.addr = f.addr
+	f.reachedAt(p.reached)
+	switch n := f.posts.count; {
+	case p.addr.IsValid():
+	case f.reached != nil:
+		p.addr = *f.reached
+	case n > 0:
+		p.addr = f.posts.event(n - 1).content().addr // by its own word
 	}
 	h.heedLocked(p.time)
-	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind, doubted: p.time > h.latestCredible()}
+	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > h.latestCredible()}
 	if p.kind <= kindBack {
 		f.seen = append(f.seen, e)
 		f.seen = f.seen[max(0, len(f.seen)-maxSeen):]
@@ -653,14 +661,31 @@ func (h *history) feedLocked(id nodeID) *feed {
 	return f
 }
 
-// reached remembers where we reached author, and what it calls itself.
+// reached says that author, who calls itself name, is here, and where we reached
+// it; an invalid address, that others have a better claim to that. That it
+// moved is noted.
 func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	f.addr, f.here = addr, true
+	f.here = true
 	if f.name == "" {
 		h.nameLocked(f, []byte(name))
+	}
+	switch {
+	case !addr.IsValid():
+		f.reached = nil
+		return
+	case f.reached != nil && *f.reached != addr && (f.state == present || f.state == lost):
+		h.noteLocked(f, post{kind: kindMoved, text: []byte(addr.String())}, 0)
+	}
+	f.reachedAt(&addr)
+}
+
+// reachedAt sets reached, if addr is not nil. All events of a time share it.
+func (f *feed) reachedAt(addr *netip.AddrPort) {
+	if addr != nil && (f.reached == nil || *f.reached != *addr) {
+		f.reached = addr
 	}
 }
 
@@ -1048,7 +1073,7 @@ func (h *history) follow(ctx context.Context, c *cursor, each func(batch) error)
 
 // newLiner returns a liner for the events of h.
 func newLiner(h *history, port uint16) *liner {
-	return &liner{self: h.self, port: port, reached: func(id nodeID) netip.AddrPort { return h.about(id).addr }}
+	return &liner{self: h.self, port: port, reached: func(id nodeID) *netip.AddrPort { return h.about(id).reached }}
 }
 
 // isNews says whether e is printed when it comes. Our own joins and the like are
@@ -1230,13 +1255,13 @@ func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 		if err == nil && !isNote(p.kind) {
 			err = fmt.Errorf("note of kind %d", p.kind)
 		}
-		if err == nil {
+		if p.reached = x.reached; err == nil {
 			h.note(x.author, p)
 		}
 		return err
 	case recordPost:
 		p, err := parsePost(x.author, bytes.Clone(x.body))
-		if err == nil {
+		if p.reached = x.reached; err == nil {
 			found[x.author] = append(found[x.author], p)
 		}
 		return err
@@ -1273,9 +1298,12 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 	return h.follow(ctx, c, func(b batch) error {
 		out = out[:0]
 		for _, e := range b {
-			x := record{typ: recordPost, author: e.feed.id, body: e.sealed}
+			x := record{typ: recordPost, author: e.feed.id, reached: e.reached, body: e.sealed}
 			if e.isNote() {
 				x.typ = recordNote
+			} else if e.feed.id == h.self {
+				addr := e.content().addr // in the next launch we are somebody else
+				x.reached = &addr
 			}
 			out = appendRecord(out, x)
 		}

@@ -113,8 +113,10 @@ func (v *visitor) waitsFor(good func(typ byte, body []byte) bool) error {
 }
 
 // dial connects with g from 10.9.9.9, where no node of the lab is.
-func (l *lab) dial(g *guest) net.Conn {
-	near, far := l.wire(&guest{addr: netip.MustParseAddrPort("10.9.9.9:7700")}, g)
+func (l *lab) dial(g *guest) net.Conn { return l.dialFrom("10.9.9.9:7700", g) }
+
+func (l *lab) dialFrom(addr string, g *guest) net.Conn {
+	near, far := l.wire(&guest{addr: netip.MustParseAddrPort(addr)}, g)
 	g.offer <- far
 	return near
 }
@@ -129,8 +131,14 @@ func (l *lab) visitor(g *guest, key ed25519.PrivateKey, name string, answer func
 // visitorWith is visitor with what its HELLO says.
 func (l *lab) visitorWith(g *guest, key ed25519.PrivateKey, hi hello, answer func(v *visitor, typ byte, body []byte)) *visitor {
 	l.t.Helper()
+	return l.visitorOn(l.dial(g), key, hi, answer)
+}
+
+// visitorOn is visitorWith on a connection that was made.
+func (l *lab) visitorOn(raw net.Conn, key ed25519.PrivateKey, hi hello, answer func(v *visitor, typ byte, body []byte)) *visitor {
+	l.t.Helper()
 	hi.port = 7700 // that of the room, which no line shows
-	v, err := visit(l.dial(g), l.key, key, hi)
+	v, err := visit(raw, l.key, key, hi)
 	must(l.t, err)
 	v.listens(answer)
 	return v
@@ -1002,7 +1010,7 @@ func hostileStrings() (all []string) {
 }
 
 // hostileLine is any line of a member whose name begins with three digits.
-var hostileLine = regexp.MustCompile(`^` + stampPat + ` (?:\* )?(\d{3})[^@:/*()>]*@127\.0\.0\.1(?::\d+)?` +
+var hostileLine = regexp.MustCompile(`^` + stampPat + ` (?:\* )?(\d{3})[^@:/*()>]*@127\.0\.0\.1(?::\d+)?\??` +
 	`(?:( joined| left)|( is now )[^@:/*()>]+|(: <| -> me: <).+>)$`)
 
 func TestWhateverAMemberSaysIsOneCleanLine(t *testing.T) {
@@ -1045,7 +1053,7 @@ func TestWhateverAMemberSaysIsOneCleanLine(t *testing.T) {
 		}
 		const frame = 2 // that the other joined, and the last line
 		p.sees(patience, `: and that was all$`)
-		p.seesCount(patience, len(cases), ` \* \d{3}[^@\n]*@[\d.:]+ left$`)
+		p.seesCount(patience, len(cases), ` \* \d{3}[^@\n]*@[\d.:]+\?? left$`)
 		lines := p.out.lines()
 		if want := len(cases)*len(each) + frame; len(lines) != want {
 			t.Errorf("%s shows %d lines, want %d", p.name, len(lines), want)
@@ -1185,8 +1193,8 @@ func TestLiarIsCutOffAndTheTruthComesFromOthers(t *testing.T) {
 				}
 				for _, g := range []*guest{bob, cid, dan} {
 					g.wantLines(0, `lied`)
-					g.wantLines(lines, `^Vic@10.0.0.1: true \d$`)
-					g.wantLines(1, `^\* Vic@10.0.0.1 left$`)
+					g.wantLines(lines, `^Vic@10.0.0.1\?: true \d$`)
+					g.wantLines(1, `^\* Vic@10.0.0.1\? left$`)
 				}
 				l.wantSame(lines, ann, bob, cid, dan)
 			})
@@ -1273,6 +1281,60 @@ func TestClockOfAPeerExcusesNoTime(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInventedAuthorDoesNotPassForAMember: somebody relays what an author of her
+// own says, who bears the name and the address of Cid.
+func TestInventedAuthorDoesNotPassForAMember(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, ann := l.enter("Cid"), l.enter("Ann")
+		after(3 * time.Second)
+		cid.says("it is me")
+		x := &scribe{key: newKey(), name: "Cid", addr: cid.addr}
+		x.id = idOf(x.key)
+		now := time.Now().UnixMicro()
+		run := []post{x.writes(kindJoin, now, ""), x.writes(kindLines, now+1, "send the money to Eve"), x.writes(kindRename, now+2, "Sid")}
+		eve := l.visitor(ann, newKey(), "Eve", func(v *visitor, typ byte, body []byte) {
+			if typ == frameWant {
+				v.says(framed(framePosts, runOf(x.id, run)), appendSeen(nil, sighting{x.id, kindLost, now + 3, []byte("Sid"), cid.addr}))
+			}
+		})
+		eve.says(hasNothing(), claims(x.id, span{1, 3, run[2].link.mark()}, netip.AddrPort{}))
+		after(10 * time.Second)
+		ann.wantLines(1, `^\* Cid@10\.0\.0\.1 joined$`)
+		ann.wantLines(1, `^Cid@10\.0\.0\.1: `)
+		ann.wantLines(1, `^\* Cid@10\.0\.0\.1\? joined$`)
+		ann.wantLines(1, `^Cid@10\.0\.0\.1\?: send the money to Eve$`)
+		ann.wantLines(1, `^\* Cid@10\.0\.0\.1\? is now Sid$`)
+		ann.wantLines(1, `^\* Sid@10\.0\.0\.1\? lost$`)
+		ann.wantLines(0, `Sid@10\.0\.0\.1 `)
+	})
+}
+
+// TestPortOfAnotherIsNotBelieved: on one host somebody claims, by her name and her
+// HELLO, to be Cid.
+func TestPortOfAnotherIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, ann := l.enter("Cid"), l.enter("Ann")
+		after(3 * time.Second)
+		x := &scribe{key: newKey(), name: "Cid", addr: cid.addr}
+		x.id = idOf(x.key)
+		v := l.visitorOn(l.dialFrom(cid.addr.String(), ann), x.key, helloOf("Cid"), nil)
+		now := time.Now().UnixMicro()
+		v.says(hasNothing(), framed(framePosts, runOf(x.id, []post{x.writes(kindJoin, now, ""), x.writes(kindLines, now+1, "send the money to Eve")})))
+		after(time.Second)
+		v.raw.Close()
+		after(10 * time.Second)
+		cid.says("it is me")
+		after(time.Second)
+		ann.wantLines(1, `^Cid@10\.0\.0\.1: it is me$`)
+		ann.wantLines(1, `^Cid@10\.0\.0\.1\?: send the money to Eve$`)
+		ann.wantLines(1, `^\* Cid@10\.0\.0\.1\? lost$`)
+		ann.wantLines(2, `^\* Cid@10\.0\.0\.1\?? joined$`)
+		ann.wantLines(0, `^\* Cid@10\.0\.0\.1 lost$`)
+	})
 }
 
 // claims is the HAVE of one author.

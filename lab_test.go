@@ -363,8 +363,8 @@ func lasting(full, brief time.Duration) time.Duration {
 var (
 	labGrammar = grammarOf(`\d+\.\d+\.\d+\.\d+`)
 	presenceRE = regexp.MustCompile(`^` + stampPat + ` \* .* (?:lost|left|is back)$`)
-	observedRE = regexp.MustCompile(`^` + stampPat + ` \* .* (?:lost|is back)$`)
-	addressRE  = regexp.MustCompile(`^(` + stampPat + ` (?:\* )?` + namePat + `)(?:@[\d.:]+\d| \(me\))`)
+	observedRE = regexp.MustCompile(`^` + stampPat + ` \* .* (?:lost|is back|is now at .*)$`)
+	addressRE  = regexp.MustCompile(`^(` + stampPat + ` (?:\* )?` + namePat + `)(?:@[\d.:]+\d\??| \(me\))`)
 )
 
 // message takes a line apart that shows a message to everybody.
@@ -1101,16 +1101,16 @@ func TestLabLineOfThreeRelays(t *testing.T) {
 	ann, bob, cid := a.node("Ann"), b.node("Bob"), c.node("Cid", "-wait", "1s")
 	ann.sees(slack(2*time.Second), ` \* Bob@10.9.1.2 joined$`)
 	cid.sees(slack(2*time.Second), ` \* Bob@10.9.2.2 joined$`)
-	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 joined$`)
-	ann.sees(slack(3*time.Second), ` \* Cid@10.9.2.3 joined$`)
+	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? joined$`)
+	ann.sees(slack(3*time.Second), ` \* Cid@10.9.2.3\? joined$`)
 
 	began := time.Now()
 	ann.say("from the west")
-	cid.sees(slack(3*time.Second), ` Ann@10.9.1.1: from the west$`)
+	cid.sees(slack(3*time.Second), ` Ann@10.9.1.1\?: from the west$`)
 	t.Logf("west to east took %v", time.Since(began))
 	began = time.Now()
 	cid.say("from the east")
-	ann.sees(slack(3*time.Second), ` Cid@10.9.2.3: from the east$`)
+	ann.sees(slack(3*time.Second), ` Cid@10.9.2.3\?: from the east$`)
 	t.Logf("east to west took %v", time.Since(began))
 
 	cid.say("/members")
@@ -1124,14 +1124,14 @@ func TestLabLineOfThreeRelays(t *testing.T) {
 
 	ann.say("/exit")
 	ends(ann, slack(time.Second), 0)
-	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 left$`)
+	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? left$`)
 	if strings.Contains(ann.out.String()+bob.out.String(), "psst") {
 		t.Error("a direct message went through somebody else")
 	}
 
 	dora := east.host("10.9.2.4/24").node("Dora")
-	dora.sees(slack(3*time.Second), ` Ann@10.9.1.1: from the west$`)
-	dora.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 left$`)
+	dora.sees(slack(3*time.Second), ` Ann@10.9.1.1\?: from the west$`)
+	dora.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? left$`)
 	for _, p := range []*proc{bob, cid, dora} {
 		p.holds(map[string][]string{"Ann": {"from the west"}, "Cid": {"from the east"}})
 		if n := p.count(`(lost|is back)$`); n > 0 {
@@ -1558,10 +1558,10 @@ func killedNodeBeyondAnotherIsLost(t *testing.T) {
 	b := west.host("10.9.1.2/24")
 	east.plug(b, "10.9.2.2/24")
 	ann, bob, cid := a.node("Ann"), b.node("Bob"), c.node("Cid")
-	cid.sees(slack(4*time.Second), ` \* Ann@10.9.1.1 joined$`)
+	cid.sees(slack(4*time.Second), ` \* Ann@10.9.1.1\? joined$`)
 	must(t, ann.cmd.Process.Kill())
 	bob.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 lost$`)
-	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 lost$`)
+	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? lost$`)
 }
 
 // A program that is started again is a new node: it joins and is not back.

@@ -731,9 +731,26 @@ func (n *node) admitsLocked(addr netip.Addr) bool {
 	return len(n.conns) < maxConns && same < maxConnsPerAddr
 }
 
+// provenLocked returns where we reached the peer of c. The port of a peer that
+// dialed us is its own word. If another node is connected at the same port of the
+// same address, that is proven for whom we dialed there, or else for the other:
+// for neither of two nodes the address of the other is shown.
+func (n *node) provenLocked(c *conn) netip.AddrPort {
+	for _, o := range n.conns {
+		switch {
+		case o == c || o.addr != c.addr:
+		case !c.dialed:
+			return netip.AddrPort{}
+		case !o.dialed:
+			n.history.reached(o.peer, netip.AddrPort{}, "")
+		}
+	}
+	return c.addr
+}
+
 // welcomeLocked tells the history and the user that the peer is here.
 func (n *node) welcomeLocked(c *conn, x hello) {
-	n.history.reached(c.peer, c.addr, x.name)
+	n.history.reached(c.peer, n.provenLocked(c), x.name)
 	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
 		now := time.Now()
@@ -1986,7 +2003,7 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 // label returns the name and the address of a node as lines show them.
 func (n *node) label(id nodeID) string {
 	l, known := liner{port: n.roomPort}, n.history.about(id)
-	return string(l.appendAddr([]byte(known.name), known.addr))
+	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
 }
 
 // A member is a node as the user may name it: connected, resting since some

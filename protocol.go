@@ -87,7 +87,7 @@ package main
 //	     8     8  time     greater than that of the post before
 //	    16    32  prev     link of the post before; zeros in the first
 //	    48     1  kind     1 join (of number 1 only), 2 lines, 3 rename, 4 leave
-//	                       (nothing follows); 5 to 8 are refused, others are kept
+//	                       (nothing follows); 5 to 9 are refused, others are kept
 //	                       and not shown
 //	    49   3+n  address  where the author thinks it can be reached
 //	     …   1+n  name     of the author when it said this
@@ -247,9 +247,11 @@ package main
 //     tries every 3 s to make a TLS handshake, and closes; if that fails, the
 //     other is lost.
 //
-// Lines show an author at the address where it was reached: that of the connection,
-// with the port in HELLO. One that was never reached is shown at the address in
-// its posts.
+// Lines show an author at the address where it was last reached when the event
+// came: that of the connection, with the port in HELLO. What came before the
+// author was ever reached shows the address in the post, or in SEEN, and a
+// question mark behind it. Where two nodes claim one port of one address, it is
+// that of the node which was dialed there, or came first.
 //
 // # The history file
 //
@@ -260,11 +262,13 @@ package main
 //	     4     4  length   of what follows the check
 //	     8     4  check    CRC-32C of what follows
 //	    12     1  type     1 post, 2 note (kinds 5 lost, 6 is back, 7 direct from,
-//	                       8 direct to; laid out as a post without signature),
-//	                       3 room: each launch says whose history this is; others
-//	                       are skipped
+//	                       8 direct to, 9 is now at the address in the text; laid
+//	                       out as a post without signature), 3 room: each launch
+//	                       says whose history this is, 4 post and 5 note of an
+//	                       author that had been reached; others are skipped
 //	    13    32  author   whose post, or of whom the note speaks; or the room's mark
-//	    45     …  body     the post, or the note
+//	    45     …  body     the post, or the note; of types 4 and 5 behind the
+//	                       address of the author, 1+n of text: ip:port
 //
 // Behind the check each byte f5 is followed by 00, so that a marker stands
 // nowhere but where a record begins, whatever somebody says. Length and check
@@ -341,6 +345,7 @@ const (
 	kindBack       = 6
 	kindDirectFrom = 7
 	kindDirectTo   = 8
+	kindMoved      = 9
 )
 
 var (
@@ -415,6 +420,16 @@ func appendAddr(b []byte, a netip.AddrPort) []byte {
 	ip := a.Addr().AsSlice()
 	b = binary.BigEndian.AppendUint16(b, a.Port())
 	return append(append(b, byte(len(ip))), ip...)
+}
+
+// parsePlace parses an address and a port as text. The zone is refused that would
+// break a line.
+func parsePlace(b []byte) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(string(b))
+	if strings.ContainsFunc(a.Addr().Zone(), func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(forbidden, r) }) {
+		return netip.AddrPort{}, fmt.Errorf("zone %q", a.Addr().Zone())
+	}
+	return a, err
 }
 
 func (f *fields) addr() netip.AddrPort {
@@ -746,6 +761,8 @@ type post struct {
 	sealed []byte
 	digest link // what the signature signs
 	link   link
+
+	reached *netip.AddrPort // where its author was when it came, if a history file tells
 }
 
 var postLabel = []byte("p2pchat post 1")
@@ -878,6 +895,7 @@ const (
 	recordPost = 1
 	recordNote = 2
 	recordRoom = 3
+	recordMet  = 3 // what the type of a post or a note is greater by if its author had been reached
 )
 
 var (
@@ -886,9 +904,10 @@ var (
 )
 
 type record struct {
-	typ    byte
-	author nodeID
-	body   []byte
+	typ     byte
+	author  nodeID
+	reached *netip.AddrPort // of a post or a note: where its author was then; nil: nobody had reached it
+	body    []byte
 }
 
 func appendEscaped(b, raw []byte) []byte {
@@ -901,8 +920,13 @@ func appendEscaped(b, raw []byte) []byte {
 func appendRecord(b []byte, x record) []byte {
 	b = append(b, recordMarker...)
 	start := len(b)
+	var place []byte
+	if x.reached != nil && x.reached.IsValid() {
+		x.typ += recordMet
+		place = appendName(nil, x.reached.String())
+	}
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, x.typ)
-	b = appendEscaped(appendEscaped(b, x.author[:]), x.body)
+	b = appendEscaped(appendEscaped(appendEscaped(b, x.author[:]), place), x.body)
 	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-8))
 	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(b[start+8:], crc32.MakeTable(crc32.Castagnoli)))
 	return b
@@ -936,7 +960,16 @@ func parseRecord(b []byte) (x record, size int, err error) {
 		return x, 0, errors.New("record: damaged")
 	}
 	f.b = bytes.ReplaceAll(f.b, markerEscape, recordMarker[:1])
-	x.typ, x.author, x.body = byte(f.uint(1)), f.id(), f.b
+	x.typ, x.author = byte(f.uint(1)), f.id()
+	if x.typ == recordPost+recordMet || x.typ == recordNote+recordMet {
+		x.typ -= recordMet
+		addr, err := parsePlace(f.name())
+		if err != nil {
+			return x, 0, fmt.Errorf("record: %w", err)
+		}
+		x.reached = &addr
+	}
+	x.body = f.b
 	return x, recordHead + n, f.err("record")
 }
 
@@ -949,8 +982,8 @@ const stampLayout = "2006-01-02 15:04:05"
 // A liner turns events into lines of text. It is used by one goroutine.
 type liner struct {
 	self    nodeID
-	port    uint16                      // of the room; not shown
-	reached func(nodeID) netip.AddrPort // where we reached an author; invalid if we never did
+	port    uint16                       // of the room; not shown
+	reached func(nodeID) *netip.AddrPort // where we last reached an author; nil if we never did
 
 	second int64 // to which stamp belongs, s since 1970
 	stamp  []byte
@@ -973,16 +1006,12 @@ func (l *liner) appendEvent(b []byte, e *event) []byte {
 		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
 	}
 	p := e.content()
-	addr := p.addr
-	if reached := l.reached(e.feed.id); reached.IsValid() && !e.isNote() {
-		addr = reached
-	}
 	who := func(b []byte) []byte {
 		b = append(b, cleanName(p.name)...)
 		if e.feed.id == l.self || e.kind == kindDirectTo {
 			return append(b, " (me)"...)
 		}
-		return l.appendAddr(b, addr)
+		return l.appendPlace(b, e, p.addr)
 	}
 	start := len(b)
 	b = l.appendStamp(b, p.time)
@@ -997,7 +1026,10 @@ func (l *liner) appendEvent(b []byte, e *event) []byte {
 	case kindDirectTo:
 		name, text, _ := bytes.Cut(p.text, []byte{'\n'})
 		b = append(append(who(b), " -> "...), cleanName(name)...)
-		return append(appendClean(append(l.appendAddr(b, addr), ": "...), text), '\n')
+		return append(appendClean(append(l.appendPlace(b, e, p.addr), ": "...), text), '\n')
+	case kindMoved:
+		addr, _ := parsePlace(p.text)
+		return append(l.appendAddr(append(who(append(b, "* "...)), " is now at "...), addr), '\n')
 	case kindLines:
 		b = append(who(b), ": "...)
 		l.prefix = append(l.prefix[:0], b[start:]...)
@@ -1017,12 +1049,30 @@ func (l *liner) appendLines(b, text []byte) []byte {
 	return b
 }
 
-// appendAddr appends @ and the address, with the port if it isn't the room's.
+// appendPlace appends @ and where the author of e, which names the address
+// itself, was when e came. A question mark says that we have never reached it
+// there.
+func (l *liner) appendPlace(b []byte, e *event, named netip.AddrPort) []byte {
+	b = append(b, '@')
+	if e.reached != nil {
+		return l.appendAddr(b, *e.reached)
+	}
+	if !named.IsValid() {
+		return append(b, '?')
+	}
+	b = l.appendAddr(b, named)
+	if last := l.reached(e.feed.id); last != nil && *last == named {
+		return b
+	}
+	return append(b, '?')
+}
+
+// appendAddr appends the address, with the port if it isn't the room's; of none,
+// a question mark.
 func (l *liner) appendAddr(b []byte, a netip.AddrPort) []byte {
 	if !a.IsValid() {
-		return append(b, "@?"...)
+		return append(b, '?')
 	}
-	b = append(b, '@')
 	if a.Port() == l.port {
 		return a.Addr().AppendTo(b)
 	}
@@ -1039,7 +1089,7 @@ func (e *event) lines() (n int) {
 			}
 		}
 		return n
-	case e.kind >= kindJoin && e.kind <= kindDirectTo:
+	case e.kind >= kindJoin && e.kind <= kindMoved:
 		return 1
 	}
 	return 0
@@ -1181,11 +1231,21 @@ func validName(name string) error {
 		return fmt.Errorf("a name can't hold any of %s", strings.Join(strings.Split(forbidden, ""), " "))
 	case strings.Contains(name, "  ") || strings.TrimSpace(name) != name:
 		return errors.New("a name can't begin or end with a space, or hold two in a row")
+	case looksMoved(name):
+		return errors.New("a name can't be \"at\" and an address, which would read as a move to there")
 	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
 		string(appendVisible(nil, []byte(name), false)) != name:
 		return errors.New("a name can't hold control or invisible characters")
 	}
 	return nil
+}
+
+// looksMoved says whether somebody who is now called name would seem to be now at
+// an address.
+func looksMoved(name string) bool {
+	place, found := strings.CutPrefix(name, "at ")
+	_, err := netip.ParseAddr(place)
+	return found && err == nil
 }
 
 // cleanName returns the form of a name that is safe to show.

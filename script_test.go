@@ -65,13 +65,15 @@ var grammar = grammarOf(`127\.0\.0\.1`)
 
 // grammarOf is the grammar of a line where addresses match ip.
 func grammarOf(ip string) *regexp.Regexp {
-	who := namePat + `@` + ip + `(?::\d+)?`
+	met := namePat + `@` + ip + `(?::\d+)?`
+	who := met + `\??` // we were never there, or not yet
 	return regexp.MustCompile(`^` + stampPat + ` (?:` + strings.Join([]string{
 		`\* (?:` + who + `|` + mePat + `) (?:joined|left|lost|is back|is now ` + namePat + `)`,
+		`\* ` + met + ` is now at ` + ip + `(?::\d+)?`,
 		`(?:` + who + `|` + mePat + `): .+`,
-		who + ` -> me: .+`,
-		mePat + ` -> ` + who + `: .+`,
-		`\* history: \d+ events?(?: from ` + who + `)?`,
+		met + ` -> me: .+`,
+		mePat + ` -> ` + met + `: .+`,
+		`\* history: \d+ events?(?: from ` + met + `)?`,
 		`\* end of history`,
 		`\* member ` + namePat + `@` + ip + `:\d+(?: (?:idle )?|\? through ` + namePat + `@` + ip + `:\d+ )since ` + stampPat,
 		`\* member ` + mePat,
