@@ -363,7 +363,7 @@ func (h *history) say(kind byte, text []byte) {
 		h.mu.Unlock()
 		return // what is typed after our leave comes too late
 	}
-	p := post{number: f.last + 1, time: h.nowLocked(), prev: f.link, kind: kind, name: []byte(f.name), text: text}
+	p := post{number: f.last + 1, time: max(h.nowLocked(), f.time+1), prev: f.link, kind: kind, name: []byte(f.name), text: text}
 	if kind == kindJoin {
 		p.name, p.text = text, nil
 	}
@@ -517,6 +517,21 @@ func (h *history) takeEarly(author nodeID) {
 	if len(run) > 0 && run[len(run)-1].verify(author) {
 		h.add(author, run, true, true)
 	}
+}
+
+// clockJumped goes on from where the clock is, though it was ahead before, and
+// returns how far our own last post is ahead of it: our next ones have to follow
+// on that.
+func (h *history) clockJumped() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.clock().UnixMicro()
+	h.latest = 0
+	for _, f := range h.feeds {
+		h.heedLocked(f.time)
+		f.notedAt = min(f.notedAt, now)
+	}
+	return time.Duration(h.feeds[h.self].time-now) * time.Microsecond
 }
 
 // heedLocked has what we say next sort after what was said at t, unless t is too

@@ -179,6 +179,8 @@ type notices struct {
 type pulse struct {
 	tickAt   time.Time
 	wokeAt   time.Time // when a tick last came late
+	shown    time.Time // what the clock showed at the last tick
+	shownAt  time.Time // when that was, with its monotonic part
 	planAt   time.Time // when we last looked whom to ask for what
 	toldAt   time.Time // when peers last heard the news
 	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
@@ -273,6 +275,7 @@ type telling struct {
 	authors map[nodeID]bool // of whom it should hear what we have
 	greet   bool            // part of our vector is among them
 	beat    bool            // a HAVE is due, though there be nothing to tell
+	clock   bool            // so is another HELLO, for our clock has jumped
 	got     bool            // so is a GOT
 	arrived int64           // for it: bytes in the bodies of all POSTS and PART that came
 }
@@ -298,7 +301,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}},
 		outcome:  outcome{metAt: now},
 		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
-		clock:    pulse{tickAt: now},
+		clock:    pulse{tickAt: now, shown: h.clock().Round(0), shownAt: now},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -757,14 +760,58 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: now, severalAt: now}
 		n.history.hold()
 	}
+	c.compareClocksLocked(x)
+	n.changedLocked()
+	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
+}
+
+// compareClocksLocked notes by how much the peer's clock, as it says, is ahead of
+// ours.
+func (c *conn) compareClocksLocked(x hello) {
+	n := c.n
 	ahead := time.UnixMicro(x.time).Sub(n.history.clock())
 	c.ahead = min(max(ahead, -clockLimit), clockLimit)
 	if c.ahead != ahead {
 		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two",
 			n.label(c.peer), ahead.Abs().Round(time.Second))
 	}
-	n.changedLocked()
-	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
+}
+
+// watchClockLocked notices when our own clock jumps, which it does if somebody sets
+// it, and tells the user and the peers. What the clock shows is compared with the
+// time that has really passed, which the monotonic part of now knows.
+func (n *node) watchClockLocked(now time.Time) {
+	clock := n.history.clock().Round(0) // without the monotonic part
+	jump := clock.Sub(n.clock.shown) - now.Sub(n.clock.shownAt)
+	n.clock.shown, n.clock.shownAt = clock, now
+	if jump.Abs() <= clockLimit {
+		return
+	}
+	ahead := n.history.clockJumped()
+	how, then := "went forward by %v, or the machine slept", "lines go on from there"
+	if jump < 0 {
+		how = "went back by %v"
+	}
+	if ahead > 0 {
+		then = fmt.Sprintf("what was said here last is stamped %v later than that, and what is said until then comes right behind it", ahead.Round(time.Second))
+	}
+	n.warn("the clock of this machine "+how+"; %s", jump.Abs().Round(time.Second), then)
+	for _, c := range n.conns {
+		c.ahead = min(max(c.ahead-jump, -clockLimit), clockLimit)
+		c.telling.clock = true
+		wake(c.wake)
+	}
+}
+
+// handleHello takes the HELLO by which a peer tells that its clock has jumped.
+func (c *conn) handleHello(body []byte) error {
+	x, err := parseHello(body)
+	if err == nil {
+		c.n.mu.Lock()
+		defer c.n.mu.Unlock()
+		c.compareClocksLocked(x)
+	}
+	return err
 }
 
 // detachLocked takes c out of everything that is sent or asked for.
@@ -957,6 +1004,7 @@ func (n *node) tick() {
 		n.clock.wokeAt = now // who was itself stopped, or starved, can't tell who was silent meanwhile
 	}
 	n.clock.tickAt = now
+	n.watchClockLocked(now)
 	for _, c := range n.conns {
 		c.tickLocked(now)
 	}
@@ -1375,6 +1423,8 @@ func (c *conn) handle(typ byte, body []byte) (wanted bool, err error) {
 	case framePart:
 		wanted, err = c.handlePart(body)
 		return wanted, c.arrivedWith(len(body), err)
+	case frameHello:
+		return false, c.handleHello(body)
 	case frameHave:
 		return c.handleHave(body)
 	case frameWant:
@@ -1801,6 +1851,10 @@ func (c *conn) appendBulk(b []byte, size int) []byte {
 
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
+	if c.telling.clock {
+		c.telling.clock = false
+		b = c.n.appendHello(b, 0)
+	}
 	if c.telling.got {
 		c.telling.got = false
 		b = appendGot(b, c.telling.arrived)

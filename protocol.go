@@ -147,7 +147,9 @@ package main
 //     epoch. In the lower's HELLO it means nothing.
 //  9. The connection that a fresh one replaces is closed by either side 5 s later,
 //     and read until then: the peer may not know of the fresh one yet, and would
-//     take the end of the old one for a loss.
+//     take the end of the old one for a loss. If a node's clock jumps by more
+//     than 5 minutes, it says HELLO again on each connection: of that one the time
+//     alone counts.
 //  10. Each side says something at least once a second: a HAVE without entries, if
 //     there is nothing else. Where the peer's beacons are heard, or in a room of
 //     more than 64 nodes, every 3 s is enough. If nothing came on a connection for
