@@ -173,6 +173,7 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		fmt.Fprintln(stdout, "p2pchat", info.Main.Version)
 		return nil, flag.ErrHelp
 	}
+	cfg.bind = plainAddr(cfg.bind)
 	var empty string // of a value such as "$UNSET", which would mean the contrary of what was wanted
 	fs.Visit(func(f *flag.Flag) {
 		if slices.Contains([]string{"bind", "secret", "peers", "history"}, f.Name) && f.Value.String() == "" {
@@ -190,8 +191,10 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		return nil, usagef("%q is no name: %v; choose another", names[0], validOwnName(names[0]))
 	case *port < 1 || *port > 65535:
 		return nil, usagef("there is no port %d; choose one from 1 to 65535", *port)
-	case cfg.bind.IsValid() && !cfg.bind.Is4():
-		return nil, usagef("-bind %v: broadcasts are IPv4; give an IPv4 address", cfg.bind)
+	case cfg.bind.IsUnspecified() || cfg.bind.IsMulticast():
+		return nil, usagef("-bind %v is no address of one interface; give one, or leave -bind out for all of them", cfg.bind)
+	case lacksZone(cfg.bind):
+		return nil, usagef("-bind %v: %w", cfg.bind, errNoZone)
 	case cfg.wait < 0 || cfg.idle < 0:
 		return nil, usagef("a duration can't be negative; write it as 3s or 500ms")
 	}
@@ -221,16 +224,24 @@ func parseSize(s string) (int64, error) {
 	return n * unit, nil
 }
 
+var errNoZone = errors.New("every interface has such addresses; write the name of the one behind it, as in fe80::1%eth0")
+
 // parseAddr reads IP or IP:PORT.
 func parseAddr(s string, port uint16) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddrPort(s); err == nil && a.Port() > 0 {
-		return a, nil
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 {
+		var ip netip.Addr
+		ip, err = netip.ParseAddr(s)
+		a = netip.AddrPortFrom(ip, port)
 	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q is not an address; write it as 192.168.0.7 or 192.168.0.7:7700", s)
+	a = netip.AddrPortFrom(plainAddr(a.Addr()), a.Port())
+	switch {
+	case err != nil:
+		return a, fmt.Errorf("%q is not an address; write it as 192.168.0.7 or 192.168.0.7:7700, fe80::1%%eth0 or [fe80::1%%eth0]:7700", s)
+	case lacksZone(a.Addr()):
+		return a, fmt.Errorf("%s: %w", s, errNoZone)
 	}
-	return netip.AddrPortFrom(a, port), nil
+	return a, nil
 }
 
 // readPeers reads the table of nodes.
@@ -370,7 +381,7 @@ func (a *app) run() int {
 	a.n.targets, a.n.idle, a.n.patience = a.cfg.targets, a.cfg.idle, a.cfg.wait
 	a.n.announce, a.n.warn = d.announceSoon, a.v.say
 	if a.cfg.bind.IsValid() {
-		a.n.dial = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: a.cfg.bind.AsSlice()}}).DialContext
+		a.n.dial = (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.cfg.bind, 0))}).DialContext
 	}
 	if a.cfg.verbose {
 		a.n.logf = a.v.say
@@ -461,8 +472,8 @@ func namesZone(tz, local string) bool {
 // hint says what to try when nobody was found.
 func (a *app) hint(d *discovery) {
 	if a.n.alone() {
-		a.v.say("nobody here yet, announced to %v; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
-			d.destinations(), a.cfg.port)
+		a.v.say("nobody here yet, announced to %s; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
+			d.announced(), a.cfg.port)
 	}
 }
 

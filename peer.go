@@ -65,6 +65,7 @@ const (
 	tellGap     = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
 	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
 
+	familyGap        = 300 * time.Millisecond // before a node of which we know an IPv6 address alone is dialed: its quick beacons come 250 ms apart
 	dialJoin         = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	dialAgain        = 10 * time.Millisecond  // after a broken connection could not be made again
@@ -516,7 +517,7 @@ func (n *node) dismissLocked(c *conn) {
 // endpoint that names one.
 func addrOf(a net.Addr) netip.AddrPort {
 	ap, _ := netip.ParseAddrPort(a.String())
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	return netip.AddrPortFrom(plainAddr(ap.Addr()), ap.Port())
 }
 
 // shake does the handshake, once its turn has come: TLS, both proofs, HELLO, and registers the
@@ -669,7 +670,8 @@ func (n *node) register(c *conn, x hello) error {
 	c.theirs, c.subs, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]want{}
 	c.ackedAt, c.chatAt = now, now
 	n.moveLocked(ct, up, c)
-	ct.addr, ct.fails, ct.heardAt = c.addr, 0, now
+	ct.learn(c.addr)
+	ct.fails, ct.heardAt = 0, now
 	if !ct.isMet() {
 		ct.metAt = now
 		n.doubtLocked(ct)
@@ -691,7 +693,7 @@ func (n *node) register(c *conn, x hello) error {
 // the address where ct, a new one, is: it may have taken its place.
 func (n *node) doubtLocked(ct *contact) {
 	for _, o := range n.contacts {
-		if o != ct && o.tie == up && o.addr == ct.addr {
+		if o != ct && o.tie == up && o.conn.addr == ct.conn.addr {
 			o.dialAt = time.Time{}
 			n.moveLocked(o, suspect, o.conn)
 			n.dialLocked(o)
@@ -858,7 +860,7 @@ func (n *node) unregister(c *conn, err error) {
 		n.loseLocked(ct, false)
 	case n.history.about(c.peer).state == left || goodbye:
 		n.moveLocked(ct, away, nil)
-		ct.addr = netip.AddrPort{} // nothing is there to be dialed
+		ct.addr, ct.spare = netip.AddrPort{}, netip.AddrPort{} // nothing is there to be dialed
 	default:
 		n.moveLocked(ct, broken, nil)
 		n.redialLocked(ct)
@@ -894,26 +896,11 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 	if met && !probe {
 		most = maxJoined
 	}
-	var found nodeID
-	var err error
+	var a attempt
 	for again, wait := true, dialAgain; again; wait *= 2 {
-		found, err = n.firstOf(most, func() (found nodeID, err error) {
-			raw, err := n.dial(ctx, "tcp", addr.String())
-			n.answered(ct, err)
-			switch {
-			case err != nil:
-				n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
-				cancel() // nobody listens there
-			case probe:
-				err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
-				raw.Close()
-			default:
-				found, err = n.serve(raw, true, ct.id)
-			}
-			return found, err
-		})
+		a = n.firstOf(ctx, ct, addr, most, probe)
 		n.mu.Lock()
-		again = err != nil && (ct.tie == broken || ct.tie == waking) && ctx.Err() == nil && !n.isGoneLocked(ct, found, err)
+		again = a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a.found, a.err)
 		n.mu.Unlock()
 		if again {
 			n.pause(wait)
@@ -921,42 +908,96 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.dialedLocked(ct, found, err)
-	return err
+	n.dialedLocked(ct, a.found, a.err)
+	return a.err
 }
 
-// firstOf returns how the first of several attempts ends. While none has ended,
-// another one joins after each dialJoin, but no more than most: where packets
-// vanish by chance, each connection waits longer and longer to repeat one.
-func (n *node) firstOf(most int, attempt func() (nodeID, error)) (found nodeID, err error) {
-	ended, over := make(chan func()), make(chan struct{})
+// An attempt is how an attempt to connect with a node ended.
+type attempt struct {
+	found    nodeID // who is there, as far as that is known
+	answered bool   // somebody listens there
+	err      error
+}
+
+// firstOf returns how the first attempt ends that succeeds, or else the last one.
+// The first is made at addr. Another one, at the node's address of the other
+// family if one is known by then, follows when that fails. While none has ended,
+// another one joins after each dialJoin, by turns at the two addresses, but no more
+// than most beside the first at each address: where packets vanish by chance, each
+// connection waits longer and longer to repeat one.
+func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, most int, probe bool) (last attempt) {
+	ended, over := make(chan attempt), make(chan struct{})
 	defer close(over)
 	join := time.NewTicker(dialJoin)
 	defer join.Stop()
-	for i := 0; ; i++ {
-		if i < most {
-			n.wg.Go(func() {
-				id, e := attempt()
-				select {
-				case ended <- func() { found, err = id, e }:
-				case <-over:
-				}
-			})
-		}
+	begun, underWay := map[netip.AddrPort]bool{}, 0
+	begin := func(addr netip.AddrPort) {
+		begun[addr], most, underWay = true, most-1, underWay+1
+		n.wg.Go(func() {
+			a := n.attempt(ctx, ct, addr, probe)
+			select {
+			case ended <- a:
+			case <-over:
+			}
+		})
+	}
+	begin(addr)
+	for turn := addr; underWay > 0; {
+		failed := false
 		select {
-		case take := <-ended:
-			take()
-			return found, err
+		case a := <-ended:
+			underWay--
+			a.answered = a.answered || last.answered
+			if last = a; n.settles(ct, a) {
+				return last
+			}
+			failed = true
 		case <-join.C:
 		}
+		n.mu.Lock()
+		other := ct.besides(turn)
+		n.mu.Unlock()
+		if other.IsValid() {
+			turn = other
+		}
+		if !begun[turn] || most > 0 && !failed {
+			begin(turn)
+		}
 	}
+	return last
 }
 
-// answered notes that somebody listens at the address of ct, a suspect.
-func (n *node) answered(ct *contact, err error) {
+// settles says whether no other attempt to connect with the node of ct is needed.
+func (n *node) settles(ct *contact, a attempt) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err == nil && ct.tie == suspect && ct.reachedAt.IsZero() {
+	return a.err == nil || errors.Is(a.err, errDuplicate) || ct.isOwed() && n.isGoneLocked(ct, a.found, a.err)
+}
+
+// attempt makes one attempt to connect with the node of ct at addr, or as a probe
+// to find it alive.
+func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, probe bool) (a attempt) {
+	raw, err := n.dial(ctx, "tcp", addr.String())
+	if err != nil {
+		n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
+		return attempt{err: err}
+	}
+	n.answered(ct)
+	a.answered = true
+	if probe {
+		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
+		raw.Close()
+	} else {
+		a.found, a.err = n.serve(raw, true, ct.id)
+	}
+	return a
+}
+
+// answered notes that somebody listens at an address of ct, if that is a suspect.
+func (n *node) answered(ct *contact) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ct.tie == suspect && ct.reachedAt.IsZero() {
 		ct.reachedAt = time.Now()
 	}
 }
@@ -1133,13 +1174,16 @@ func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 	return alive
 }
 
-// moved is told which addresses this host has. A connection from one that is
-// gone is dead, though nobody has noticed yet.
+// moved is told which addresses this host has; none means that it isn't known.
+// A connection from one that is gone is dead, though nobody has noticed yet.
 func (n *node) moved(own []netip.Addr) {
+	if len(own) == 0 {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
-		local := addrOf(c.raw.LocalAddr()).Addr().WithZone("")
+		local := addrOf(c.raw.LocalAddr()).Addr()
 		if !local.IsLoopback() && !slices.Contains(own, local) {
 			c.raw.Close() // its reader notices, and dials anew
 		}
@@ -1238,7 +1282,7 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	switch {
 	case c != nil && c.complete:
 		return 0
-	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && ct.isMet() && n.throughLocked(author) != nil):
+	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
 		return askAfterBeacon
 	case n.throughLocked(author) != nil:
 		return askAfter
@@ -1602,6 +1646,9 @@ func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 // at the given address, and sees what that means.
 func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	had := c.theirs[author]
+	if lacksZone(addr.Addr()) { // it is on the link on which we reach the peer, for all that we know
+		addr = netip.AddrPortFrom(addr.Addr().WithZone(c.addr.Addr().Zone()), addr.Port())
+	}
 	if author == n.id {
 		s.last = min(s.last, n.history.about(n.id).last) // nobody has what we have not said
 		c.theirs[author] = claim{span: s}

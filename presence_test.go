@@ -7,10 +7,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -515,4 +518,61 @@ func TestHeardThroughAThirdAloneIsLostWithIt(t *testing.T) {
 			ann.wantLines(1, `^\* Cid@10.0.0.1\? left$`)
 		})
 	})
+}
+
+// TestIPv4IsDialedFirst: in whatever order the addresses of a node are heard,
+// and IPv6 where IPv4 doesn't work.
+func TestIPv4IsDialedFirst(t *testing.T) {
+	t.Parallel()
+	const four, six = "10.0.0.9", "fe80::9%eth0"
+	for name, c := range map[string]struct {
+		heard  string // one address each 10 ms
+		silent string // doesn't answer, while the others refuse
+		first  string // what is dialed first,
+		within time.Duration
+		second string // what is dialed next,
+		after  time.Duration
+	}{
+		"IPv4 alone":      {four, "", four, 0, four, retryFirst},
+		"IPv4, then IPv6": {four + " " + six, "", four, 0, four, retryFirst},
+		"IPv6, then IPv4": {six + " " + four, "", four, 10 * time.Millisecond, six, 0},
+		"IPv4 is silent":  {six + " " + four, four, four, 10 * time.Millisecond, six, dialJoin},
+		"IPv6 comes late": {four + " " + six, four, four, 0, six, dialJoin},
+		"IPv6 alone":      {six, "", six, familyGap + tickEvery, six, retryFirst},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				ann := l.enter("Ann", low()) // the lower ID dials at once
+				after(time.Second)
+				began := time.Now()
+				var mu sync.Mutex // guards all below
+				var dialed []string
+				var at []time.Duration
+				ann.dial = func(ctx context.Context, _, addr string) (net.Conn, error) {
+					host := netip.MustParseAddrPort(addr).Addr().String()
+					mu.Lock()
+					dialed, at = append(dialed, host), append(at, time.Since(began))
+					mu.Unlock()
+					if host == c.silent {
+						<-ctx.Done()
+					}
+					return nil, errors.New("nobody there")
+				}
+				key := newKey()
+				for i, addr := range strings.Fields(c.heard) {
+					ann.hears(key, beacon{node: idOf(key), counter: uint64(i + 1), port: 7700}, netip.MustParseAddr(addr))
+					after(10 * time.Millisecond)
+				}
+				after(3 * time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				if len(dialed) < 2 || dialed[0] != c.first || dialed[1] != c.second {
+					t.Fatalf("%q are dialed, want first %s, then %s", dialed, c.first, c.second)
+				}
+				if at[0] > c.within || at[1]-at[0] < c.after || at[1]-at[0] > c.after+tickEvery {
+					t.Errorf("%q are dialed after %v, want the first within %v and the next %v later", dialed, at, c.within, c.after)
+				}
+			})
+		})
+	}
 }

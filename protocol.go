@@ -35,8 +35,8 @@ package main
 //
 // A beacon is one UDP packet of 268 bytes: a nonce of 12, then 240 bytes
 // sealed, then the tag of 16. The additional data is "p2pchat beacon 1". It goes
-// to the room's port at the broadcast address of each network, and at
-// 127.255.255.255.
+// to the room's port at 127.255.255.255 and, on each interface, at ff02::1, at
+// the broadcast address of each IPv4 network, and at 255.255.255.255.
 //
 //	offset  size  field      meaning
 //	     0    32  node       ID of the sender: its Ed25519 public key
@@ -115,18 +115,23 @@ package main
 //  3. All nodes of a host share the room's UDP port (SO_REUSEADDR, on the BSDs
 //     SO_REUSEPORT as well). A node sends beacons when it starts, 0.25 s and 1 s
 //     later, and then every 2 s, a quarter more or less at random; in a room of
-//     more than 50 nodes the interval is 0.04 s for each node. Every member can
+//     more than 50 nodes the interval is 0.04 s for each node. When nobody is
+//     missing, only every fourth round goes to 255.255.255.255, or by IPv6 where
+//     there is IPv4 too. Every member can
 //     seal a beacon in another's name, but not sign it: a reader believes nothing
 //     of one whose signature it did not check, not even its counter.
 //  4. A node that hears the beacon of another that it isn't connected with dials
-//     the packet's source address at the beacon's port. The lower ID dials at
+//     the packet's source address at the beacon's port. If that is an IPv6 one,
+//     0.3 s are left for an IPv4 one to come, which is dialed first; IPv6 is dialed
+//     when that fails, or has not answered for 1.5 s. The lower ID dials at
 //     once. The higher answers with a beacon, and dials 1 s later if they are
 //     still not connected. A dial that failed is repeated after 1, 2, 4 and then
 //     every 8 s, as long as the other is heard. So it is enough that one of the
 //     two can dial.
 //  5. A node also dials the nodes that its peers are connected with, at the
 //     addresses in HAVE. An address that their own beacons told in the last 7 s
-//     counts for more.
+//     counts for more. A link-local one is taken to be on the link on which the
+//     peer is reached, if that has such an address itself, and else not dialed.
 //
 // The handshake.
 //
@@ -1062,11 +1067,10 @@ func (l *liner) appendPlace(b []byte, e *event, named netip.AddrPort) []byte {
 	if !named.IsValid() {
 		return append(b, '?')
 	}
-	b = l.appendAddr(b, named)
-	if last := l.reached(e.feed.id); last != nil && *last == named {
-		return b
+	if last := l.reached(e.feed.id); last != nil && netip.AddrPortFrom(last.Addr().WithZone(""), last.Port()) == named {
+		return l.appendAddr(b, *last) // a zone is no part of what it names
 	}
-	return append(b, '?')
+	return append(l.appendAddr(b, named), '?')
 }
 
 // appendAddr appends the address, with the port if it isn't the room's; of none,
