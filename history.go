@@ -316,6 +316,7 @@ type history struct {
 	printer   *cursor           // the one that the queue is for
 	queue     []batch           // what the printer prints before it goes on: a replay, answers to commands
 	before    map[nodeID]uint64 // of a newcomer: posts up to these numbers are printed by release; else nil
+	missing   map[nodeID]bool   // authors of whom not all of these may have come
 	heldFrom  uint64            // and those that came before this seq were printed before it was a newcomer
 	delivered uint64            // posts of our own up to this number are where they must be
 	bestAck   uint64            // and up to this one, somebody has them
@@ -1131,7 +1132,7 @@ func (h *history) chronology() batch {
 func (h *history) hold() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.before, h.heldFrom = map[nodeID]uint64{}, h.printer.next
+	h.before, h.missing, h.heldFrom = map[nodeID]uint64{}, map[nodeID]bool{}, h.printer.next
 }
 
 // await says that there were posts of author up to number before we came. What the
@@ -1141,6 +1142,7 @@ func (h *history) await(author nodeID, number uint64, itself bool) {
 	defer h.mu.Unlock()
 	if h.before != nil && (itself || number > h.before[author]) {
 		h.before[author] = number
+		h.missing[author] = true
 	}
 }
 
@@ -1151,14 +1153,17 @@ func (h *history) awaited(author nodeID) uint64 {
 	return h.before[author]
 }
 
-// missing calls each for every author of whom awaited posts have not come, with the
+// eachMissing calls each for every author of whom awaited posts have not come, with the
 // number of the newest one that has, until each returns false. It returns whether
 // any posts are awaited, be they here or not.
-func (h *history) missing(each func(author nodeID, last uint64) bool) bool {
+func (h *history) eachMissing(each func(author nodeID, last uint64) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for author, number := range h.before {
-		if f := h.knownLocked(author); f.last < number && !f.isClosed() && !each(author, f.last) {
+	for author := range h.missing {
+		f := h.knownLocked(author)
+		if f.last >= h.before[author] || f.isClosed() {
+			delete(h.missing, author)
+		} else if !each(author, f.last) {
 			break
 		}
 	}
@@ -1191,7 +1196,7 @@ func (h *history) release(from string, here func(nodeID) bool) {
 			rest = append(rest, e)
 		}
 	}
-	h.before = nil
+	h.before, h.missing = nil, nil
 	slices.Reverse(rest)
 	slices.SortFunc(replay, (*event).compare)
 	if gone {

@@ -110,6 +110,7 @@ const (
 	maxEarly        = 16      // sightings of one author that wait for its join
 	maxTheirs       = 1 << 17 // authors that a peer may announce
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
+	maxLooks        = 1000    // at authors of whom something is missing, at once
 	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
@@ -1070,7 +1071,7 @@ func (n *node) tick() {
 	}
 	n.planLocked(now)
 	n.findStraysLocked(now)
-	n.gatherLocked(now)
+	n.gatherLocked(now, true)
 	if len(n.conns) > 0 {
 		n.metAt = now
 	}
@@ -1311,27 +1312,34 @@ func (g *gather) came(bytes int, now time.Time) {
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
-// announced, or when too little has come for gatherPatience. What one peer
-// alone claims to have is waited for no longer than that while there is
-// something to print that came from others: one member, who may claim
-// anything, doesn't keep what they said from the screen.
-func (n *node) gatherLocked(now time.Time) {
+// announced, or when too little has come for gatherPatience. What only peers of
+// one host claim to have is waited for no longer than that while there is
+// something to print that came from others: one member, who may claim anything
+// under as many names as it likes, doesn't keep what they said from the screen.
+//
+// It asks whether all is in, and only if it is to be thorough whether it is
+// time to give up.
+func (n *node) gatherLocked(now time.Time, thorough bool) {
 	g := &n.gather
 	if g.done || g.from == "" {
 		return
 	}
-	var only *conn // who alone can bring what is missing
-	missing, several := false, false
-	awaiting := n.history.missing(func(author nodeID, last uint64) bool {
-		missing = true
+	var only *conn // who can bring what is missing, where all who can are of one host
+	missing, several, looks := false, false, 0
+	awaiting := n.history.eachMissing(func(author nodeID, last uint64) bool {
 		for _, c := range n.conns {
-			if c.theirs[author].last > last {
-				several = several || only != nil && only != c
+			if c.theirs[author].last > last || c.peer == author && c.vector > last {
+				missing = true
+				several = several || only != nil && only.addr.Addr() != c.addr.Addr()
 				only = c
 			}
 		}
-		return !several && len(n.conns) > 1
+		looks++
+		return looks < maxLooks && !several && (thorough || !missing)
 	})
+	if missing && !thorough {
+		return
+	}
 	others := false // brought more than their own join
 	for peer, count := range g.brought {
 		others = others || count > 1 && only != nil && peer != only.peer
@@ -1512,6 +1520,9 @@ func (c *conn) handlePart(body []byte) (wanted bool, err error) {
 	if more {
 		c.n.mu.Lock()
 		defer c.n.mu.Unlock()
+		if f := (fields{b: c.part}); !c.isSourceLocked(f.id()) {
+			return false, nil
+		}
 		c.partAt = time.Now()
 		c.served.bytes += int64(len(piece))
 		c.n.gather.came(len(piece), c.partAt)
@@ -1520,6 +1531,13 @@ func (c *conn) handlePart(body []byte) (wanted bool, err error) {
 	run := c.part
 	c.part = nil
 	return c.handlePosts(run)
+}
+
+// isSourceLocked says whether the peer sends author's feed because it is the
+// author, or because we asked it.
+func (c *conn) isSourceLocked(author nodeID) bool {
+	s := c.n.sources[author]
+	return author == c.peer || s != nil && s.from == c
 }
 
 // handlePosts takes a run of posts. What its author sends is proven by the
@@ -1598,7 +1616,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 			g.brought[c.peer] += count
 			g.came(bytes, now)
 			if last.number >= awaited {
-				n.gatherLocked(now)
+				n.gatherLocked(now, false)
 			}
 		}
 	}
@@ -1709,7 +1727,7 @@ func (c *conn) completeLocked() {
 				n.history.await(author, s.last, author == c.peer)
 			}
 		}
-		n.gatherLocked(time.Now())
+		n.gatherLocked(time.Now(), false)
 	}
 	n.planLocked(time.Now())
 	n.changedLocked()
