@@ -61,6 +61,7 @@ const (
 	maxNames    = 4096            // with more than this beyond twice those in use, the others are forgotten
 	maxAuthors  = 1024            // remembered though nothing is held of them
 	maxSeen     = 16              // sightings of one author that are taken from others in a minute, and that we tell on
+	saveAgain   = time.Second     // after the history could not be written
 	storePiece  = 512             // events
 	maxUnsigned = 1000            // posts that are looked through for the last that is signed
 	loadAtOnce  = 16 << 20        // bytes of a history file
@@ -276,7 +277,8 @@ func (b *byAge) Pop() any {
 type cursor struct {
 	next  uint64 // seq of the next event to take
 	last  *event // in the log, the last before that; nil: there is none
-	taken int64  // sum of the costs of all events up to last, dropped ones too
+	taken int64  // sum of the costs of all events up to last, dropped ones too; where loose, at most that
+	loose bool   // nothing is kept for it
 	wake  chan struct{}
 }
 
@@ -857,7 +859,9 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 func (h *history) hasRoomLocked(own bool) bool {
 	waiting := int64(0)
 	for _, c := range h.cursors {
-		waiting = max(waiting, h.came-c.taken)
+		if !c.loose {
+			waiting = max(waiting, h.came-c.taken)
+		}
 	}
 	return waiting <= h.keep/2 && (waiting == 0 || h.size <= h.keep+h.keep/spareKeep) && (!own || h.owed <= h.keep/2)
 }
@@ -866,13 +870,25 @@ func (h *history) hasRoomLocked(own bool) bool {
 func (h *history) passedLocked() uint64 {
 	passed := h.seq
 	for _, c := range h.cursors {
-		passed = min(passed, c.next-1)
+		if !c.loose {
+			passed = min(passed, c.next-1)
+		}
 	}
 	return passed
 }
 
 // toEndLocked moves c past all there is.
 func (h *history) toEndLocked(c *cursor) { c.next, c.last, c.taken = h.seq+1, h.last, h.came }
+
+// loosen says whether c is loose from here on. What is dropped while it is, it
+// never takes.
+func (h *history) loosen(c *cursor, loose bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.loose, c.taken = loose, max(c.taken, h.came-h.size)
+	h.dropOldestLocked(dropAtOnce)
+	h.room.Broadcast()
+}
 
 // nextLocked returns the event that c is to take next; nil if there is none.
 func (h *history) nextLocked(c *cursor) *event {
@@ -1060,6 +1076,9 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 		e.printed = e.printed || printing
 		size -= len(e.sealed)
 		*b = append(*b, e)
+	}
+	if h.nextLocked(c) == nil {
+		h.toEndLocked(c)
 	}
 	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
@@ -1311,9 +1330,35 @@ func (h *history) addFound(found map[nodeID][]post) {
 	clear(found)
 }
 
-// save appends to w the events that c passes, until ctx ends. Each Write holds
-// whole records, so that two processes can write to one file.
-func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
+// save appends to w first, and then the events that c passes, until ctx ends.
+// Each Write holds whole records, so that two processes can write to one file.
+// One that fails is tried again until ctx ends, and leaves out what keep drops in
+// the meantime. failing hears of the first error, and of nil when it is over.
+func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer, failing func(error)) error {
+	write := func(b []byte) error {
+		_, err := w.Write(b)
+		if err == nil {
+			return nil
+		}
+		failing(err)
+		h.loosen(c, true)
+		defer h.loosen(c, false)
+		for err != nil && ctx.Err() == nil {
+			select {
+			case <-time.After(saveAgain):
+			case <-ctx.Done(): // once more
+			}
+			_, err = w.Write(b)
+		}
+		if err == nil {
+			failing(nil)
+		}
+		return err
+	}
+	if err := write(first); err != nil {
+		h.dropCursor(c)
+		return err
+	}
 	var out []byte
 	return h.follow(ctx, c, func(b batch) error {
 		out = out[:0]
@@ -1327,8 +1372,7 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 			}
 			out = appendRecord(out, x)
 		}
-		_, err := w.Write(out)
-		return err
+		return write(out)
 	})
 }
 

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -1158,7 +1159,7 @@ func savedBytes(t testing.TB, h *history, c *cursor) []byte {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var b bytes.Buffer
-	must(t, h.save(ctx, c, &b))
+	must(t, h.save(ctx, c, nil, &b, nil))
 	return b.Bytes()
 }
 
@@ -1630,49 +1631,102 @@ func TestFileThatCannotBeReadIsAnError(t *testing.T) {
 	}
 }
 
-// A fullDisk takes so many bytes.
+// A fullDisk takes so many bytes, and of a Write all or nothing.
 type fullDisk struct {
 	bytes.Buffer
+	mu   sync.Mutex // guards left
 	left int
 }
 
 var errFull = errors.New("no space left on device")
 
 func (d *fullDisk) Write(b []byte) (int, error) {
-	n := min(d.left, len(b))
-	d.Buffer.Write(b[:n])
-	d.left -= n
-	if n < len(b) {
-		return n, errFull
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(b) > d.left {
+		return 0, errFull
 	}
-	return n, nil
+	d.left -= len(b)
+	return d.Buffer.Write(b)
 }
 
-func TestFullDiskEndsSavingAndNothingElse(t *testing.T) {
-	vic := newScribe(1, "Vic")
-	run := vic.chat(20)
-	size := len(appendRecord(nil, record{typ: recordPost, author: vic.id, body: run[5].sealed}))
-	for _, room := range []int{0, 1, size - 1, size, 10*size + 7} {
-		h := emptyHistory(64<<10, time.Now)
-		c := h.newCursor()
-		h.add(vic.id, slices.Clone(run), true, false)
-		d := &fullDisk{left: room}
-		if err := h.save(t.Context(), c, d); !errors.Is(err, errFull) {
-			t.Errorf("room for %d bytes: %v", room, err)
-		}
-		if slices.Contains(h.cursors, c) {
-			t.Errorf("room for %d bytes: what is not saved is waited for", room)
-		}
-		wantLoaded(t, append([]byte(fileHeader), d.Bytes()...), func() (want []string) {
-			for b := d.Bytes(); ; {
-				x, n, err := parseRecord(b)
-				if err != nil || len(b) == 0 {
-					return want
+// TestFullDiskHoldsUpNothing: what comes while the disk is full is taken all the
+// same, and saved when there is room again, as far as keep still holds it.
+func TestFullDiskHoldsUpNothing(t *testing.T) {
+	for _, more := range []int{10, 300} { // events while it is full; of 300 keep holds a few
+		for _, recovers := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				h := emptyHistory(smallKeep, aDayLater)
+				vic := newScribe(1, "Vic")
+				var want []string
+				var drain batch
+				takes := func(n int, text string) {
+					for range n {
+						h.waitRoom(t.Context(), false)
+						p := vic.writes(kindLines, vic.last.time+1e6, text)
+						h.add(vic.id, []post{p}, true, false)
+						h.take(h.printer, &drain, ample)
+						want = append(want, recordName(vic.id, p.sealed))
+					}
 				}
-				want, b = append(want, recordName(x.author, x.body)), b[n:]
-			}
-		}())
+				vic.last.time = scribeTime
+				d := &fullDisk{left: 2000} // of which five small ones take more than half
+				ctx, end := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				var told []error
+				c := h.newCursor()
+				go func() {
+					done <- h.save(ctx, c, []byte(fileHeader), d, func(err error) { told = append(told, err) })
+				}()
+				takes(5, "there is room")
+				synctest.Wait()
+				takes(more, strings.Repeat("x", 1000))
+				time.Sleep(10 * time.Second)
+				if h.size > smallKeep {
+					t.Errorf("holds %d bytes, keep is %d", h.size, smallKeep)
+				}
+				if recovers {
+					d.mu.Lock()
+					d.left = ample
+					d.mu.Unlock()
+				}
+				time.Sleep(10 * time.Second)
+				takes(3, "again")
+				end()
+				if err := <-done; (err == nil) != recovers {
+					t.Errorf("%d events, room again: %v; saving ends with %v", more, recovers, err)
+				}
+				if recovers && (len(told) != 2 || told[0] != errFull || told[1] != nil) || !recovers && len(told) != 1 {
+					t.Errorf("is told %v", told)
+				}
+				kept := want[:5]
+				if recovers {
+					kept = want
+				}
+				if got := len(savedRecords(t, d.Bytes(), want)); got > len(kept) || recovers && got < min(more, 20)+8 || !recovers && got != 5 {
+					t.Errorf("%d events, room again: %v; %d are saved of %d", more, recovers, got, len(want))
+				}
+			})
+		}
 	}
+}
+
+// savedRecords returns the records of a file, of which none is damaged, and all
+// are in their order among those of all.
+func savedRecords(t *testing.T, file []byte, all []string) (saved []string) {
+	t.Helper()
+	for b := file[len(fileHeader):]; len(b) > 0; {
+		x, n, err := parseRecord(b)
+		if err != nil {
+			t.Fatalf("the file is damaged behind %d records: %v", len(saved), err)
+		}
+		i := slices.Index(all, recordName(x.author, x.body))
+		if i < 0 {
+			t.Fatalf("record %d is saved twice, or out of turn", len(saved))
+		}
+		saved, all, b = append(saved, all[i]), all[i+1:], b[n:]
+	}
+	return saved
 }
 
 func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
@@ -1681,7 +1735,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	var b bytes.Buffer
 	done := make(chan error)
-	go func() { done <- h.save(ctx, c, &b) }()
+	go func() { done <- h.save(ctx, c, nil, &b, nil) }()
 	var want []string
 	for i := range 100 {
 		h.say(kindLines, fmt.Append(nil, "line ", i))

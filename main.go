@@ -483,6 +483,9 @@ func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	if a.cfg.history == "" {
 		return nil
 	}
+	if info, err := os.Stat(a.cfg.history); err == nil && !info.Mode().IsRegular() { // a FIFO has no end
+		return errors.New("it is no file")
+	}
 	f, err := os.OpenFile(a.cfg.history, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -495,18 +498,37 @@ func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	if damaged > 0 {
 		a.v.say("%d bytes of %s are damaged and were left out; the rest is there", damaged, a.cfg.history)
 	}
+	var first []byte
 	if info, err := f.Stat(); err == nil && info.Size() < int64(len(fileHeader)) {
-		f.WriteString(fileHeader[info.Size():]) // an error shows again at the first record
+		first = []byte(fileHeader[info.Size():])
 	}
-	f.Write(appendRecord(nil, record{typ: recordRoom, author: room})) // likewise
+	first = appendRecord(first, record{typ: recordRoom, author: room})
 	c := a.h.newCursor()
 	a.saving.Go(func() {
 		defer f.Close()
-		if err := a.h.save(ctx, c, f); err != nil {
-			a.v.say("cannot write the history: %v; the chat goes on without it", err)
-		}
+		a.h.save(ctx, c, first, wholly{f}, func(err error) { // of which it has told when it returns an error
+			if err != nil {
+				a.v.say("cannot write the history: %v; the chat goes on without it, until there is room again", err)
+			} else {
+				a.v.say("the history is written again; what -keep has dropped meanwhile is not in it")
+			}
+		})
 	})
 	return nil
+}
+
+// A wholly is a file to which a Write appends all or nothing, as far as the system
+// allows.
+type wholly struct{ *os.File }
+
+func (f wholly) Write(b []byte) (n int, err error) {
+	if n, err = f.File.Write(b); err == nil || n == 0 {
+		return n, err
+	}
+	if info, err := f.Stat(); err == nil {
+		f.Truncate(info.Size() - int64(n)) // what can't be cut off shows as damage
+	}
+	return 0, err
 }
 
 // serve waits for a reason to leave, of which one is that printing ended, and
