@@ -985,7 +985,7 @@ func TestVisitsLeaveNothingBehind(t *testing.T) {
 	}
 	most := 1000
 	if raced() {
-		most = 300 // handshakes take their time
+		most = 200 // handshakes take their time
 	}
 	visits(most / 5) // the runtime's own growth
 	settled := func() int { time.Sleep(2 * time.Second); return ann.descriptors() }

@@ -590,8 +590,11 @@ func TestLabNodesOfOneHostMeetOnce(t *testing.T) {
 	}
 }
 
-func TestLabTwentyHostsMeetInTheSameInstant(t *testing.T) {
-	const n = 20
+func TestLabHostsMeetInTheSameInstant(t *testing.T) {
+	n := 20
+	if raced() {
+		n = 12 // each handshake and each signature takes a multiple of the time
+	}
 	l := newLAN(t)
 	wait, open := gate(t)
 	var hosts []*host

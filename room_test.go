@@ -1025,7 +1025,8 @@ func TestOneReachableNodeIsEnough(t *testing.T) {
 func TestBlockedPrinterLosesNothing(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
-		a, b := l.enter("Ann", withKeep(1<<20)), l.enter("Bob", withKeep(1<<20))
+		const keep, lines = 256 << 10, 800
+		a, b := l.enter("Ann", withKeep(keep)), l.enter("Bob", withKeep(keep))
 		after(time.Second)
 		b.setStuck(true)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -1033,7 +1034,7 @@ func TestBlockedPrinterLosesNothing(t *testing.T) {
 		line := strings.Repeat("x", 1000)
 		go func() {
 			defer close(done)
-			for i := range 3000 {
+			for i := range lines {
 				a.h().waitRoom(ctx, true)
 				a.says("%d %s", i, line)
 			}
@@ -1043,9 +1044,9 @@ func TestBlockedPrinterLosesNothing(t *testing.T) {
 		<-done
 		after(time.Second)
 		cancel()
-		b.wantLines(3000, `: \d+ x+$`)
-		if size := a.h().size; size > 2<<20 {
-			t.Errorf("Ann holds %d bytes, keep is %d", size, 1<<20)
+		b.wantLines(lines, `: \d+ x+$`)
+		if size := a.h().size; size > 2*keep {
+			t.Errorf("Ann holds %d bytes, keep is %d", size, keep)
 		}
 	})
 }
@@ -1241,7 +1242,7 @@ func seeds() uint64 {
 	if n, err := strconv.ParseUint(os.Getenv("P2PCHAT_SEEDS"), 10, 32); err == nil {
 		return n
 	}
-	return 12
+	return 9
 }
 
 func faults(l *lab, r *rand.Rand) {
