@@ -245,7 +245,7 @@ func TestWhatWasProvenStaysProven(t *testing.T) {
 			after(10 * time.Second)
 			ann.wantLines(10, `: signed$`)
 			ann.wantLines(0, `: unsigned$`)
-			after(5 * time.Minute)
+			after(time.Hour)
 			ann.wantLines(10, `: signed$`)
 		})
 	}
