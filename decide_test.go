@@ -60,16 +60,17 @@ func TestWhatToAskOfWhom(t *testing.T) {
 func TestDialGateKeepsPlacesForHostsWithoutBlame(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	bad, good := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	bad, good, liar := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	var g dialGate
-	admitted := func(host netip.Addr, tries int) (n int) {
+	told := func(teller, host netip.Addr, tries int) (n int) {
 		for range tries {
-			if g.admit(host, host, now) {
+			if g.admit(host, teller, now) {
 				n++
 			}
 		}
 		return n
 	}
+	admitted := func(host netip.Addr, tries int) int { return told(host, host, tries) }
 	check := func(what string, got, want int) {
 		t.Helper()
 		if got != want {
@@ -82,12 +83,15 @@ func TestDialGateKeepsPlacesForHostsWithoutBlame(t *testing.T) {
 		g.places--
 		g.done(bad, bad, true)
 	}
-	check("a host with blame", admitted(bad, 10), 1)
+	check("a host with blame, of which another tells", told(liar, bad, 10), 1)
+	check("the same again", told(liar, bad, 10), 0)
 	now = now.Add(maxDialsPerAddr * blameWait)
-	check("the same after a moment", admitted(bad, 10), 1)
-	now = now.Add(maxDialsPerAddr * blameWait)
-	check("the same when only those places are free that are kept for others", admitted(bad, 10), 0)
-	check("another then", admitted(good, 10), 2)
+	check("the same after a moment", told(liar, bad, 10), 1)
+	g.places--
+	g.done(bad, liar, false)
+	now = now.Add(time.Second)
+	check("a host with blame, of which it tells itself", admitted(bad, 10), 1)
+	check("the places kept for others", admitted(good, 10), 2)
 	for range 100 { // blame fades
 		g.forgive()
 	}

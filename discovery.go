@@ -3,15 +3,16 @@ package main
 // This file finds the other nodes of the network, is found by them, and decides
 // whom to dial and when.
 //
-// A node says where it is by a beacon: a small sealed UDP packet to the
-// broadcast address of every interface, and to that of the loopback network, so
-// that the nodes of one host always meet. Beacons get lost; nothing depends on
-// one of them, only on there being another. Interfaces come and go, so they
-// are asked anew each time.
+// A node says where it is by a beacon: a small sealed UDP packet to everybody on
+// the link of every interface, in IPv4 by broadcast and in IPv6 by multicast. It
+// goes to the loopback network as well, so that the nodes of one host always
+// meet. Beacons get lost; nothing depends on one of them, only on there being
+// another. Interfaces come and go, so they are asked anew each time, and an error
+// on one doesn't stop the others.
 //
 // We hear of a node by its beacons, by a peer that is connected with it, or from
 // the user, who names an address (a target). What is known of a node is its
-// contact: its address, when it was last heard of, and its tie, which says
+// contact: its addresses, when it was last heard of, and its tie, which says
 // how we stand with it. Whatever changes a contact calls dialLocked, as the tick
 // does; that dials a node when its tie and its route say that this is due. A node
 // that was never met, which anybody can make up, has to pass a gate first.
@@ -20,12 +21,16 @@ package main
 // registered or ends. What is said on connections is no business of this file.
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -37,22 +42,29 @@ const (
 	beaconsPerSec = 25                   // of all nodes of a room together: in a large room each sends fewer
 	answerGap     = 5 * time.Millisecond // for each node of the room, from a beacon to one that announceSoon asks for
 	answerMost    = 1 * time.Second
+	spareEvery    = 4                      // rounds of beacons, of which one has the spare ones as well
 	retryGap      = 200 * time.Millisecond // after an error of the socket
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
+	maxNamed      = 4                      // destinations of beacons, or interfaces, that the user is told of
 
 	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core
 	maxChecksPerAddr = 200 // of these for one address: a host may be a room of so many
 	fewChecks        = 10  // that an address gets though maxChecks are used up
+
+	zoneLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
 )
 
-var localNet = netip.MustParsePrefix("127.0.0.1/8")
+var (
+	localNet  = netip.MustParsePrefix("127.0.0.1/8")
+	allNodes  = netip.MustParseAddr("ff02::1")         // RFC 4291: every IPv6 host of a link, which needn't join
+	broadcast = netip.MustParseAddr("255.255.255.255") // RFC 919: every IPv4 host of a link, whatever its network
+)
 
 type discovery struct {
 	bind    netip.Addr // the one address to announce from; invalid: all
 	port    uint16
 	key     *roomKey
-	hear    *net.UDPConn
-	speak   *net.UDPConn
+	hear    []*net.UDPConn        // one for each family
 	soon    chan struct{}         // receives when a beacon is wanted soon
 	counter uint64                // of the last beacon; used by the announcer alone
 	local   atomic.Pointer[local] // as of the last beacon
@@ -60,40 +72,70 @@ type discovery struct {
 
 // A local is the addresses of this host: those of interfaces that are up.
 type local struct {
-	own  []netip.Addr   // all of them
-	nets []netip.Prefix // the IPv4 networks to announce to, each with our address there
+	own      []netip.Addr // all of them; none if an interface could not be asked
+	segments []segment    // where to announce, those of IPv6 first
+	mute     []string     // interfaces that carry neither broadcasts nor multicasts
 }
 
-// openDiscovery opens the sockets of the room at the given port.
+// A segment is the link that one of our addresses is on.
+type segment struct {
+	prefix netip.Prefix // our address, with the size of its network
+	index  int          // of the interface
+	zone   string       // its name, where the address is an IPv6 one
+}
+
+// openDiscovery opens the sockets of the room at the given port. A host
+// without IPv6 does without.
 func openDiscovery(bind netip.Addr, port uint16, key *roomKey) (*discovery, error) {
-	// All nodes of a host share this port. The standard library allows that for
-	// listeners on a multicast address alone: it binds them to all addresses. No
-	// group is joined.
-	hear, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(224, 0, 0, 0), Port: int(port)})
-	if err != nil {
-		return nil, err
+	d := &discovery{bind: bind, port: port, key: key, soon: make(chan struct{}, 1)}
+	var err error
+	if !bind.IsValid() || bind.Is4() || bind.IsLoopback() {
+		err = d.open("udp4", net.IPv4(224, 0, 0, 0))
 	}
-	hear.SetReadBuffer(readBuffer) // best effort: the kernel may allow less
-	d := &discovery{bind: bind, port: port, key: key, hear: hear, speak: hear, soon: make(chan struct{}, 1)}
-	if bind.IsValid() { // a socket that is bound to an address hears no broadcasts, so it only speaks
-		if d.speak, err = net.ListenUDP("udp4", &net.UDPAddr{IP: bind.AsSlice()}); err != nil {
-			hear.Close()
-			return nil, err
+	if !bind.IsValid() || bind.Is6() && !bind.IsLoopback() {
+		err6 := d.open("udp6", allNodes.AsSlice())
+		if bind.IsValid() || errors.Is(err6, syscall.EADDRINUSE) {
+			err = cmp.Or(err, err6)
 		}
+	}
+	if err != nil {
+		d.close()
+		return nil, err
 	}
 	d.counter = uint64(time.Now().UnixNano())
 	d.look()
 	return d, nil
 }
 
+// open opens a socket that hears what comes to the room's port in one family.
+// The standard library lets several processes share a UDP port in one way
+// alone: a listener on a multicast address is bound to all addresses and may
+// be reused. No group is joined; what is wanted is the sharing.
+func (d *discovery) open(network string, multicast net.IP) error {
+	hear, err := net.ListenUDP(network, &net.UDPAddr{IP: multicast, Port: int(d.port)})
+	if err != nil {
+		return err
+	}
+	hear.SetReadBuffer(readBuffer) // best effort: the kernel may allow less
+	d.hear = append(d.hear, hear)
+	return nil
+}
+
+func (d *discovery) close() {
+	for _, hear := range d.hear {
+		hear.Close()
+	}
+}
+
 // run announces n and listens for others until ctx ends.
 func (d *discovery) run(ctx context.Context, n *node) {
 	var wg sync.WaitGroup
-	wg.Go(func() { d.listen(n) })
+	for _, hear := range d.hear {
+		wg.Go(func() { d.listen(n, hear) })
+	}
 	wg.Go(func() { d.announce(ctx, n) })
 	<-ctx.Done()
-	d.hear.Close()
-	d.speak.Close()
+	d.close()
 	wg.Wait()
 }
 
@@ -102,8 +144,10 @@ func (d *discovery) announceSoon() { wake(d.soon) }
 
 func (d *discovery) announce(ctx context.Context, n *node) {
 	next := []time.Duration{beaconEvery / 8, 3 * beaconEvery / 8} // at 0, 0.25 and 1 s
-	for {
-		d.send(n)
+	asked := false
+	for round := 0; ; round++ {
+		d.send(n, asked || len(next) > 0 || round%spareEvery == 0 || n.misses())
+		asked = false
 		sent := time.Now()
 		connected, heardOf := n.size()
 		wait := max(beaconEvery, time.Duration(connected)*time.Second/beaconsPerSec)
@@ -114,6 +158,7 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 		select {
 		case <-time.After(wait):
 		case <-d.soon:
+			asked = true
 			n.pause(min(time.Duration(heardOf)*answerGap, answerMost) - time.Since(sent))
 		case <-ctx.Done():
 		}
@@ -123,82 +168,178 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 	}
 }
 
-// send sends a beacon to each destination. Each has a counter of its own, so that
-// a node which hears us in two ways takes neither for a replay. To sign a beacon
-// takes 40 µs.
-func (d *discovery) send(n *node) {
-	if own := d.look(); len(own) > 0 {
-		n.moved(own)
-	}
-	for _, to := range d.destinations() {
+// send sends a beacon from each of our addresses to everybody on its segment.
+// Each has a counter of its own, so that a node which hears us in two ways takes
+// neither for a replay. Those of IPv6 are sent first.
+//
+// A broadcast to the network of an IPv4 address is not heard by hosts on the same
+// link that have another idea of that network. So the same beacon goes to all of
+// the link too, after every network had its own. These broadcasts, and IPv6
+// beside IPv4, reach few who don't hear us anyway, and treble the cost of a room
+// at rest: without spare they are left out. To sign a beacon takes 40 µs.
+func (d *discovery) send(n *node, spare bool) {
+	l := d.look()
+	n.moved(l.own)
+	packets := make([][]byte, len(l.segments))
+	for i, s := range l.segments {
+		if !spare && l.hasIPv4(s) {
+			continue
+		}
 		d.counter++
-		packet := d.key.sealBeacon(n.history.key, beacon{node: n.id, counter: d.counter, port: n.port, name: n.myName()})
-		if _, err := d.speak.WriteToUDPAddrPort(packet, to); err != nil && !errors.Is(err, net.ErrClosed) {
-			n.logOnce("beacon to "+to.String(), "beacon to %v: %v", to, err)
+		packets[i] = d.key.sealBeacon(n.history.key, beacon{node: n.id, counter: d.counter, port: n.port, name: n.myName()})
+		if group := s.group(); group != broadcast {
+			d.tell(n, s, packets[i], group)
+		}
+	}
+	for i, s := range l.segments {
+		if own := s.own(); own.Is4() && !own.IsLoopback() && (spare || s.group() == broadcast) {
+			d.tell(n, s, packets[i], broadcast)
 		}
 	}
 }
 
-// look asks the interfaces what they have, unless none of them matters, and
-// returns their addresses.
-func (d *discovery) look() []netip.Addr {
+// hasIPv4 says whether s is an IPv6 segment whose interface has an IPv4 one too.
+func (l *local) hasIPv4(s segment) bool {
+	return s.own().Is6() && slices.ContainsFunc(l.segments, func(o segment) bool { return o.own().Is4() && o.index == s.index })
+}
+
+// tell sends packet to everybody in the group on the segment. The socket is
+// bound to our address there: so it leaves by that interface, also where
+// another one is on the same network.
+func (d *discovery) tell(n *node, s segment, packet []byte, group netip.Addr) {
+	to := netip.AddrPortFrom(group, d.port)
+	err := sendFrom(s.own(), packet, to)
+	if err != nil && s.zone != "" { // net may still know the interface by the number that it had a minute ago
+		s.zone = strconv.Itoa(s.index)
+		err = sendFrom(s.own(), packet, netip.AddrPortFrom(group.WithZone(s.zone), d.port))
+	}
+	if err != nil {
+		n.logOnce("beacon to "+to.String(), "beacon to %v: %v", to, err)
+	}
+}
+
+func sendFrom(own netip.Addr, packet []byte, to netip.AddrPort) error {
+	speak, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)))
+	if err != nil {
+		return err
+	}
+	defer speak.Close()
+	_, err = speak.WriteToUDPAddrPort(packet, to)
+	return err
+}
+
+// look asks the interfaces what they have, unless none of them matters.
+func (d *discovery) look() *local {
 	l := new(local)
 	if !d.bind.IsLoopback() {
-		*l = interfaces()
+		*l = interfaces(d.bind)
 	}
-	if d.bind.IsValid() {
-		l.nets = slices.DeleteFunc(l.nets, func(p netip.Prefix) bool { return p.Addr() != d.bind })
-	}
-	if !d.bind.IsValid() || d.bind.IsLoopback() {
-		l.nets = append(l.nets, localNet)
+	switch {
+	case d.bind.IsLoopback() && d.bind.Is4():
+		l.segments = []segment{{prefix: netip.PrefixFrom(d.bind, localNet.Bits())}}
+	case d.bind.IsLoopback() || !d.bind.IsValid():
+		l.segments = append(l.segments, segment{prefix: localNet})
 	}
 	d.local.Store(l)
-	return l.own
+	return l
 }
 
-// destinations returns the broadcast addresses that we announce to.
-func (d *discovery) destinations() []netip.AddrPort {
-	var to []netip.AddrPort
-	for _, p := range d.local.Load().nets {
-		to = append(to, netip.AddrPortFrom(broadcastOf(p), d.port))
-	}
-	slices.SortFunc(to, netip.AddrPort.Compare)
-	return slices.Compact(to)
-}
-
-// interfaces returns the addresses of this host, or none if they can't be found
-// out: then the next beacon tries again.
-func interfaces() (l local) {
-	all, _ := net.Interfaces()
+// interfaces returns the addresses of this host, and the segments and mute
+// interfaces of those that are to be announced: bind alone, if that is valid.
+// What can't be found out is left to the next beacon.
+func interfaces(bind netip.Addr) (l local) {
+	all, err := net.Interfaces()
 	for _, i := range all {
 		if i.Flags&net.FlagUp == 0 {
 			continue
 		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			return local{}
-		}
+		addrs, failed := i.Addrs()
+		err = cmp.Or(err, failed)
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
 			if err != nil {
 				continue
 			}
-			l.own = append(l.own, p.Addr())
-			if i.Flags&net.FlagBroadcast != 0 && p.Addr().Is4() && p.Bits() < 31 { // RFC 3021: a /31 has no broadcast address
-				l.nets = append(l.nets, p)
+			own := plainAddr(p.Addr().WithZone(i.Name))
+			l.own = append(l.own, own)
+			if i.Flags&net.FlagLoopback == 0 && (own == bind || !bind.IsValid() && (own.Is4() || own.IsLinkLocalUnicast())) {
+				l.add(i, p, own)
 			}
 		}
 	}
+	if err != nil {
+		l.own = nil
+	}
+	slices.SortStableFunc(l.segments, func(a, b segment) int { return cmp.Compare(b.prefix.Addr().BitLen(), a.prefix.Addr().BitLen()) })
 	return l
 }
 
-// broadcastOf returns the last address of an IPv4 network (RFC 919).
-func broadcastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().As4()
-	for i := p.Bits(); i < 32; i++ {
+// add takes note that the address own of network p, on interface i, is to be
+// announced.
+func (l *local) add(i net.Interface, p netip.Prefix, own netip.Addr) {
+	s := segment{prefix: p, index: i.Index}
+	needs := net.FlagBroadcast
+	if own.Is6() {
+		s.zone = plainZone(i.Name)
+		needs |= net.FlagMulticast
+	}
+	if i.Flags&needs == needs {
+		l.segments = append(l.segments, s)
+	} else if !slices.Contains(l.mute, i.Name) {
+		l.mute = append(l.mute, i.Name)
+	}
+}
+
+// own returns our address on the link.
+func (s segment) own() netip.Addr {
+	if s.prefix.Addr().IsLinkLocalUnicast() {
+		return s.prefix.Addr().WithZone(s.zone)
+	}
+	return s.prefix.Addr()
+}
+
+// group returns the address of everybody on the link: in IPv4 of the network,
+// if it has one.
+func (s segment) group() netip.Addr {
+	switch {
+	case s.prefix.Addr().Is6():
+		return allNodes.WithZone(s.zone)
+	case s.prefix.Bits() >= 31: // RFC 3021
+		return broadcast
+	}
+	b := s.prefix.Addr().As4()
+	for i := s.prefix.Bits(); i < 32; i++ {
 		b[i/8] |= 0x80 >> (i % 8)
 	}
 	return netip.AddrFrom4(b)
+}
+
+// plainAddr returns the one form in which an address is compared, shown and
+// written: an IPv4 address as such, and a zone where it means anything.
+func plainAddr(a netip.Addr) netip.Addr {
+	a = a.Unmap()
+	if !a.Is6() || a.Zone() == "" {
+		return a
+	}
+	if !a.IsLinkLocalUnicast() {
+		return a.WithZone("")
+	}
+	return a.WithZone(plainZone(a.Zone()))
+}
+
+// lacksZone says whether a stands for another host on each link.
+func lacksZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" }
+
+// plainZone returns the name of an interface, or its number if the name holds
+// what would break a line of the output.
+func plainZone(zone string) string {
+	if strings.Trim(zone, zoneLetters) == "" {
+		return zone
+	}
+	if i, err := net.InterfaceByName(zone); err == nil {
+		return strconv.Itoa(i.Index)
+	}
+	return ""
 }
 
 // ownAddr returns the address that others most likely reach us at.
@@ -207,23 +348,46 @@ func (d *discovery) ownAddr() netip.Addr {
 		return d.bind
 	}
 	l := d.local.Load()
-	for _, p := range l.nets {
-		if p != localNet {
-			return p.Addr()
-		}
+	var all []netip.Addr
+	for _, s := range l.segments {
+		all = append(all, s.own())
 	}
-	for _, a := range l.own {
-		if a.Is4() && !a.IsLoopback() {
-			return a
+	all = append(all, l.own...)
+	for _, is := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
+		if i := slices.IndexFunc(all, func(a netip.Addr) bool { return is(a) && !a.IsLoopback() }); i >= 0 {
+			return all[i]
 		}
 	}
 	return localNet.Addr()
 }
 
-func (d *discovery) listen(n *node) {
+// announced says in words where beacons go, and where they don't.
+func (d *discovery) announced() string {
+	l := d.local.Load()
+	var to []string
+	for _, s := range l.segments {
+		to = append(to, s.group().String())
+	}
+	slices.Sort(to)
+	text := listFew(slices.Compact(to))
+	if len(l.mute) > 0 {
+		text += fmt.Sprintf(" (not on %s, where broadcasts don't pass: name a node there with -peer)", listFew(l.mute))
+	}
+	return text
+}
+
+// listFew lists the first of all, and says how many more there are.
+func listFew(all []string) string {
+	if len(all) > maxNamed {
+		all = append(all[:maxNamed:maxNamed], fmt.Sprintf("%d more", len(all)-maxNamed))
+	}
+	return strings.Join(all, ", ")
+}
+
+func (d *discovery) listen(n *node, hear *net.UDPConn) {
 	packet := make([]byte, beaconSize+1) // a packet that is too long fills it
 	for {
-		size, from, err := d.hear.ReadFromUDPAddrPort(packet)
+		size, from, err := hear.ReadFromUDPAddrPort(packet)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -232,27 +396,36 @@ func (d *discovery) listen(n *node) {
 			n.pause(retryGap)
 			continue
 		}
-		if size != beaconSize || !d.near(from.Addr()) {
+		addr := plainAddr(from.Addr())
+		if size != beaconSize || !d.near(addr) {
 			continue
 		}
 		x, err := d.key.openBeacon(packet[:size])
 		if err != nil {
-			n.logOnce("beacon from "+from.Addr().String(), "beacon from %v: of another room, or garbage", from)
+			n.logOnce("beacon from "+addr.String(), "beacon from %v: of another room, or garbage", from)
 			continue
 		}
-		n.heard(x, from.Addr())
+		if d.bind.IsLoopback() && d.bind.Is6() {
+			addr = d.bind // the loopback interface carries no IPv6 multicasts, so such a node announces itself in IPv4
+		}
+		n.heard(x, addr)
 	}
 }
 
 // near says whether a beacon from addr concerns us. If we are bound to one address,
-// only those of its network do.
+// only those of its network or link do.
 func (d *discovery) near(addr netip.Addr) bool {
-	return !d.bind.IsValid() || slices.ContainsFunc(d.local.Load().nets, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return !d.bind.IsValid() || slices.ContainsFunc(d.local.Load().segments, func(s segment) bool {
+		if addr.IsLinkLocalUnicast() && addr.Is6() {
+			return addr.Zone() == s.zone
+		}
+		return s.prefix.Contains(addr)
+	})
 }
 
 // listenTCP listens on the room's port, or if that is taken on any.
 func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
-	at := &net.TCPAddr{IP: bind.AsSlice(), Port: int(port)}
+	at := net.TCPAddrFromAddrPort(netip.AddrPortFrom(bind, port))
 	if l, err := net.ListenTCP("tcp", at); err == nil {
 		return l, nil
 	}
@@ -294,9 +467,44 @@ func (t tie) String() string {
 // A route is an address where somebody can be dialed, and when that is due.
 type route struct {
 	addr    netip.AddrPort // invalid: there is none
+	spare   netip.AddrPort // the IPv6 address, where addr is an IPv4 one; invalid: there is none
 	dialAt  time.Time      // not before
 	dialing bool
 	fails   int // in a row; each makes the next dial wait longer
+}
+
+// learn takes note of an address where we have reason to find somebody. That
+// of IPv4 goes before that of IPv6, whichever is learnt first.
+func (r *route) learn(addr netip.AddrPort) {
+	switch was := r.addr.Addr(); {
+	case addr.Addr().Is6() && was.Is4():
+		r.spare = addr
+	case addr.Addr().Is4() && was.Is6():
+		r.addr, r.spare = addr, r.addr
+	default:
+		r.addr = addr
+	}
+}
+
+// lacks says whether host is not what is known of its family, while the other
+// family is.
+func (r *route) lacks(host netip.Addr) bool {
+	known := r.addr.Addr()
+	return known.Is4() && host.Is6() && host != r.spare.Addr() || known.Is6() && host.Is4()
+}
+
+// isSpare says whether host fills a gap, so that an older beacon of it is of use
+// too: the families come in on two sockets, of which either may be read first.
+func (r *route) isSpare(host netip.Addr) bool {
+	return host.Is6() && r.lacks(host) && !r.spare.IsValid()
+}
+
+// besides returns the other address than addr; invalid if there is none.
+func (r *route) besides(addr netip.AddrPort) netip.AddrPort {
+	if r.addr == addr {
+		return r.spare
+	}
+	return r.addr
 }
 
 // isDue says whether r may be dialed now, as far as it knows: the tie has a say
@@ -346,10 +554,13 @@ type contact struct {
 
 func (ct *contact) isMet() bool { return !ct.metAt.IsZero() }
 
+// isOwed says whether the connection is being opened anew.
+func (ct *contact) isOwed() bool { return ct.tie == broken || ct.tie == waking }
+
 // A roster is who is there, and how to reach them. Guarded by node.mu.
 type roster struct {
 	conns    map[nodeID]*conn    // of the contacts that are up or suspect
-	asleep   map[nodeID]*contact // those that rest or wake
+	rested   map[nodeID]*conn    // of those that are resting or waking
 	contacts map[nodeID]*contact // all that we know of
 	targets  []*target
 	strays   map[nodeID]stray // whom a peer ceased to bring, and perhaps nobody brings now
@@ -364,16 +575,16 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 		n.logf("%v (%s): %v, was %v", ct.id, n.label(ct.id), to, ct.tie)
 	}
 	if before := n.reachedLocked(ct.id); c == nil && before.IsValid() || c != nil && before != c.addr {
-		n.news[ct.id] = bulletin{cameWent: true}
+		n.news[ct.id] = true
 	}
 	ct.tie, ct.conn, ct.reachedAt = to, c, time.Time{}
 	delete(n.conns, ct.id)
-	delete(n.asleep, ct.id)
+	delete(n.rested, ct.id)
 	switch to {
 	case up, suspect:
 		n.conns[ct.id] = c
 	case resting, waking:
-		n.asleep[ct.id] = ct
+		n.rested[ct.id] = c
 	}
 	n.changedLocked()
 }
@@ -406,28 +617,15 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 }
 
 // throughLocked returns our connection with a peer that is connected with the
-// node, by its own word; nil if none is.
+// node, by its own word, and so brings us what that says; nil if there is none.
+// A connection that rests counts: the peer opens it when there is something to
+// bring.
 func (n *node) throughLocked(id nodeID) *conn {
-	for _, c := range n.conns {
-		if c.theirs[id].addr.IsValid() {
-			return c
-		}
-	}
-	return nil
-}
-
-// heardThroughLocked returns a connection whose peer brings us what the node says,
-// being connected with it by its own word; nil if there is none. Connections that
-// rest count: the peer opens them when there is something to bring.
-func (n *node) heardThroughLocked(id nodeID) *conn {
-	for _, c := range n.conns {
-		if c.peer != id && c.theirs[id].addr.IsValid() {
-			return c
-		}
-	}
-	for _, ct := range n.asleep {
-		if ct.id != id && ct.conn.theirs[id].addr.IsValid() {
-			return ct.conn
+	for _, conns := range []map[nodeID]*conn{n.conns, n.rested} {
+		for _, c := range conns {
+			if c.theirs[id].addr.IsValid() {
+				return c
+			}
 		}
 	}
 	return nil
@@ -458,7 +656,7 @@ func (n *node) findStraysLocked(now time.Time) {
 		if looked++; looked > maxStrays || n.leaving {
 			return // the others wait for the next tick
 		}
-		state, heard := n.history.about(id).state, n.reachedLocked(id).IsValid() || n.heardThroughLocked(id) != nil
+		state, heard := n.history.about(id).state, n.reachedLocked(id).IsValid() || n.throughLocked(id) != nil
 		switch {
 		case s.lost && state == lost && heard:
 			delete(n.strays, id)
@@ -491,6 +689,18 @@ func (n *node) hereLocked(id nodeID) bool {
 	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id) != nil
 }
 
+// misses says whether somebody was here who is lost, or nobody is here.
+func (n *node) misses() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, ct := range n.contacts {
+		if ct.isMet() && ct.tie != up && ct.tie != resting && n.history.about(id).state != left {
+			return true
+		}
+	}
+	return len(n.conns) == 0
+}
+
 // isListedLocked says whether the table of the user has the node.
 func (n *node) isListedLocked(id nodeID) bool {
 	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.alias != "" && t.id == id })
@@ -509,8 +719,14 @@ func (n *node) heard(x beacon, from netip.Addr) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ct := n.contactLocked(x.node)
-	if n.leaving || x.counter <= ct.counter {
+	ct, addr := n.contactLocked(x.node), netip.AddrPortFrom(from, x.port)
+	if n.leaving {
+		return
+	}
+	if x.counter <= ct.counter {
+		if ct.isSpare(from) {
+			ct.learn(addr)
+		}
 		return
 	}
 	silent := time.Since(ct.beaconAt) > silence
@@ -520,7 +736,7 @@ func (n *node) heard(x beacon, from netip.Addr) {
 		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
 	}
 	ct.teller = from
-	n.meetLocked(ct, netip.AddrPortFrom(from, x.port), silent)
+	n.meetLocked(ct, addr, silent)
 }
 
 // isWorthACheck says whether a beacon that came from the given address would
@@ -539,10 +755,10 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 			return false // dials there failed so often of late that this one can wait
 		}
 	case x.counter <= ct.counter: // it came in another way already, or is a replay
-		return false
+		return ct.isSpare(from) && n.checks.admit(from, now)
 	case ct.tie == up && ct.conn.raw.sinceRead() < slowHeartbeat+tickEvery:
 		ct.namedAt = now
-		return false
+		return ct.lacks(from) && n.checks.admit(from, now)
 	case ct.tie == up || ct.tie == resting || ct.tie == waking: // it is a sign of life
 	case ct.addr == netip.AddrPortFrom(from, x.port) && now.Sub(ct.beaconAt) < beaconEvery:
 		return false
@@ -552,16 +768,21 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 
 // toldLocked makes for a connection with a node that the peer of c says to be at
 // addr. An address from the node's own beacons counts for more: or a peer's
-// wrong word could keep two nodes apart.
+// wrong word could keep two nodes apart. A link-local address is good on the
+// peer's links, and on ours only if we know which of these it means.
 func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 	if n.contacts[id] == nil && n.gate.doubts(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
 		return
 	}
 	ct := n.contactLocked(id)
-	if ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
+	if lacksZone(addr.Addr()) || ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
 		addr = ct.addr
 	} else {
 		ct.teller = c.addr.Addr()
+	}
+	if !addr.IsValid() {
+		ct.heardAt = time.Now()
+		return
 	}
 	n.meetLocked(ct, addr, false)
 }
@@ -570,19 +791,26 @@ func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 // fresh node is dialed at once by the lower ID; the higher waits for that, and
 // dials after retryFirst. A node is fresh if it is new to us, if it was not heard
 // of for a while, or if the caller says so, because its beacons come again though
-// others told of it all the time.
+// others told of it all the time. If its IPv6 address alone is known, that of IPv4
+// is probably about to be heard.
 func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 	now := time.Now()
-	fresh = fresh || now.Sub(ct.heardAt) >= silence || !ct.addr.IsValid()
+	before := ct.addr
+	fresh = fresh || now.Sub(ct.heardAt) >= silence || !before.IsValid()
 	ct.heardAt = now
+	if ct.tie != up || addr.Addr().Is4() != before.Addr().Is4() {
+		ct.learn(addr)
+	}
 	if ct.tie == up {
 		return
 	}
-	ct.addr = addr
-	if fresh {
+	if fresh || ct.addr.Addr().Is4() != before.Addr().Is4() {
 		ct.dialAt = now
+		if ct.addr.Addr().Is6() {
+			ct.dialAt = now.Add(familyGap)
+		}
 		if ct.id.less(n.id) {
-			ct.dialAt = now.Add(retryFirst)
+			ct.dialAt = ct.dialAt.Add(retryFirst)
 			n.announce() // so that the lower hears of us
 		}
 	}
@@ -727,7 +955,7 @@ func (n *node) dialTargetLocked(t *target) {
 // counts as heard by all only when these have it too.
 func (n *node) owedLocked() (owed []*contact) {
 	for _, ct := range n.contacts {
-		if ct.tie == broken || ct.tie == waking {
+		if ct.isOwed() {
 			owed = append(owed, ct)
 		}
 	}
@@ -759,9 +987,10 @@ func (n *node) relistLocked(now time.Time) {
 // A dialGate bounds the dials to nodes that were never met, which anybody can make
 // up: how many begin in a second, and how many are under way, in all and for each
 // host. A host where such dials failed of late gets fewer, and so does one that
-// told of nodes elsewhere that could not be dialed: each failure makes the next
-// dial wait longer. So invented nodes don't keep real ones waiting. The zero value is ready. Guarded
-// by node.mu.
+// told of nodes elsewhere that could not be dialed. So invented nodes don't keep
+// real ones waiting. Of what a host tells of others, each failure makes the next
+// dial wait longer; of what it tells of itself none does, since many short-lived
+// nodes are no offence. The zero value is ready. Guarded by node.mu.
 type dialGate struct {
 	tokens   float64   // dials that may begin at once
 	filledAt time.Time // when tokens was computed
@@ -774,7 +1003,7 @@ type dialGate struct {
 type dialed struct {
 	underWay int       // dials to it
 	blame    int       // dials that failed of late
-	dueAt    time.Time // no dial begins before
+	dueAt    time.Time // no dial begins before that one host told of another
 }
 
 // of returns what became of the dials to host, to look at.
@@ -795,13 +1024,13 @@ func (g *dialGate) doubts(host netip.Addr) bool { return g.of(host).blame >= max
 func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 	g.tokens = min(dialRate, g.tokens+dialRate*now.Sub(g.filledAt).Seconds())
 	g.filledAt = now
-	there, told := g.of(host), g.of(teller)
+	there, told, elsewhere := g.of(host), g.of(teller), host != teller
 	spare := 0
 	if there.blame+told.blame > 0 {
 		spare = 2 // places, and half of the tokens, are kept for hosts without blame
 	}
 	if g.tokens < float64(1+spare*dialRate/4) || g.places >= maxDials-spare || there.underWay >= maxDialsPerAddr ||
-		now.Before(there.dueAt) || now.Before(told.dueAt) {
+		elsewhere && (now.Before(there.dueAt) || now.Before(told.dueAt)) {
 		return false
 	}
 	g.tokens--

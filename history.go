@@ -61,6 +61,7 @@ const (
 	maxNames    = 4096            // with more than this beyond twice those in use, the others are forgotten
 	maxAuthors  = 1024            // remembered though nothing is held of them
 	maxSeen     = 16              // sightings of one author that are taken from others in a minute, and that we tell on
+	saveAgain   = time.Second     // after the history could not be written
 	storePiece  = 512             // events
 	maxUnsigned = 1000            // posts that are looked through for the last that is signed
 	loadAtOnce  = 16 << 20        // bytes of a history file
@@ -80,8 +81,9 @@ type event struct {
 	time    int64  // µs since 1970
 	seq     uint64 // place in the order of arrival
 	kind    byte
-	doubted bool // it claims to come from the future
-	printed bool // the printer has taken it; guarded by history.mu
+	reached *netip.AddrPort // where we had last reached the author; nil if we never had
+	doubted bool            // it claims to come from the future
+	printed bool            // the printer has taken it; guarded by history.mu
 
 	signature      atomic.Int32 // unchecked, good or bad
 	earlier, later *event       // in the log; guarded by history.mu
@@ -139,7 +141,7 @@ func (e *event) isNote() bool { return isNote(e.kind) }
 // number returns the number of e, a post.
 func (e *event) number() uint64 { return binary.BigEndian.Uint64(e.sealed) }
 
-func isNote(kind byte) bool { return kind >= kindLost && kind <= kindDirectTo }
+func isNote(kind byte) bool { return kind >= kindLost && kind <= kindMoved }
 
 type presence byte
 
@@ -152,14 +154,15 @@ const (
 
 // An author is what is known of an author at some moment.
 type author struct {
-	last  uint64         // number of its newest post ever taken
-	link  link           // of that post
-	time  int64          // of that post
-	name  string         // its latest, as it may be shown
-	addr  netip.AddrPort // where we reached it; invalid if we never did
-	here  bool           // we met it, and it has neither left nor was given up by forget; or it is ourselves
+	last  uint64 // number of its newest post ever taken
+	link  link   // of that post
+	time  int64  // of that post
+	name  string // its latest, as it may be shown
+	here  bool   // we met it, and it has neither left nor was given up by forget; or it is ourselves
 	state presence
-	fork  bool // it contradicted itself: nothing more is taken
+
+	reached *netip.AddrPort // where we last reached it; nil if we never did
+	fork    bool            // it contradicted itself: nothing more is taken
 }
 
 // isClosed says whether no further post of a will be taken.
@@ -274,7 +277,8 @@ func (b *byAge) Pop() any {
 type cursor struct {
 	next  uint64 // seq of the next event to take
 	last  *event // in the log, the last before that; nil: there is none
-	taken int64  // sum of the costs of all events up to last, dropped ones too
+	taken int64  // sum of the costs of all events up to last, dropped ones too; where loose, at most that
+	loose bool   // nothing is kept for it
 	wake  chan struct{}
 }
 
@@ -314,6 +318,7 @@ type history struct {
 	printer   *cursor           // the one that the queue is for
 	queue     []batch           // what the printer prints before it goes on: a replay, answers to commands
 	before    map[nodeID]uint64 // of a newcomer: posts up to these numbers are printed by release; else nil
+	missing   map[nodeID]bool   // authors of whom not all of these may have come
 	heldFrom  uint64            // and those that came before this seq were printed before it was a newcomer
 	delivered uint64            // posts of our own up to this number are where they must be
 	bestAck   uint64            // and up to this one, somebody has them
@@ -361,7 +366,7 @@ func (h *history) say(kind byte, text []byte) {
 		h.mu.Unlock()
 		return // what is typed after our leave comes too late
 	}
-	p := post{number: f.last + 1, time: h.nowLocked(), prev: f.link, kind: kind, name: []byte(f.name), text: text}
+	p := post{number: f.last + 1, time: max(h.nowLocked(), f.time+1), prev: f.link, kind: kind, name: []byte(f.name), text: text}
 	if kind == kindJoin {
 		p.name, p.text = text, nil
 	}
@@ -442,7 +447,8 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 	events := make([]event, len(run)) // one piece of memory for the run, as its posts lie in one frame
 	for i := range run {
 		p, e := &run[i], &events[i]
-		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, doubted: p.time > credible}
+		f.reachedAt(p.reached)
+		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > credible}
 		if proved && i == len(run)-1 {
 			e.signature.Store(isGood)
 		}
@@ -514,6 +520,21 @@ func (h *history) takeEarly(author nodeID) {
 	if len(run) > 0 && run[len(run)-1].verify(author) {
 		h.add(author, run, true, true)
 	}
+}
+
+// clockJumped goes on from where the clock is, though it was ahead before, and
+// returns how far our own last post is ahead of it: our next ones have to follow
+// on that.
+func (h *history) clockJumped() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.clock().UnixMicro()
+	h.latest = 0
+	for _, f := range h.feeds {
+		h.heedLocked(f.time)
+		f.notedAt = min(f.notedAt, now)
+	}
+	return time.Duration(h.feeds[h.self].time-now) * time.Microsecond
 }
 
 // heedLocked has what we say next sort after what was said at t, unless t is too
@@ -628,11 +649,16 @@ func (h *history) noteLocked(f *feed, p post, at int64) bool {
 	if p.name == nil {
 		p.name = []byte(f.name)
 	}
-	if !p.addr.IsValid() {
-		p.addr = f.addr
+	f.reachedAt(p.reached)
+	switch n := f.posts.count; {
+	case p.addr.IsValid():
+	case f.reached != nil:
+		p.addr = *f.reached
+	case n > 0:
+		p.addr = f.posts.event(n - 1).content().addr // by its own word
 	}
 	h.heedLocked(p.time)
-	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind, doubted: p.time > h.latestCredible()}
+	e := &event{feed: f, sealed: appendContent(nil, p), time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > h.latestCredible()}
 	if p.kind <= kindBack {
 		f.seen = append(f.seen, e)
 		f.seen = f.seen[max(0, len(f.seen)-maxSeen):]
@@ -653,14 +679,31 @@ func (h *history) feedLocked(id nodeID) *feed {
 	return f
 }
 
-// reached remembers where we reached author, and what it calls itself.
+// reached says that author, who calls itself name, is here, and where we reached
+// it; an invalid address, that others have a better claim to that. That it
+// moved is noted.
 func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	f.addr, f.here = addr, true
+	f.here = true
 	if f.name == "" {
 		h.nameLocked(f, []byte(name))
+	}
+	switch {
+	case !addr.IsValid():
+		f.reached = nil
+		return
+	case f.reached != nil && *f.reached != addr && (f.state == present || f.state == lost):
+		h.noteLocked(f, post{kind: kindMoved, text: []byte(addr.String())}, 0)
+	}
+	f.reachedAt(&addr)
+}
+
+// reachedAt sets reached, if addr is not nil. All events of a time share it.
+func (f *feed) reachedAt(addr *netip.AddrPort) {
+	if addr != nil && (f.reached == nil || *f.reached != *addr) {
+		f.reached = addr
 	}
 }
 
@@ -816,7 +859,9 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 func (h *history) hasRoomLocked(own bool) bool {
 	waiting := int64(0)
 	for _, c := range h.cursors {
-		waiting = max(waiting, h.came-c.taken)
+		if !c.loose {
+			waiting = max(waiting, h.came-c.taken)
+		}
 	}
 	return waiting <= h.keep/2 && (waiting == 0 || h.size <= h.keep+h.keep/spareKeep) && (!own || h.owed <= h.keep/2)
 }
@@ -825,13 +870,25 @@ func (h *history) hasRoomLocked(own bool) bool {
 func (h *history) passedLocked() uint64 {
 	passed := h.seq
 	for _, c := range h.cursors {
-		passed = min(passed, c.next-1)
+		if !c.loose {
+			passed = min(passed, c.next-1)
+		}
 	}
 	return passed
 }
 
 // toEndLocked moves c past all there is.
 func (h *history) toEndLocked(c *cursor) { c.next, c.last, c.taken = h.seq+1, h.last, h.came }
+
+// loosen says whether c is loose from here on. What is dropped while it is, it
+// never takes.
+func (h *history) loosen(c *cursor, loose bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.loose, c.taken = loose, max(c.taken, h.came-h.size)
+	h.dropOldestLocked(dropAtOnce)
+	h.room.Broadcast()
+}
 
 // nextLocked returns the event that c is to take next; nil if there is none.
 func (h *history) nextLocked(c *cursor) *event {
@@ -892,27 +949,17 @@ func (h *history) span(author nodeID) span {
 	return h.knownLocked(author).span()
 }
 
-// authors returns authors of whom posts are held: those that follow on after by
-// their IDs, in that order, but at most so many. It says whether there are more.
-func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
+// vector returns the spans of all authors of whom posts are held.
+func (h *history) vector() map[nodeID]span {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	bound := func() {
-		slices.SortFunc(part, func(a, b nodeID) int { return bytes.Compare(a[:], b[:]) })
-		if more = more || len(part) > most; len(part) > most {
-			part = part[:most]
-		}
-	}
+	v := map[nodeID]span{}
 	for id, f := range h.feeds {
-		if f.posts.count == 0 || !after.less(id) || more && !id.less(part[most-1]) {
-			continue
-		}
-		if part = append(part, id); len(part) >= 2*most { // those that are next are among these
-			bound()
+		if f.posts.count > 0 {
+			v[id] = f.span()
 		}
 	}
-	bound()
-	return part, more
+	return v
 }
 
 // due appends to list the subs for which there is something to send, those
@@ -1030,6 +1077,9 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 		size -= len(e.sealed)
 		*b = append(*b, e)
 	}
+	if h.nextLocked(c) == nil {
+		h.toEndLocked(c)
+	}
 	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
 	return len(*b) > 0
@@ -1058,7 +1108,7 @@ func (h *history) follow(ctx context.Context, c *cursor, each func(batch) error)
 
 // newLiner returns a liner for the events of h.
 func newLiner(h *history, port uint16) *liner {
-	return &liner{self: h.self, port: port, reached: func(id nodeID) netip.AddrPort { return h.about(id).addr }}
+	return &liner{self: h.self, port: port, reached: func(id nodeID) *netip.AddrPort { return h.about(id).reached }}
 }
 
 // isNews says whether e is printed when it comes. Our own joins and the like are
@@ -1101,7 +1151,7 @@ func (h *history) chronology() batch {
 func (h *history) hold() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.before, h.heldFrom = map[nodeID]uint64{}, h.printer.next
+	h.before, h.missing, h.heldFrom = map[nodeID]uint64{}, map[nodeID]bool{}, h.printer.next
 }
 
 // await says that there were posts of author up to number before we came. What the
@@ -1111,6 +1161,7 @@ func (h *history) await(author nodeID, number uint64, itself bool) {
 	defer h.mu.Unlock()
 	if h.before != nil && (itself || number > h.before[author]) {
 		h.before[author] = number
+		h.missing[author] = true
 	}
 }
 
@@ -1121,14 +1172,17 @@ func (h *history) awaited(author nodeID) uint64 {
 	return h.before[author]
 }
 
-// missing calls each for every author of whom awaited posts have not come, with the
+// eachMissing calls each for every author of whom awaited posts have not come, with the
 // number of the newest one that has, until each returns false. It returns whether
 // any posts are awaited, be they here or not.
-func (h *history) missing(each func(author nodeID, last uint64) bool) bool {
+func (h *history) eachMissing(each func(author nodeID, last uint64) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for author, number := range h.before {
-		if f := h.knownLocked(author); f.last < number && !f.isClosed() && !each(author, f.last) {
+	for author := range h.missing {
+		f := h.knownLocked(author)
+		if f.last >= h.before[author] || f.isClosed() {
+			delete(h.missing, author)
+		} else if !each(author, f.last) {
 			break
 		}
 	}
@@ -1161,7 +1215,7 @@ func (h *history) release(from string, here func(nodeID) bool) {
 			rest = append(rest, e)
 		}
 	}
-	h.before = nil
+	h.before, h.missing = nil, nil
 	slices.Reverse(rest)
 	slices.SortFunc(replay, (*event).compare)
 	if gone {
@@ -1240,13 +1294,13 @@ func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 		if err == nil && !isNote(p.kind) {
 			err = fmt.Errorf("note of kind %d", p.kind)
 		}
-		if err == nil {
+		if p.reached = x.reached; err == nil {
 			h.note(x.author, p)
 		}
 		return err
 	case recordPost:
 		p, err := parsePost(x.author, bytes.Clone(x.body))
-		if err == nil {
+		if p.reached = x.reached; err == nil {
 			found[x.author] = append(found[x.author], p)
 		}
 		return err
@@ -1276,21 +1330,49 @@ func (h *history) addFound(found map[nodeID][]post) {
 	clear(found)
 }
 
-// save appends to w the events that c passes, until ctx ends. Each Write holds
-// whole records, so that two processes can write to one file.
-func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
+// save appends to w first, and then the events that c passes, until ctx ends.
+// Each Write holds whole records, so that two processes can write to one file.
+// One that fails is tried again until ctx ends, and leaves out what keep drops in
+// the meantime. failing hears of the first error, and of nil when it is over.
+func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer, failing func(error)) error {
+	write := func(b []byte) error {
+		_, err := w.Write(b)
+		if err == nil {
+			return nil
+		}
+		failing(err)
+		h.loosen(c, true)
+		defer h.loosen(c, false)
+		for err != nil && ctx.Err() == nil {
+			select {
+			case <-time.After(saveAgain):
+			case <-ctx.Done(): // once more
+			}
+			_, err = w.Write(b)
+		}
+		if err == nil {
+			failing(nil)
+		}
+		return err
+	}
+	if err := write(first); err != nil {
+		h.dropCursor(c)
+		return err
+	}
 	var out []byte
 	return h.follow(ctx, c, func(b batch) error {
 		out = out[:0]
 		for _, e := range b {
-			x := record{typ: recordPost, author: e.feed.id, body: e.sealed}
+			x := record{typ: recordPost, author: e.feed.id, reached: e.reached, body: e.sealed}
 			if e.isNote() {
 				x.typ = recordNote
+			} else if e.feed.id == h.self {
+				addr := e.content().addr // in the next launch we are somebody else
+				x.reached = &addr
 			}
 			out = appendRecord(out, x)
 		}
-		_, err := w.Write(out)
-		return err
+		return write(out)
 	})
 }
 
@@ -1300,6 +1382,7 @@ func (h *history) save(ctx context.Context, c *cursor, w io.Writer) error {
 type claim struct {
 	span
 	addr   netip.AddrPort // where it is connected with the author; invalid: it isn't
+	since  int64          // when it first said so, s since 1970
 	stalls uint64         // requests in a row that brought nothing; a repeated claim keeps them
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -951,6 +953,8 @@ func TestNewcomersBlockIsFramedUnlessItHoldsNothingButJoins(t *testing.T) {
 		for author, number := range c.before {
 			h.await(author, number, false)
 		}
+		h.reached(ann.id, ann.addr, "Ann")
+		h.reached(bob.id, bob.addr, "Bob")
 		c.fill(h)
 		got := printedLines(h) // what is said live
 		h.show(answer("an answer"))
@@ -996,7 +1000,7 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 			case 0:
 				kind, text = kindRename, "Vic"
 			case 1:
-				kind = []byte{9, 77, 255}[r.IntN(3)] // of later versions: kept, not shown
+				kind = []byte{10, 77, 255}[r.IntN(3)] // of later versions: kept, not shown
 			}
 			h.add(s.id, []post{s.writes(kind, scribeTime+int64(i)*1e6, text)}, true, false)
 		}
@@ -1050,7 +1054,7 @@ func inZone(t *testing.T, zone *time.Location) {
 func TestEveryKindOfEventHasItsLine(t *testing.T) {
 	inZone(t, time.UTC)
 	home, far := netip.MustParseAddrPort("192.168.0.7:7700"), netip.MustParseAddrPort("127.0.0.1:40123")
-	v6 := netip.MustParseAddrPort("[fe80::1]:7700")
+	v6, none := netip.MustParseAddrPort("[fe80::1]:7700"), netip.AddrPort{}
 	me, tim := newScribe(200, "Alex"), newScribe(1, "Tim")
 	p := func(s *scribe, kind byte, text string, at netip.AddrPort) post {
 		return post{number: 1, time: scribeTime, kind: kind, addr: at, name: []byte(s.name), text: []byte(text)}
@@ -1074,10 +1078,17 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 		{tim, p(tim, kindDirectFrom, "just for you", home), home, "Tim@192.168.0.7 -> me: just for you\n"},
 		{tim, p(tim, kindDirectFrom, "two\nlines", home), home, "Tim@192.168.0.7 -> me: two␊lines\n"},
 		{tim, p(me, kindDirectTo, "Tim\nthanks", home), home, "Alex (me) -> Tim@192.168.0.7: thanks\n"},
-		{tim, p(tim, kindJoin, "", home), far, "* Tim@127.0.0.1:40123 joined\n"},             // where we reached it
-		{tim, p(tim, kindJoin, "", far), netip.AddrPort{}, "* Tim@127.0.0.1:40123 joined\n"}, // where it says it is
-		{tim, p(tim, kindJoin, "", netip.AddrPort{}), netip.AddrPort{}, "* Tim@? joined\n"},
-		{tim, p(tim, kindLost, "", home), far, "* Tim@192.168.0.7 lost\n"}, // where it was lost
+		{tim, p(tim, kindMoved, "192.168.0.44:7700", home), home, "* Tim@192.168.0.7 is now at 192.168.0.44\n"},
+		{tim, p(tim, kindMoved, "[fe80::1%eth0]:40123", home), home, "* Tim@192.168.0.7 is now at [fe80::1%eth0]:40123\n"},
+		{tim, p(tim, kindMoved, "[fe80::1%a\nb]:40123", home), home, "* Tim@192.168.0.7 is now at ?\n"},
+		{tim, p(tim, kindJoin, "", home), far, "* Tim@127.0.0.1:40123 joined\n"}, // where we reached it
+		{tim, p(tim, kindJoin, "", home), none, "* Tim@192.168.0.7? joined\n"},   // where it says it is
+		{tim, p(tim, kindLeave, "", far), none, "* Tim@127.0.0.1:40123? left\n"},
+		{tim, p(tim, kindLines, "one\ntwo", home), none, "Tim@192.168.0.7?: one\nTim@192.168.0.7?: two\n"},
+		{tim, p(tim, kindRename, "Tom", home), none, "* Tim@192.168.0.7? is now Tom\n"},
+		{tim, p(tim, kindLost, "", home), none, "* Tim@192.168.0.7? lost\n"},
+		{tim, p(tim, kindJoin, "", none), none, "* Tim@? joined\n"},
+		{tim, p(tim, kindRename, "at 192.168.0.44", home), home, "* Tim@192.168.0.7 is now at_192.168.0.44\n"},
 		{tim, p(tim, kindJoin, "", v6), v6, "* Tim@fe80::1 joined\n"},
 		{tim, p(&scribe{name: "evil)\n* Ann@1.2.3.4 left"}, kindJoin, "", home), home, "* evil_␊__Ann_1.2.3.4_left@192.168.0.7 joined\n"},
 		{tim, p(&scribe{}, kindJoin, "", home), home, "* _@192.168.0.7 joined\n"},
@@ -1088,12 +1099,15 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 		{me, p(me, kindLeave, "", home), home, "* Alex (me) left\n"},
 	} {
 		e := &event{feed: &feed{id: c.who.id}, kind: c.p.kind, time: c.p.time}
+		if c.reached.IsValid() {
+			e.reached = &c.reached
+		}
 		if e.isNote() {
 			e.sealed = appendContent(nil, c.p)
 		} else {
 			e.sealed = sealPost(c.who.key, c.who.id, c.p).sealed
 		}
-		l := &liner{self: me.id, port: 7700, reached: func(nodeID) netip.AddrPort { return c.reached }}
+		l := &liner{self: me.id, port: 7700, reached: func(nodeID) *netip.AddrPort { return nil }}
 		const stamp = "2026-11-22 15:04:05 "
 		want := strings.TrimSuffix(stamp+strings.ReplaceAll(c.want, "\n", "\n"+stamp), stamp)
 		if got := string(l.appendEvent([]byte("kept "), e)); got != "kept "+want {
@@ -1145,7 +1159,7 @@ func savedBytes(t testing.TB, h *history, c *cursor) []byte {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var b bytes.Buffer
-	must(t, h.save(ctx, c, &b))
+	must(t, h.save(ctx, c, nil, &b, nil))
 	return b.Bytes()
 }
 
@@ -1356,8 +1370,8 @@ func TestDamageLeavesSightingsInTurn(t *testing.T) {
 func TestWhatLiesInADamagedRecordIsNoRecord(t *testing.T) {
 	vic, eve := newScribe(1, "Vic"), newScribe(2, "Eve")
 	note := appendContent(nil, post{time: scribeTime, kind: kindDirectFrom, addr: vic.addr, name: []byte("Vic"), text: []byte("never said")})
-	p := eve.writes(kindLines, scribeTime, "x"+string(appendRecord(nil, record{recordNote, vic.id, note})))
-	file := appendRecord([]byte(fileHeader), record{recordPost, eve.id, p.sealed})
+	p := eve.writes(kindLines, scribeTime, "x"+string(appendRecord(nil, record{typ: recordNote, author: vic.id, body: note})))
+	file := appendRecord([]byte(fileHeader), record{typ: recordPost, author: eve.id, body: p.sealed})
 	wantLoaded(t, file, []string{recordName(eve.id, p.sealed)})
 	for name, bad := range map[string][]byte{
 		"damaged": append(bytes.Clone(file[:len(file)-1]), file[len(file)-1]^1),
@@ -1377,7 +1391,7 @@ func TestTwoProcessesOnOneFileShowEachRecordOnce(t *testing.T) {
 		for _, s := range []*scribe{vic, ann} {
 			for _, p := range s.chat(10) {
 				want = append(want, recordName(s.id, p.sealed))
-				records = append(records, appendRecord(nil, record{recordPost, s.id, p.sealed}))
+				records = append(records, appendRecord(nil, record{typ: recordPost, author: s.id, body: p.sealed}))
 			}
 		}
 		for a, b := 0, 0; a < len(records) || b < len(records); { // two writers, each in its order
@@ -1402,7 +1416,7 @@ func TestSecondCopyMakesUpForADamagedOne(t *testing.T) {
 	var ends []int
 	for _, p := range vic.chat(5) {
 		want = append(want, recordName(vic.id, p.sealed))
-		copies = appendRecord(copies, record{recordPost, vic.id, p.sealed})
+		copies = appendRecord(copies, record{typ: recordPost, author: vic.id, body: p.sealed})
 		ends = append(ends, len(copies))
 	}
 	file := slices.Concat([]byte(fileHeader), copies, copies)
@@ -1423,7 +1437,7 @@ func TestGapOfOneProcessIsFilledByTheOther(t *testing.T) {
 	var records [][]byte
 	for _, p := range vic.chat(5) {
 		want = append(want, recordName(vic.id, p.sealed))
-		records = append(records, appendRecord(nil, record{recordPost, vic.id, p.sealed}))
+		records = append(records, appendRecord(nil, record{typ: recordPost, author: vic.id, body: p.sealed}))
 	}
 	file := slices.Concat(append([][]byte{[]byte(fileHeader)}, records[0], records[1], records[4], records[2], records[3], records[4])...)
 	wantLoaded(t, file, want)
@@ -1442,7 +1456,7 @@ func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
 			}
 			p := s.writes(kindLines, scribeTime+int64(i)*1e6, strings.Repeat("x", 1000))
 			all = append(all, p)
-			file = appendRecord(file, record{recordPost, s.id, p.sealed})
+			file = appendRecord(file, record{typ: recordPost, author: s.id, body: p.sealed})
 		}
 	}
 	h := emptyHistory(keep, time.Now)
@@ -1461,6 +1475,49 @@ func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
 	checkBooks(t, h)
 }
 
+// TestHistoryFileKeepsWhereAuthorsWere, and which of that nobody proved.
+func TestHistoryFileKeepsWhereAuthorsWere(t *testing.T) {
+	clock := wallClock(scribeTime)
+	h := emptyHistory(ample, clock.now)
+	c := h.newCursor()
+	met, heard := newScribe(1, "Met"), newScribe(2, "Heard")
+	home, away := netip.MustParseAddrPort("10.9.0.1:40123"), netip.MustParseAddrPort("[fe80::1%eth0]:7700")
+	h.say(kindJoin, []byte("Me"))
+	h.add(heard.id, heard.chat(2), true, false)
+	h.reached(met.id, home, "Met")
+	h.add(met.id, met.chat(3), false, false)
+	clock += 10e6
+	h.reached(met.id, away, "Met")
+	h.note(met.id, post{kind: kindLost})
+	h.note(met.id, post{kind: kindDirectFrom, time: int64(clock), text: []byte("psst")})
+	h.noteOf(heard.id, post{kind: kindLost, time: int64(clock), name: []byte("Heard"), addr: home}, int64(clock))
+	lines := func(h *history, self nodeID) []string {
+		l := newLiner(h, 7700)
+		l.self = self
+		return withoutStamps(string(l.appendAll(nil, h.chronology())))
+	}
+	want := lines(h, nodeID{}) // in the next launch we are somebody else
+	for i, line := range want {
+		want[i] = strings.Replace(line, "Me@192.168.0.7? joined", "Me@192.168.0.7 joined", 1)
+	}
+	g := newHistory(newScribe(201, "").key, ample, time.Now, nil)
+	file := append([]byte(fileHeader), savedBytes(t, h, c)...)
+	must2(g.load(bytes.NewReader(file), nodeID{}))
+	if got := lines(g, g.self); !slices.Equal(got, want) {
+		t.Errorf("it reads\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for re, n := range map[string]int{`Met@10.9.0.1:40123: `: 2, `Heard@192.168.0.7\?: `: 1, `Heard@10.9.0.1:40123\? lost`: 1,
+		`Met@10.9.0.1:40123 is now at fe80::1%eth0$`: 1, `Met@fe80::1%eth0 lost`: 1, `Met@fe80::1%eth0 -> me: psst`: 1, `Me@192.168.0.7 joined`: 1} {
+		if count(want, re) != n {
+			t.Errorf("%d lines match %q, want %d:\n%s", count(want, re), re, n, strings.Join(want, "\n"))
+		}
+	}
+	forged := appendRecord([]byte(fileHeader), record{typ: recordPost, author: met.id, reached: &away, body: met.last.sealed})
+	forged = bytes.Replace(forged, []byte("%eth0"), []byte("%e\n 0"), 1)
+	binary.BigEndian.PutUint32(forged[len(fileHeader)+8:], crc32.Checksum(forged[len(fileHeader)+recordHead:], crc32.MakeTable(crc32.Castagnoli)))
+	wantLoaded(t, forged, nil)
+}
+
 func TestAppendingBehindATornTailWorks(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 3))
@@ -1469,7 +1526,7 @@ func TestAppendingBehindATornTailWorks(t *testing.T) {
 	var more []byte
 	var behind []string
 	for _, p := range vic.chat(3) {
-		more = appendRecord(more, record{recordPost, vic.id, p.sealed})
+		more = appendRecord(more, record{typ: recordPost, author: vic.id, body: p.sealed})
 		behind = append(behind, recordName(vic.id, p.sealed))
 	}
 	for n := len(fileHeader); n <= len(pg.bytes); n += 1 + r.IntN(20) {
@@ -1554,7 +1611,7 @@ func TestEndlessForeignFileIsRefused(t *testing.T) {
 func TestRecordsOfLaterVersionsAreSkipped(t *testing.T) {
 	pg := writePage(t, rand.New(rand.NewPCG(5, 5)), 4)
 	file := bytes.Clone(pg.bytes[:pg.end[1]])
-	file = appendRecord(file, record{typ: 4, body: []byte("later")})
+	file = appendRecord(file, record{typ: 6, body: []byte("later")})
 	file = appendRecord(file, record{typ: 255, body: nil})
 	file = append(file, pg.bytes[pg.end[1]:]...)
 	if damaged := wantLoaded(t, file, pg.kept); damaged != 0 {
@@ -1574,49 +1631,102 @@ func TestFileThatCannotBeReadIsAnError(t *testing.T) {
 	}
 }
 
-// A fullDisk takes so many bytes.
+// A fullDisk takes so many bytes, and of a Write all or nothing.
 type fullDisk struct {
 	bytes.Buffer
+	mu   sync.Mutex // guards left
 	left int
 }
 
 var errFull = errors.New("no space left on device")
 
 func (d *fullDisk) Write(b []byte) (int, error) {
-	n := min(d.left, len(b))
-	d.Buffer.Write(b[:n])
-	d.left -= n
-	if n < len(b) {
-		return n, errFull
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(b) > d.left {
+		return 0, errFull
 	}
-	return n, nil
+	d.left -= len(b)
+	return d.Buffer.Write(b)
 }
 
-func TestFullDiskEndsSavingAndNothingElse(t *testing.T) {
-	vic := newScribe(1, "Vic")
-	run := vic.chat(20)
-	size := len(appendRecord(nil, record{recordPost, vic.id, run[5].sealed}))
-	for _, room := range []int{0, 1, size - 1, size, 10*size + 7} {
-		h := emptyHistory(64<<10, time.Now)
-		c := h.newCursor()
-		h.add(vic.id, slices.Clone(run), true, false)
-		d := &fullDisk{left: room}
-		if err := h.save(t.Context(), c, d); !errors.Is(err, errFull) {
-			t.Errorf("room for %d bytes: %v", room, err)
-		}
-		if slices.Contains(h.cursors, c) {
-			t.Errorf("room for %d bytes: what is not saved is waited for", room)
-		}
-		wantLoaded(t, append([]byte(fileHeader), d.Bytes()...), func() (want []string) {
-			for b := d.Bytes(); ; {
-				x, n, err := parseRecord(b)
-				if err != nil || len(b) == 0 {
-					return want
+// TestFullDiskHoldsUpNothing: what comes while the disk is full is taken all the
+// same, and saved when there is room again, as far as keep still holds it.
+func TestFullDiskHoldsUpNothing(t *testing.T) {
+	for _, more := range []int{10, 300} { // events while it is full; of 300 keep holds a few
+		for _, recovers := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				h := emptyHistory(smallKeep, aDayLater)
+				vic := newScribe(1, "Vic")
+				var want []string
+				var drain batch
+				takes := func(n int, text string) {
+					for range n {
+						h.waitRoom(t.Context(), false)
+						p := vic.writes(kindLines, vic.last.time+1e6, text)
+						h.add(vic.id, []post{p}, true, false)
+						h.take(h.printer, &drain, ample)
+						want = append(want, recordName(vic.id, p.sealed))
+					}
 				}
-				want, b = append(want, recordName(x.author, x.body)), b[n:]
-			}
-		}())
+				vic.last.time = scribeTime
+				d := &fullDisk{left: 2000} // of which five small ones take more than half
+				ctx, end := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				var told []error
+				c := h.newCursor()
+				go func() {
+					done <- h.save(ctx, c, []byte(fileHeader), d, func(err error) { told = append(told, err) })
+				}()
+				takes(5, "there is room")
+				synctest.Wait()
+				takes(more, strings.Repeat("x", 1000))
+				time.Sleep(10 * time.Second)
+				if h.size > smallKeep {
+					t.Errorf("holds %d bytes, keep is %d", h.size, smallKeep)
+				}
+				if recovers {
+					d.mu.Lock()
+					d.left = ample
+					d.mu.Unlock()
+				}
+				time.Sleep(10 * time.Second)
+				takes(3, "again")
+				end()
+				if err := <-done; (err == nil) != recovers {
+					t.Errorf("%d events, room again: %v; saving ends with %v", more, recovers, err)
+				}
+				if recovers && (len(told) != 2 || told[0] != errFull || told[1] != nil) || !recovers && len(told) != 1 {
+					t.Errorf("is told %v", told)
+				}
+				kept := want[:5]
+				if recovers {
+					kept = want
+				}
+				if got := len(savedRecords(t, d.Bytes(), want)); got > len(kept) || recovers && got < min(more, 20)+8 || !recovers && got != 5 {
+					t.Errorf("%d events, room again: %v; %d are saved of %d", more, recovers, got, len(want))
+				}
+			})
+		}
 	}
+}
+
+// savedRecords returns the records of a file, of which none is damaged, and all
+// are in their order among those of all.
+func savedRecords(t *testing.T, file []byte, all []string) (saved []string) {
+	t.Helper()
+	for b := file[len(fileHeader):]; len(b) > 0; {
+		x, n, err := parseRecord(b)
+		if err != nil {
+			t.Fatalf("the file is damaged behind %d records: %v", len(saved), err)
+		}
+		i := slices.Index(all, recordName(x.author, x.body))
+		if i < 0 {
+			t.Fatalf("record %d is saved twice, or out of turn", len(saved))
+		}
+		saved, all, b = append(saved, all[i]), all[i+1:], b[n:]
+	}
+	return saved
 }
 
 func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
@@ -1625,7 +1735,7 @@ func TestWhatWasSaidBeforeTheEndIsSaved(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	var b bytes.Buffer
 	done := make(chan error)
-	go func() { done <- h.save(ctx, c, &b) }()
+	go func() { done <- h.save(ctx, c, nil, &b, nil) }()
 	var want []string
 	for i := range 100 {
 		h.say(kindLines, fmt.Append(nil, "line ", i))
@@ -1651,7 +1761,7 @@ func TestForgedRecordIsNotLoaded(t *testing.T) {
 	var want []string
 	file := []byte(fileHeader)
 	for _, p := range eve.chat(2) {
-		file = appendRecord(file, record{recordPost, eve.id, p.sealed})
+		file = appendRecord(file, record{typ: recordPost, author: eve.id, body: p.sealed})
 		want = append(want, recordName(eve.id, p.sealed))
 	}
 	for i, p := range run {
@@ -1660,7 +1770,7 @@ func TestForgedRecordIsNotLoaded(t *testing.T) {
 		} else {
 			want = append(want, recordName(vic.id, p.sealed))
 		}
-		file = appendRecord(file, record{recordPost, vic.id, p.sealed})
+		file = appendRecord(file, record{typ: recordPost, author: vic.id, body: p.sealed})
 	}
 	wantLoaded(t, file, want)
 }

@@ -60,7 +60,7 @@ type cable struct {
 	lan       *lan
 	host      *host
 	port, nic string
-	mac, addr string // of the card
+	mac, addr string // of the card; several addresses are separated by spaces
 }
 
 const labPrefix = "p2plab-" // then the pid of the test process, and a number
@@ -177,7 +177,8 @@ func (ns netns) drops(match string) {
 	output(ns.t, rules, ns.inside("nft", "-f", "-")...)
 }
 
-// host makes a host with one card, of the given address, on the lan.
+// host makes a host with one card, of the given addresses, on the lan. Beside
+// IPv4 addresses alone the card has a link-local one of IPv6, made by the system.
 func (l *lan) host(addr string) *host {
 	l.t.Helper()
 	h := newHost(l.t)
@@ -204,10 +205,32 @@ func (c *cable) insert() {
 	c.lan.t.Helper()
 	c.lan.ip(fmt.Sprintf("link add %s type veth peer name %s address %s netns %s", c.port, c.nic, c.mac, c.host.name),
 		fmt.Sprintf("link set %s master left up", c.port))
-	c.host.ip(fmt.Sprintf("addr add %s broadcast + dev %s", c.addr, c.nic), fmt.Sprintf("link set %s up", c.nic))
+	var commands []string
+	for addr := range strings.FieldsSeq(c.addr) {
+		if strings.Contains(addr, ":") { // used at once, without a look whether another host has it
+			commands = append(commands, fmt.Sprintf("link set %s addrgenmode none", c.nic), fmt.Sprintf("addr add %s dev %s nodad", addr, c.nic))
+		} else {
+			commands = append(commands, fmt.Sprintf("addr add %s broadcast + dev %s", addr, c.nic))
+		}
+	}
+	c.host.ip(append(commands, fmt.Sprintf("link set %s up", c.nic))...)
+	if strings.Contains(c.addr, ":") { // the system looks for a carrier once a second
+		routes := ""
+		eventually(c.lan.t, slack(3*time.Second), func() string {
+			routes = output(c.lan.t, "", "ip", "-n", c.host.name, "-6", "route", "show", "table", "local", "dev", c.nic)
+			return "routes " + routes
+		}, func() bool { return strings.Contains(routes, "ff00::/8") })
+	}
 }
 
 func (c *cable) remove() { c.lan.t.Helper(); c.host.ip("link del " + c.nic) }
+
+// withoutIPv6 makes the host one that has IPv4 alone.
+func (h *host) withoutIPv6() *host {
+	h.t.Helper()
+	output(h.t, "", h.inside("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")...)
+	return h
+}
 
 // split parts some hosts from the rest of the lan; no cable loses its link.
 func (l *lan) split(hosts ...*host) { l.t.Helper(); l.move("right", hosts) }
@@ -360,11 +383,13 @@ func lasting(full, brief time.Duration) time.Duration {
 	return brief
 }
 
+const ip6Pat = `[\da-f:]*:[\da-f]+(?:%[\w.-]+)?`
+
 var (
-	labGrammar = grammarOf(`\d+\.\d+\.\d+\.\d+`)
+	labGrammar = grammarOf(`(?:\d+\.\d+\.\d+\.\d+|` + ip6Pat + `|\[` + ip6Pat + `\])`)
 	presenceRE = regexp.MustCompile(`^` + stampPat + ` \* .* (?:lost|left|is back)$`)
-	observedRE = regexp.MustCompile(`^` + stampPat + ` \* .* (?:lost|is back)$`)
-	addressRE  = regexp.MustCompile(`^(` + stampPat + ` (?:\* )?` + namePat + `)(?:@[\d.:]+\d| \(me\))`)
+	observedRE = regexp.MustCompile(`^` + stampPat + ` \* .* (?:lost|is back|is now at .*)$`)
+	addressRE  = regexp.MustCompile(`^(` + stampPat + ` (?:\* )?` + namePat + `)(?:@\[?[\da-f.:]*[\da-f](?:%[\w.-]+)?(?:\]:\d+)?\??| \(me\))`)
 )
 
 // message takes a line apart that shows a message to everybody.
@@ -1104,31 +1129,37 @@ func TestLabLineOfThreeRelays(t *testing.T) {
 	ann, bob, cid := a.node("Ann"), b.node("Bob"), c.node("Cid", "-wait", "1s")
 	ann.sees(slack(2*time.Second), ` \* Bob@10.9.1.2 joined$`)
 	cid.sees(slack(2*time.Second), ` \* Bob@10.9.2.2 joined$`)
-	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 joined$`)
-	ann.sees(slack(3*time.Second), ` \* Cid@10.9.2.3 joined$`)
+	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? joined$`)
+	ann.sees(slack(3*time.Second), ` \* Cid@10.9.2.3\? joined$`)
 
 	began := time.Now()
 	ann.say("from the west")
-	cid.sees(slack(3*time.Second), ` Ann@10.9.1.1: from the west$`)
+	cid.sees(slack(3*time.Second), ` Ann@10.9.1.1\?: from the west$`)
 	t.Logf("west to east took %v", time.Since(began))
 	began = time.Now()
 	cid.say("from the east")
-	ann.sees(slack(3*time.Second), ` Cid@10.9.2.3: from the east$`)
+	ann.sees(slack(3*time.Second), ` Cid@10.9.2.3\?: from the east$`)
 	t.Logf("east to west took %v", time.Since(began))
 
-	cid.say("@Ann psst")
-	cid.complains(slack(3*time.Second), `^p2pchat: .*Ann`)
+	cid.say("/members")
+	cid.sees(slack(3*time.Second), ` \* member Ann@10.9.1.1:7700\? through Bob@10.9.2.2:7700 since `)
+	for _, who := range []string{"@Ann", "@10.9.1.1", "Ann/"} {
+		cid.say(who + " psst")
+	}
+	eventually(t, slack(5*time.Second), cid.err.String, func() bool {
+		return count(cid.err.lines(), `^p2pchat: Ann@10.9.1.1:7700\? is not connected .* heard through Bob@10.9.2.2:7700 alone`) == 3
+	})
 
 	ann.say("/exit")
 	ends(ann, slack(time.Second), 0)
-	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 left$`)
+	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? left$`)
 	if strings.Contains(ann.out.String()+bob.out.String(), "psst") {
 		t.Error("a direct message went through somebody else")
 	}
 
 	dora := east.host("10.9.2.4/24").node("Dora")
-	dora.sees(slack(3*time.Second), ` Ann@10.9.1.1: from the west$`)
-	dora.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 left$`)
+	dora.sees(slack(3*time.Second), ` Ann@10.9.1.1\?: from the west$`)
+	dora.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? left$`)
 	for _, p := range []*proc{bob, cid, dora} {
 		p.holds(map[string][]string{"Ann": {"from the west"}, "Cid": {"from the east"}})
 		if n := p.count(`(lost|is back)$`); n > 0 {
@@ -1255,6 +1286,7 @@ func TestLabFaults(t *testing.T) {
 		"RestartIsAnotherNode":          restartIsAnotherNode,
 		"FrozenWhileTheOthersLeave":     frozenWhileTheOthersLeave,
 		"DeadTCPIsLostAndBack":          deadTCPIsLostAndBack,
+		"OneCableOfTwoMayGo":            oneCableOfTwoMayGo,
 	} {
 		all.Go(func() { t.Run(name, claim) })
 	}
@@ -1555,10 +1587,10 @@ func killedNodeBeyondAnotherIsLost(t *testing.T) {
 	b := west.host("10.9.1.2/24")
 	east.plug(b, "10.9.2.2/24")
 	ann, bob, cid := a.node("Ann"), b.node("Bob"), c.node("Cid")
-	cid.sees(slack(4*time.Second), ` \* Ann@10.9.1.1 joined$`)
+	cid.sees(slack(4*time.Second), ` \* Ann@10.9.1.1\? joined$`)
 	must(t, ann.cmd.Process.Kill())
 	bob.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 lost$`)
-	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1 lost$`)
+	cid.sees(slack(3*time.Second), ` \* Ann@10.9.1.1\? lost$`)
 }
 
 // A program that is started again is a new node: it joins and is not back.
@@ -1618,4 +1650,265 @@ func deadTCPIsLostAndBack(t *testing.T) {
 	bob.sees(slack(9*time.Second), ` \* Ann@10.9.0.1 is back$`)
 	ann.sees(slack(3*time.Second), ` \* Bob@10.9.0.2 is back$`)
 	bob.seesCount(slack(3*time.Second), 1, ": while away")
+}
+
+// Networks of every kind.
+
+// TestLabLinkLocalAddressesSuffice: two machines and a cable, with nothing but
+// the addresses that IPv6 gives every card.
+func TestLabLinkLocalAddressesSuffice(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	a, b := l.host("fe80::1/64"), l.host("fe80::2/64")
+	ann, bob := a.node("Ann"), b.node("Bob")
+	ann.sees(slack(time.Second), ` \* Bob@fe80::2%eth0 joined$`)
+	bob.sees(slack(time.Second), ` \* Ann@fe80::1%eth0 joined$`)
+	ann.complains(slack(time.Second), `^p2pchat: Ann at \[fe80::1%eth0\]:7700 in `)
+	ann.say("Hello, Bob", "@Bob@fe80::2%eth0 one", "@fe80::2%eth0 two", "@[fe80::2%eth0]:7700 three", "/members")
+	bob.sees(slack(time.Second), ` Ann@fe80::1%eth0: Hello, Bob$`)
+	bob.seesCount(slack(time.Second), 3, ` Ann@fe80::1%eth0 -> me: (one|two|three)$`)
+	ann.sees(slack(time.Second), ` \* member Bob@\[fe80::2%eth0\]:7700 since `)
+
+	tom := b.node("Tom")
+	port := strings.TrimSuffix(ann.sees(slack(2*time.Second), `Tom@\[fe80::2%eth0\]:\d+ joined$`), " joined")
+	tom.sees(slack(2*time.Second), ` Ann@fe80::1%eth0: Hello, Bob$`)
+	ann.say("@" + port[strings.LastIndex(port, "["):] + " just you")
+	tom.sees(slack(time.Second), ` Ann@fe80::1%eth0 -> me: just you$`)
+	time.Sleep(1200 * time.Millisecond) // the beacon after a second makes nothing worse
+	connected(slack(time.Second), 3*2, a, b)
+	undisturbed(ann, bob, tom)
+	must(t, bob.cmd.Process.Kill())
+	ann.sees(slack(time.Second), ` \* Bob@fe80::2%eth0 lost$`)
+	tom.say("/exit")
+	ann.sees(slack(time.Second), ` \* Tom@\[fe80::2%eth0\]:\d+ left$`)
+}
+
+// TestLabFamiliesMix: who has one family hears who has the other through who
+// has both.
+func TestLabFamiliesMix(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	four, six, both := l.host("10.9.0.1/24").withoutIPv6(), l.host("fe80::2/64"), l.host("10.9.0.3/24 fe80::3/64")
+	ann, bob, cid := four.node("Ann"), six.node("Bob"), both.node("Cid")
+	began := time.Now()
+	cid.sees(slack(3*time.Second), ` \* Ann@10.9.0.1 joined$`)
+	cid.sees(slack(3*time.Second), ` \* Bob@fe80::2%eth0 joined$`)
+	ann.say("one")
+	bob.say("two")
+	cid.say("three")
+	for _, p := range []*proc{ann, bob, cid} {
+		for _, text := range []string{": one", ": two", ": three"} {
+			p.hears(slack(3*time.Second)-time.Since(began), 1, text)
+		}
+	}
+	connected(slack(3*time.Second), 2*2, four, six, both)
+	sameHistory(slack(3*time.Second), ann, bob, cid)
+	undisturbed(ann, bob, cid)
+	if warnings := ann.err.String() + bob.err.String(); strings.Count(warnings, "\n") != 2 {
+		t.Errorf("beside where they are, Ann and Bob say\n%s", warnings)
+	}
+}
+
+// TestLabIPv4GoesFirst: where both families work, IPv4 is dialed and shown.
+func TestLabIPv4GoesFirst(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	var hosts []*host
+	var nodes []*proc
+	wait, open := gate(t)
+	for i := range 5 {
+		h := l.host(fmt.Sprintf("fe80::%d/64 10.9.0.%d/24", i+1, i+1))
+		hosts, nodes = append(hosts, h), append(nodes, h.nodeWith(fmt.Sprint("Node", i+1), nil, wait))
+	}
+	open()
+	for i, p := range nodes {
+		for j := range nodes {
+			if i != j {
+				p.sees(slack(2*time.Second), fmt.Sprintf(` \* Node%d@10.9.0.%d joined$`, j+1, j+1))
+			}
+		}
+	}
+	time.Sleep(1200 * time.Millisecond) // the beacon after a second makes nothing worse
+	connected(slack(time.Second), 5*4, hosts...)
+	for _, p := range nodes {
+		if n := p.count(` joined$`); n != 4 {
+			t.Errorf("%s shows that %d joined, want 4", p.name, n)
+		}
+	}
+	undisturbed(nodes...)
+}
+
+// TestLabIPv6ServesWhereIPv4Fails: as long as one of the families works.
+func TestLabIPv6ServesWhereIPv4Fails(t *testing.T) {
+	for name, c := range map[string]struct{ a, b, rule string }{
+		"refused":        {"10.9.0.1/24 fe80::1/64", "10.9.0.2/24 fe80::2/64", "meta nfproto ipv4 tcp flags & (syn|ack) == syn reject with tcp reset #"},
+		"silent":         {"10.9.0.1/24 fe80::1/64", "10.9.0.2/24 fe80::2/64", "meta nfproto ipv4 meta l4proto tcp"},
+		"other networks": {"10.9.1.1/24 fe80::1/64", "10.9.2.2/24 fe80::2/64", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLAN(t)
+			a, b := l.host(c.a), l.host(c.b)
+			a.drops(c.rule)
+			b.drops(c.rule)
+			ann, bob := a.node("Ann"), b.node("Bob")
+			ann.sees(slack(4*time.Second), ` \* Bob@fe80::2%eth0 joined$`)
+			bob.sees(slack(4*time.Second), ` \* Ann@fe80::1%eth0 joined$`)
+			connected(slack(time.Second), 2, a, b)
+		})
+	}
+}
+
+// TestLabOddNetworksOfIPv4 has hosts on one cable that take its network for
+// different ones, and can reach each other all the same.
+func TestLabOddNetworksOfIPv4(t *testing.T) {
+	for name, c := range map[string]struct {
+		a, b   string
+		routes string // of both
+	}{
+		"a network in another": {"10.9.0.1/16", "10.9.0.2/24", ""},
+		"addresses alone":      {"10.9.0.1/32", "10.9.0.2/32", "route add 10.9.0.0/24 dev eth0"},
+		"two networks":         {"10.9.1.1/24", "10.9.2.2/24", "route add 10.9.0.0/16 dev eth0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLAN(t)
+			a, b := l.host(c.a).withoutIPv6(), l.host(c.b).withoutIPv6()
+			if c.routes != "" {
+				a.ip(c.routes)
+				b.ip(c.routes)
+			}
+			ann, bob := a.node("Ann"), b.node("Bob")
+			ann.sees(slack(time.Second), ` \* Bob@10.9.\d.2 joined$`)
+			bob.sees(slack(time.Second), ` \* Ann@10.9.\d.1 joined$`)
+			connected(slack(time.Second), 2, a, b)
+		})
+	}
+}
+
+// TestLabOneSubnetBehindTwoInterfaces: IPv4 has one way to a subnet, and the
+// nodes beyond the other interface are reached over IPv6.
+func TestLabOneSubnetBehindTwoInterfaces(t *testing.T) {
+	t.Parallel()
+	west, east := newLAN(t), newLAN(t)
+	a, c := west.host("10.9.0.1/24"), east.host("10.9.0.1/24")
+	b := west.host("10.9.0.2/24")
+	east.plug(b, "10.9.0.3/24")
+	ann, bob, cid := a.node("Ann"), b.node("Bob"), c.node("Cid")
+	bob.sees(slack(6*time.Second), ` Ann@\S+ joined$`)
+	bob.sees(slack(6*time.Second), ` Cid@\S+ joined$`)
+	ann.say("from the west")
+	cid.hears(slack(3*time.Second), 1, ": from the west")
+	connected(slack(time.Second), 2*2, a, b, c)
+	undisturbed(ann, bob, cid)
+}
+
+// TestLabBindTakesAnyAddress: a node is where -bind says.
+func TestLabBindTakesAnyAddress(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	a := l.host("10.9.0.1/24 fe80::1/64 fd00::1/64")
+	b := l.host("10.9.0.2/24 fe80::2/64 fd00::2/64")
+	bob := b.node("Bob").up()
+	for bind, want := range map[string]string{
+		"fe80::1%eth0": "fe80::1%eth0", "fd00::1": "fd00::1", "10.9.0.1": "10.9.0.1", "::ffff:10.9.0.1": "10.9.0.1",
+	} {
+		ann := a.node("Ann", "-bind", bind, "-wait", "5s")
+		where := regexp.QuoteMeta(want)
+		bob.sees(slack(2*time.Second), ` \* Ann@`+where+` joined$`)
+		ann.sees(slack(2*time.Second), ` \* Bob@\S+ joined$`)
+		ann.say("/exit")
+		ann.ends(slack(time.Second), 0)
+		bob.sees(slack(time.Second), ` \* Ann@`+where+` left$`)
+	}
+	home := []*proc{a.node("Cid", "-bind", "::1", "-port", "7799"), a.node("Dora", "-bind", "::1", "-port", "7799")}
+	home[0].sees(slack(2*time.Second), ` \* Dora@\[?::1\S* joined$`)
+	home[1].sees(slack(2*time.Second), ` \* Cid@\[?::1\S* joined$`)
+	eve := b.node("Eve", "-bind", "fe80::2%eth0", "-port", "7801", "-peer", "[fe80::1%eth0]:7801")
+	fay := a.node("Fay", "-bind", "fe80::1%eth0", "-port", "7801")
+	eve.sees(slack(3*time.Second), ` \* Fay@fe80::1%eth0 joined$`)
+	fay.sees(slack(3*time.Second), ` \* Eve@fe80::2%eth0 joined$`)
+}
+
+// TestLabZoneIsOfTheReader: a link-local address that a third tells is good
+// on the link on which the third itself is reached.
+func TestLabZoneIsOfTheReader(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	a, b, c := l.host("fe80::1/64"), newHost(t), l.host("fe80::3/64")
+	newLAN(t).plug(b, "10.77.0.1/24") // so that the link has another name there
+	l.plug(b, "fe80::2/64")
+	a.drops("meta l4proto udp ip6 saddr fe80::3")
+	c.drops("meta l4proto udp ip6 saddr fe80::1")
+	ann, cid := a.node("Ann").up(), c.node("Cid").up()
+	bob := b.node("Bob")
+	bob.sees(slack(2*time.Second), ` \* Ann@fe80::1%eth1 joined$`)
+	bob.sees(slack(2*time.Second), ` \* Cid@fe80::3%eth1 joined$`)
+	connected(slack(4*time.Second), 3*2, a, b, c)
+	ann.say("/members")
+	ann.sees(slack(time.Second), ` \* member Cid@\[fe80::3%eth0\]:7700 since `)
+	cid.say("/members")
+	cid.sees(slack(time.Second), ` \* member Ann@\[fe80::1%eth0\]:7700 since `)
+}
+
+// TestLabOddInterfaceNames: a zone breaks no line.
+func TestLabOddInterfaceNames(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	a, b := l.host("fe80::1/64"), l.host("fe80::2/64")
+	a.ip("link set eth0 down", "link set eth0 name lan(1)", "addr add fe80::1/64 dev lan(1) nodad", "link set lan(1) up")
+	ann, bob := a.node("Ann"), b.node("Bob")
+	ann.sees(slack(2*time.Second), ` \* Bob@fe80::2%\d+ joined$`)
+	bob.sees(slack(2*time.Second), ` \* Ann@fe80::1%eth0 joined$`)
+	who := strings.Fields(ann.screen()[0])[1]
+	ann.say("@" + who + " hello")
+	bob.sees(slack(time.Second), ` Ann@fe80::1%eth0 -> me: hello$`)
+}
+
+// TestLabHintNamesWhatCarriesNothing: where broadcasts don't pass, -peer helps.
+func TestLabHintNamesWhatCarriesNothing(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	var commands []string
+	for i := range 20 {
+		commands = append(commands, fmt.Sprintf("link add veth%d type veth peer name htev%d", i, i), fmt.Sprintf("link set veth%d up", i),
+			fmt.Sprintf("addr add 10.9.%d.1/24 dev veth%d", i, i))
+	}
+	h.ip(commands...)
+	if _, err := os.Stat("/dev/net/tun"); err == nil {
+		output(t, "", "ip", "-n", h.name, "tuntap", "add", "dev", "tun0", "mode", "tun")
+		h.ip("addr add 10.8.0.1/24 dev tun0", "link set tun0 up")
+	}
+	hint := h.node("Ann").complains(slack(6*time.Second), "nobody here yet")
+	if len(hint) > 400 || !strings.Contains(hint, " more") {
+		t.Errorf("the hint is %d bytes long: %s", len(hint), hint)
+	}
+	if _, err := os.Stat("/dev/net/tun"); err == nil && !strings.Contains(hint, "not on tun0, where broadcasts don't pass: name a node there with -peer") {
+		t.Errorf("the hint doesn't say what to do about tun0: %s", hint)
+	}
+}
+
+// Of two interfaces in one subnet one loses its cable, and with it IPv4 loses
+// its only way; IPv6 takes the other one.
+func oneCableOfTwoMayGo(t *testing.T) {
+	l := newLAN(t)
+	a, b := l.host("10.9.0.1/24"), l.host("10.9.0.2/24")
+	l.plug(b, "10.9.0.3/24")
+	ann, bob := a.node("Ann"), b.node("Bob")
+	ann.sees(slack(3*time.Second), ` \* Bob@\S+ joined$`)
+	bob.sees(slack(3*time.Second), ` \* Ann@\S+ joined$`)
+	time.Sleep(2 * time.Second) // until the addresses of IPv6 may be used
+	b.cables[0].out()
+	began := time.Now()
+	ann.say("is one cable enough?")
+	bob.say("it is")
+	bob.hears(slack(9*time.Second), 1, ": is one cable enough?")
+	ann.hears(slack(9*time.Second)-time.Since(began), 1, ": it is")
+	t.Logf("whole again after %v", time.Since(began))
+	undisturbed(ann, bob)
+	b.cables[0].in()
+	time.Sleep(3 * time.Second)
+	ann.say("still there?")
+	bob.hears(slack(3*time.Second), 1, ": still there?")
+	connected(slack(8*time.Second), 2, a, b)
 }

@@ -173,6 +173,7 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		fmt.Fprintln(stdout, "p2pchat", info.Main.Version)
 		return nil, flag.ErrHelp
 	}
+	cfg.bind = plainAddr(cfg.bind)
 	var empty string // of a value such as "$UNSET", which would mean the contrary of what was wanted
 	fs.Visit(func(f *flag.Flag) {
 		if slices.Contains([]string{"bind", "secret", "peers", "history"}, f.Name) && f.Value.String() == "" {
@@ -190,8 +191,10 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		return nil, usagef("%q is no name: %v; choose another", names[0], validOwnName(names[0]))
 	case *port < 1 || *port > 65535:
 		return nil, usagef("there is no port %d; choose one from 1 to 65535", *port)
-	case cfg.bind.IsValid() && !cfg.bind.Is4():
-		return nil, usagef("-bind %v: broadcasts are IPv4; give an IPv4 address", cfg.bind)
+	case cfg.bind.IsUnspecified() || cfg.bind.IsMulticast():
+		return nil, usagef("-bind %v is no address of one interface; give one, or leave -bind out for all of them", cfg.bind)
+	case lacksZone(cfg.bind):
+		return nil, usagef("-bind %v: %w", cfg.bind, errNoZone)
 	case cfg.wait < 0 || cfg.idle < 0:
 		return nil, usagef("a duration can't be negative; write it as 3s or 500ms")
 	}
@@ -221,16 +224,24 @@ func parseSize(s string) (int64, error) {
 	return n * unit, nil
 }
 
+var errNoZone = errors.New("every interface has such addresses; write the name of the one behind it, as in fe80::1%eth0")
+
 // parseAddr reads IP or IP:PORT.
 func parseAddr(s string, port uint16) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddrPort(s); err == nil && a.Port() > 0 {
-		return a, nil
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 {
+		var ip netip.Addr
+		ip, err = netip.ParseAddr(s)
+		a = netip.AddrPortFrom(ip, port)
 	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q is not an address; write it as 192.168.0.7 or 192.168.0.7:7700", s)
+	a = netip.AddrPortFrom(plainAddr(a.Addr()), a.Port())
+	switch {
+	case err != nil:
+		return a, fmt.Errorf("%q is not an address; write it as 192.168.0.7 or 192.168.0.7:7700, fe80::1%%eth0 or [fe80::1%%eth0]:7700", s)
+	case lacksZone(a.Addr()):
+		return a, fmt.Errorf("%s: %w", s, errNoZone)
 	}
-	return netip.AddrPortFrom(a, port), nil
+	return a, nil
 }
 
 // readPeers reads the table of nodes.
@@ -370,7 +381,7 @@ func (a *app) run() int {
 	a.n.targets, a.n.idle, a.n.patience = a.cfg.targets, a.cfg.idle, a.cfg.wait
 	a.n.announce, a.n.warn = d.announceSoon, a.v.say
 	if a.cfg.bind.IsValid() {
-		a.n.dial = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: a.cfg.bind.AsSlice()}}).DialContext
+		a.n.dial = (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.cfg.bind, 0))}).DialContext
 	}
 	if a.cfg.verbose {
 		a.n.logf = a.v.say
@@ -461,8 +472,8 @@ func namesZone(tz, local string) bool {
 // hint says what to try when nobody was found.
 func (a *app) hint(d *discovery) {
 	if a.n.alone() {
-		a.v.say("nobody here yet, announced to %v; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
-			d.destinations(), a.cfg.port)
+		a.v.say("nobody here yet, announced to %s; check that others run p2pchat with the same -port and secret and that no firewall stops UDP and TCP port %d, or name a node with -peer",
+			d.announced(), a.cfg.port)
 	}
 }
 
@@ -471,6 +482,9 @@ func (a *app) hint(d *discovery) {
 func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	if a.cfg.history == "" {
 		return nil
+	}
+	if info, err := os.Stat(a.cfg.history); err == nil && !info.Mode().IsRegular() { // a FIFO has no end
+		return errors.New("it is no file")
 	}
 	f, err := os.OpenFile(a.cfg.history, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -484,18 +498,37 @@ func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	if damaged > 0 {
 		a.v.say("%d bytes of %s are damaged and were left out; the rest is there", damaged, a.cfg.history)
 	}
+	var first []byte
 	if info, err := f.Stat(); err == nil && info.Size() < int64(len(fileHeader)) {
-		f.WriteString(fileHeader[info.Size():]) // an error shows again at the first record
+		first = []byte(fileHeader[info.Size():])
 	}
-	f.Write(appendRecord(nil, record{typ: recordRoom, author: room})) // likewise
+	first = appendRecord(first, record{typ: recordRoom, author: room})
 	c := a.h.newCursor()
 	a.saving.Go(func() {
 		defer f.Close()
-		if err := a.h.save(ctx, c, f); err != nil {
-			a.v.say("cannot write the history: %v; the chat goes on without it", err)
-		}
+		a.h.save(ctx, c, first, wholly{f}, func(err error) { // of which it has told when it returns an error
+			if err != nil {
+				a.v.say("cannot write the history: %v; the chat goes on without it, until there is room again", err)
+			} else {
+				a.v.say("the history is written again; what -keep has dropped meanwhile is not in it")
+			}
+		})
 	})
 	return nil
+}
+
+// A wholly is a file to which a Write appends all or nothing, as far as the system
+// allows.
+type wholly struct{ *os.File }
+
+func (f wholly) Write(b []byte) (n int, err error) {
+	if n, err = f.File.Write(b); err == nil || n == 0 {
+		return n, err
+	}
+	if info, err := f.Stat(); err == nil {
+		f.Truncate(info.Size() - int64(n)) // what can't be cut off shows as damage
+	}
+	return 0, err
 }
 
 // serve waits for a reason to leave, of which one is that printing ended, and
@@ -805,6 +838,9 @@ func maybePrivate(line []byte) bool {
 	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && line[i-1] != ' ' && !bytes.ContainsAny(line[:i], forbidden) {
 		return true
 	}
+	if len(line) == 0 || line[0] > ' ' && line[0] < utf8.RuneSelf {
+		return len(line) > 0 && line[0] == '@' // most lines: this costs nothing
+	}
 	return bytes.HasPrefix(bytes.TrimLeftFunc(line, isBlank), []byte{'@'})
 }
 
@@ -899,6 +935,9 @@ func (a *app) members() {
 		}
 		lines = append(lines, fmt.Sprintf("member %s@%v %ssince %s", m.name, m.addr, idle, m.since.Format(stampLayout)))
 	}
+	for _, m := range a.n.beyond() {
+		lines = append(lines, fmt.Sprintf("member %s@%v? through %s since %s", m.name, m.addr, m.through, m.since.Format(stampLayout)))
+	}
 	a.show(answer(lines...))
 }
 
@@ -932,6 +971,11 @@ func (a *app) direct(ctx context.Context, s string) {
 	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || !a.resembles(s)) { // it may be about to come
 		a.n.wait(ctx)
 		to, who, text, known = a.who(s)
+	}
+	if far, _, _, _ := whoOf(s, a.n.beyond()); len(to) == 0 && len(far) > 0 {
+		a.refuse("%s@%v? is not connected with this node: it is heard through %s alone, and a direct message goes to its receiver alone; write to one who is connected: %s",
+			far[0].name, far[0].addr, far[0].through, candidates(a.n.members()))
+		return
 	}
 	publicly := "a second @"
 	if s[0] != '@' {
@@ -972,13 +1016,18 @@ func candidates(all []member) string {
 // longest WHO that fits. known says that WHO is a name, though nobody who is
 // connected may bear it.
 func (a *app) who(s string) (to []member, who, text string, known bool) {
+	return whoOf(s, a.n.members())
+}
+
+// whoOf is who among all of those.
+func whoOf(s string, all []member) (to []member, who, text string, known bool) {
 	s, at := strings.CutPrefix(s, "@")
 	end := " " // of WHO
 	if !at {
 		end = "/"
 	}
 	who, _, _ = strings.Cut(s, end) // unless a longer one fits
-	for _, m := range a.n.members() {
+	for _, m := range all {
 		here, forms := m.id != (nodeID{}), m.aliases
 		if here {
 			forms = append(forms, m.name)

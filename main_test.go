@@ -260,3 +260,45 @@ func FuzzParseArgs(f *testing.F) {
 		}
 	})
 }
+
+// TestAddressesAreReadInEveryForm: of both families, with and without a port.
+func TestAddressesAreReadInEveryForm(t *testing.T) {
+	t.Parallel()
+	for written, want := range map[string]string{
+		"192.168.0.7":             "192.168.0.7:7700",
+		"192.168.0.7:9":           "192.168.0.7:9",
+		"::ffff:192.168.0.7":      "192.168.0.7:7700",
+		"[::ffff:192.168.0.7]:9":  "192.168.0.7:9",
+		"fd00::7":                 "[fd00::7]:7700",
+		"fd00::7%eth0":            "[fd00::7]:7700",
+		"[::1]:9":                 "[::1]:9",
+		"fe80::7%eth0":            "[fe80::7%eth0]:7700",
+		"[fe80::7%eth0.5_x-1]:9":  "[fe80::7%eth0.5_x-1]:9",
+		"fe80::7":                 "",
+		"[fe80::7]:9":             "",
+		"fe80::7%no such (thing)": "",
+		"[fd00::7]":               "",
+		"[fd00::7]:0":             "",
+		"fd00::7:":                "",
+	} {
+		got, err := parseAddr(written, 7700)
+		switch {
+		case want == "" && err == nil:
+			t.Errorf("%q is read as %v", written, got)
+		case want == "" && !strings.Contains(err.Error(), "write "):
+			t.Errorf("%q is refused without a remedy: %v", written, err)
+		case want != "" && (err != nil || got.String() != want):
+			t.Errorf("%q is read as %v, %v, want %s", written, got, err, want)
+		}
+	}
+	for bind, want := range map[string]string{"fe80::1%eth0": "fe80::1%eth0", "::1": "::1", "::ffff:127.0.0.1": "127.0.0.1", "fd00::1%eth0": "fd00::1"} {
+		if cfg, err := parseArgs([]string{"-bind", bind, "Alex"}, io.Discard); err != nil || cfg.bind.String() != want {
+			t.Errorf("-bind %s: %v, %v", bind, cfg, err)
+		}
+	}
+	for _, bind := range []string{"fe80::1", "::", "0.0.0.0", "ff02::1%eth0", "224.0.0.1"} {
+		if _, err := parseArgs([]string{"-bind", bind, "Alex"}, io.Discard); err == nil {
+			t.Errorf("-bind %s is taken", bind)
+		}
+	}
+}

@@ -65,6 +65,7 @@ const (
 	tellGap     = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
 	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
 
+	familyGap        = 300 * time.Millisecond // before a node of which we know an IPv6 address alone is dialed: its quick beacons come 250 ms apart
 	dialJoin         = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
 	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	dialAgain        = 10 * time.Millisecond  // after a broken connection could not be made again
@@ -77,7 +78,6 @@ const (
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
 	trial            = 3 * time.Second        // of a source that still brings something, before another has its turn
-	maxBackoff       = 5                      // doublings of it, where much is lacking, for a peer that brings nothing
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
 	gapPatience      = 2 * time.Second        // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
 	healPatience     = 5 * time.Second        // if we hold posts from before the gap: a link that was cut is used again within it
@@ -90,14 +90,10 @@ const (
 	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
 	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
 	workSlice    = 256                    // entries of a frame between two looks at the time
-	workPerFrame = 5 * time.Microsecond   // about what a frame costs that we didn't want
-	workPerByte  = 3 * time.Nanosecond    // and each byte of it
-	workPerEntry = 1 * time.Microsecond   // each entry of a HAVE or WANT
-	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
-	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
-	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed
-	workPerTurn  = 1 * time.Millisecond   // a handshake that somebody else begins
-	longestPause = time.Second            // before a reader looks again whether it may go on
+	workPerByte  = 3 * time.Nanosecond    // to read a frame from the network
+	workPerFrame = 5 * time.Microsecond
+	workToGreet  = time.Millisecond // a handshake that somebody else begins
+	longestPause = time.Second      // before a reader looks again whether it may go on
 
 	forgetLost      = time.Hour             // after which a lost node that direct messages never passed with is no longer dialed
 	maxHandshakes   = 256                   // under way at once; a handshake takes a few milliseconds
@@ -107,21 +103,14 @@ const (
 	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
 	maxDialsPerAddr = 4                     // of these to one address
 	maxJoined       = 4                     // attempts at once to connect with a node that we met before
-	blameWait       = 15 * time.Millisecond // between two such dials to one host, for each that failed of late there, or because of what it told
+	blameWait       = 15 * time.Millisecond // between two such dials to one host, or told of by one, for each that failed of late; but for what a host tells of itself
 	mostBlameWait   = 2 * time.Second
 	maxContacts     = 4096    // nodes that we know of
 	maxStrays       = 100     // nodes that nobody may bring any more, looked for at each tick
 	maxEarly        = 16      // sightings of one author that wait for its join
-	vectorPart      = 2048    // authors of our vector that a peer hears of before it asks us to go on
-	mostClaims      = 4096    // of a peer that we remember
-	maxClaims       = 1 << 15 // of all peers together
-	fewClaims       = 256     // of each, however many peers there are
-	maxSubs         = 4096    // feeds that a peer may ask for
-	maxSources      = 2048    // feeds of absent authors that we stay subscribed to
-	maxTelling      = 1 << 13 // authors that a peer is to hear of one by one; when there are more it hears our vector anew
-	planAtOnce      = 512     // authors of whom something is lacking, beyond which each is looked at once a second
-	planMost        = 100_000 // claims that are looked at in a tick
+	maxTheirs       = 1 << 17 // authors that a peer may announce
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
+	maxLooks        = 1000    // at authors of whom something is missing, at once
 	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
@@ -167,25 +156,10 @@ type outside struct {
 
 // An exchange is what of the feeds is still to be had, and to be told.
 type exchange struct {
-	lacking map[nodeID]lacked   // authors of whom somebody may have more than we
-	sources map[nodeID]*source  // who sends us a feed
-	news    map[nodeID]bulletin // what peers are to hear of
+	lacking map[nodeID]time.Time // authors of whom somebody may have more than we, and since when
+	sources map[nodeID]*source   // who sends us a feed
+	news    map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
 	gather  gather
-
-	offers   []offer // memory that decideLocked uses again
-	offering []*conn // likewise
-}
-
-// A lacked says since when we know that we lack something.
-type lacked struct {
-	since time.Time
-	again time.Time // we needn't look for somebody to ask before
-}
-
-// A bulletin is news of an author: we took posts of it.
-type bulletin struct {
-	cameWent bool    // it came or went
-	known    []*conn // peers that had these posts
 }
 
 // An outcome is what became of what we said.
@@ -207,6 +181,8 @@ type notices struct {
 type pulse struct {
 	tickAt   time.Time
 	wokeAt   time.Time // when a tick last came late
+	shown    time.Time // what the clock showed at the last tick
+	shownAt  time.Time // when that was, with its monotonic part
 	planAt   time.Time // when we last looked whom to ask for what
 	toldAt   time.Time // when peers last heard the news
 	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
@@ -259,10 +235,7 @@ type conn struct {
 	// guarded by n.mu
 	work     tab              // that the peer made us do
 	theirs   map[nodeID]claim // what the peer has
-	complete bool             // its vector is in, or the first part of it
-	more     bool             // it waits for our word to go on with its vector
-	toldAll  bool             // its vector has ended
-	dropped  bool             // we had no room for something in it
+	complete bool             // its whole vector is in
 	chatAt   time.Time        // when it last carried chat
 	ackedAt  time.Time        // when it last acknowledged, or began to lag
 	bye      byte             // why we are about to end it; 0: we aren't
@@ -278,8 +251,8 @@ type conn struct {
 	bulkOf nodeID // likewise: and whose posts they are
 	posted int    // likewise: bytes in the bodies of all POSTS and PART that it has composed
 
-	debt time.Duration // the reader's own: the work that the peer has still to pay for
-	part []byte        // likewise: the pieces of a run so far
+	began time.Time // the reader's own: from when on the peer has not paid for our work
+	part  []byte    // likewise: the pieces of a run so far
 	incoming
 }
 
@@ -302,12 +275,9 @@ type incoming struct {
 // A telling is what a peer is still to be told by HAVE.
 type telling struct {
 	authors map[nodeID]bool // of whom it should hear what we have
-	asked   bool            // the next part of our vector is due
-	after   nodeID          // the last author of the part before; zero: there was none
-	flag    byte            // of the HAVE that tells of the last of authors: our vector, or a part of it, ends there
-	toldAll bool            // our vector was told to its end
-	goOn    bool            // the peer is to go on with its own
+	greet   bool            // part of our vector is among them
 	beat    bool            // a HAVE is due, though there be nothing to tell
+	clock   bool            // so is another HELLO, for our clock has jumped
 	got     bool            // so is a GOT
 	arrived int64           // for it: bytes in the bodies of all POSTS and PART that came
 }
@@ -329,11 +299,11 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		id: h.self, tls: tlsConfig(key), room: r, port: port, roomPort: roomPort, history: h,
 		outside:  outside{new(net.Dialer).DialContext, func() {}, func(string, ...any) {}, func(string, ...any) {}},
 		changed:  make(chan struct{}),
-		roster:   roster{conns: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, asleep: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
-		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
+		roster:   roster{conns: map[nodeID]*conn{}, rested: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
+		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}},
 		outcome:  outcome{metAt: now},
 		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
-		clock:    pulse{tickAt: now},
+		clock:    pulse{tickAt: now, shown: h.clock().Round(0), shownAt: now},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -548,7 +518,7 @@ func (n *node) dismissLocked(c *conn) {
 // endpoint that names one.
 func addrOf(a net.Addr) netip.AddrPort {
 	ap, _ := netip.ParseAddrPort(a.String())
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	return netip.AddrPortFrom(plainAddr(ap.Addr()), ap.Port())
 }
 
 // shake does the handshake, once its turn has come: TLS, both proofs, HELLO, and registers the
@@ -701,7 +671,8 @@ func (n *node) register(c *conn, x hello) error {
 	c.theirs, c.subs, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]want{}
 	c.ackedAt, c.chatAt = now, now
 	n.moveLocked(ct, up, c)
-	ct.addr, ct.fails, ct.heardAt = c.addr, 0, now
+	ct.learn(c.addr)
+	ct.fails, ct.heardAt = 0, now
 	if !ct.isMet() {
 		ct.metAt = now
 		n.doubtLocked(ct)
@@ -714,8 +685,7 @@ func (n *node) register(c *conn, x hello) error {
 	if n.leaving {
 		c.bye = byeLeaving // so that it hears our goodbye, and doesn't take us for lost
 	}
-	c.telling.got = true
-	c.greetLocked()
+	n.greetLocked(c)
 	n.welcomeLocked(c, x)
 	return nil
 }
@@ -724,7 +694,7 @@ func (n *node) register(c *conn, x hello) error {
 // the address where ct, a new one, is: it may have taken its place.
 func (n *node) doubtLocked(ct *contact) {
 	for _, o := range n.contacts {
-		if o != ct && o.tie == up && o.addr == ct.addr {
+		if o != ct && o.tie == up && o.conn.addr == ct.conn.addr {
 			o.dialAt = time.Time{}
 			n.moveLocked(o, suspect, o.conn)
 			n.dialLocked(o)
@@ -732,33 +702,19 @@ func (n *node) doubtLocked(ct *contact) {
 	}
 }
 
-// greetLocked has the peer hear our whole vector, from its beginning: all of whom
-// we hold posts, or whom we are connected with.
-func (c *conn) greetLocked() {
-	n, t := c.n, &c.telling
-	t.authors = map[nodeID]bool{n.id: true, c.peer: true}
+// greetLocked has the peer hear our whole vector: all of whom we hold posts,
+// or whom we are connected with.
+func (n *node) greetLocked(c *conn) {
+	c.telling = telling{authors: map[nodeID]bool{}, greet: true, got: true}
+	for author := range n.history.vector() {
+		c.telling.authors[author] = true
+	}
 	for id, ct := range n.contacts {
 		if ct.conn != nil {
-			t.authors[id] = true
+			c.telling.authors[id] = true
 		}
 	}
-	t.asked, t.after, t.flag, t.toldAll = true, nodeID{}, 0, false
 	wake(c.wake)
-}
-
-// nextPartLocked has the peer hear the next part of our vector. To look for it is
-// work which the peer made us do.
-func (c *conn) nextPartLocked() {
-	n, t := c.n, &c.telling
-	part, more := n.history.authors(t.after, vectorPart)
-	for _, author := range part {
-		t.authors[author] = true
-		t.after = author
-	}
-	if t.asked, t.flag = false, haveComplete; more {
-		t.flag = havePart
-	}
-	n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
 }
 
 // retireLocked lets go of a connection that a fresh one replaces. It is not
@@ -781,23 +737,84 @@ func (n *node) admitsLocked(addr netip.Addr) bool {
 	return len(n.conns) < maxConns && same < maxConnsPerAddr
 }
 
+// provenLocked returns where we reached the peer of c. The port of a peer that
+// dialed us is its own word. If another node is connected at the same port of the
+// same address, that is proven for whom we dialed there, or else for the other:
+// for neither of two nodes the address of the other is shown.
+func (n *node) provenLocked(c *conn) netip.AddrPort {
+	for _, o := range n.conns {
+		switch {
+		case o == c || o.addr != c.addr:
+		case !c.dialed:
+			return netip.AddrPort{}
+		case !o.dialed:
+			n.history.reached(o.peer, netip.AddrPort{}, "")
+		}
+	}
+	return c.addr
+}
+
 // welcomeLocked tells the history and the user that the peer is here.
 func (n *node) welcomeLocked(c *conn, x hello) {
-	n.history.reached(c.peer, c.addr, x.name)
+	n.history.reached(c.peer, n.provenLocked(c), x.name)
 	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
 		now := time.Now()
 		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: now, severalAt: now}
 		n.history.hold()
 	}
+	c.compareClocksLocked(x)
+	n.changedLocked()
+	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
+}
+
+// compareClocksLocked notes by how much the peer's clock, as it says, is ahead of
+// ours.
+func (c *conn) compareClocksLocked(x hello) {
+	n := c.n
 	ahead := time.UnixMicro(x.time).Sub(n.history.clock())
 	c.ahead = min(max(ahead, -clockLimit), clockLimit)
 	if c.ahead != ahead {
 		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two",
 			n.label(c.peer), ahead.Abs().Round(time.Second))
 	}
-	n.changedLocked()
-	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
+}
+
+// watchClockLocked notices when our own clock jumps, which it does if somebody sets
+// it, and tells the user and the peers. What the clock shows is compared with the
+// time that has really passed, which the monotonic part of now knows.
+func (n *node) watchClockLocked(now time.Time) {
+	clock := n.history.clock().Round(0) // without the monotonic part
+	jump := clock.Sub(n.clock.shown) - now.Sub(n.clock.shownAt)
+	n.clock.shown, n.clock.shownAt = clock, now
+	if jump.Abs() <= clockLimit {
+		return
+	}
+	ahead := n.history.clockJumped()
+	how, then := "went forward by %v, or the machine slept", "lines go on from there"
+	if jump < 0 {
+		how = "went back by %v"
+	}
+	if ahead > 0 {
+		then = fmt.Sprintf("what was said here last is stamped %v later than that, and what is said until then comes right behind it", ahead.Round(time.Second))
+	}
+	n.warn("the clock of this machine "+how+"; %s", jump.Abs().Round(time.Second), then)
+	for _, c := range n.conns {
+		c.ahead = min(max(c.ahead-jump, -clockLimit), clockLimit)
+		c.telling.clock = true
+		wake(c.wake)
+	}
+}
+
+// handleHello takes the HELLO by which a peer tells that its clock has jumped.
+func (c *conn) handleHello(body []byte) error {
+	x, err := parseHello(body)
+	if err == nil {
+		c.n.mu.Lock()
+		defer c.n.mu.Unlock()
+		c.compareClocksLocked(x)
+	}
+	return err
 }
 
 // detachLocked takes c out of everything that is sent or asked for.
@@ -844,7 +861,7 @@ func (n *node) unregister(c *conn, err error) {
 		n.loseLocked(ct, false)
 	case n.history.about(c.peer).state == left || goodbye:
 		n.moveLocked(ct, away, nil)
-		ct.addr = netip.AddrPort{} // nothing is there to be dialed
+		ct.addr, ct.spare = netip.AddrPort{}, netip.AddrPort{} // nothing is there to be dialed
 	default:
 		n.moveLocked(ct, broken, nil)
 		n.redialLocked(ct)
@@ -856,8 +873,8 @@ func (n *node) unregister(c *conn, err error) {
 // not lost.
 func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
-	n.news[ct.id] = bulletin{cameWent: true}
-	if gone || n.heardThroughLocked(ct.id) == nil {
+	n.news[ct.id] = true
+	if gone || n.throughLocked(ct.id) == nil {
 		n.sawOwnLocked(ct.id, post{kind: kindLost})
 	}
 }
@@ -880,26 +897,11 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 	if met && !probe {
 		most = maxJoined
 	}
-	var found nodeID
-	var err error
+	var a attempt
 	for again, wait := true, dialAgain; again; wait *= 2 {
-		found, err = n.firstOf(most, func() (found nodeID, err error) {
-			raw, err := n.dial(ctx, "tcp", addr.String())
-			n.answered(ct, err)
-			switch {
-			case err != nil:
-				n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
-				cancel() // nobody listens there
-			case probe:
-				err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
-				raw.Close()
-			default:
-				found, err = n.serve(raw, true, ct.id)
-			}
-			return found, err
-		})
+		a = n.firstOf(ctx, ct, addr, most, probe)
 		n.mu.Lock()
-		again = err != nil && (ct.tie == broken || ct.tie == waking) && ctx.Err() == nil && !n.isGoneLocked(ct, found, err)
+		again = a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a.found, a.err)
 		n.mu.Unlock()
 		if again {
 			n.pause(wait)
@@ -907,42 +909,96 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.dialedLocked(ct, found, err)
-	return err
+	n.dialedLocked(ct, a.found, a.err)
+	return a.err
 }
 
-// firstOf returns how the first of several attempts ends. While none has ended,
-// another one joins after each dialJoin, but no more than most: where packets
-// vanish by chance, each connection waits longer and longer to repeat one.
-func (n *node) firstOf(most int, attempt func() (nodeID, error)) (found nodeID, err error) {
-	ended, over := make(chan func()), make(chan struct{})
+// An attempt is how an attempt to connect with a node ended.
+type attempt struct {
+	found    nodeID // who is there, as far as that is known
+	answered bool   // somebody listens there
+	err      error
+}
+
+// firstOf returns how the first attempt ends that succeeds, or else the last one.
+// The first is made at addr. Another one, at the node's address of the other
+// family if one is known by then, follows when that fails. While none has ended,
+// another one joins after each dialJoin, by turns at the two addresses, but no more
+// than most beside the first at each address: where packets vanish by chance, each
+// connection waits longer and longer to repeat one.
+func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, most int, probe bool) (last attempt) {
+	ended, over := make(chan attempt), make(chan struct{})
 	defer close(over)
 	join := time.NewTicker(dialJoin)
 	defer join.Stop()
-	for i := 0; ; i++ {
-		if i < most {
-			n.wg.Go(func() {
-				id, e := attempt()
-				select {
-				case ended <- func() { found, err = id, e }:
-				case <-over:
-				}
-			})
-		}
+	begun, underWay := map[netip.AddrPort]bool{}, 0
+	begin := func(addr netip.AddrPort) {
+		begun[addr], most, underWay = true, most-1, underWay+1
+		n.wg.Go(func() {
+			a := n.attempt(ctx, ct, addr, probe)
+			select {
+			case ended <- a:
+			case <-over:
+			}
+		})
+	}
+	begin(addr)
+	for turn := addr; underWay > 0; {
+		failed := false
 		select {
-		case take := <-ended:
-			take()
-			return found, err
+		case a := <-ended:
+			underWay--
+			a.answered = a.answered || last.answered
+			if last = a; n.settles(ct, a) {
+				return last
+			}
+			failed = true
 		case <-join.C:
 		}
+		n.mu.Lock()
+		other := ct.besides(turn)
+		n.mu.Unlock()
+		if other.IsValid() {
+			turn = other
+		}
+		if !begun[turn] || most > 0 && !failed {
+			begin(turn)
+		}
 	}
+	return last
 }
 
-// answered notes that somebody listens at the address of ct, a suspect.
-func (n *node) answered(ct *contact, err error) {
+// settles says whether no other attempt to connect with the node of ct is needed.
+func (n *node) settles(ct *contact, a attempt) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err == nil && ct.tie == suspect && ct.reachedAt.IsZero() {
+	return a.err == nil || errors.Is(a.err, errDuplicate) || ct.isOwed() && n.isGoneLocked(ct, a.found, a.err)
+}
+
+// attempt makes one attempt to connect with the node of ct at addr, or as a probe
+// to find it alive.
+func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, probe bool) (a attempt) {
+	raw, err := n.dial(ctx, "tcp", addr.String())
+	if err != nil {
+		n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
+		return attempt{err: err}
+	}
+	n.answered(ct)
+	a.answered = true
+	if probe {
+		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
+		raw.Close()
+	} else {
+		a.found, a.err = n.serve(raw, true, ct.id)
+	}
+	return a
+}
+
+// answered notes that somebody listens at an address of ct, if that is a suspect.
+func (n *node) answered(ct *contact) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ct.tie == suspect && ct.reachedAt.IsZero() {
 		ct.reachedAt = time.Now()
 	}
 }
@@ -990,6 +1046,7 @@ func (n *node) tick() {
 		n.clock.wokeAt = now // who was itself stopped, or starved, can't tell who was silent meanwhile
 	}
 	n.clock.tickAt = now
+	n.watchClockLocked(now)
 	for _, c := range n.conns {
 		c.tickLocked(now)
 	}
@@ -1014,7 +1071,7 @@ func (n *node) tick() {
 	}
 	n.planLocked(now)
 	n.findStraysLocked(now)
-	n.gatherLocked(now)
+	n.gatherLocked(now, true)
 	if len(n.conns) > 0 {
 		n.metAt = now
 	}
@@ -1026,14 +1083,19 @@ func (n *node) tick() {
 // author will not send them. A connection that rests is opened for that, but
 // not for what its peer hears anyway.
 func (n *node) newsLocked() {
-	for author, b := range n.news {
+	for author, cameWent := range n.news {
 		for _, c := range n.conns {
-			if b.cameWent || c.lagsLocked(author) && !slices.Contains(b.known, c) {
+			if cameWent || c.lagsLocked(author) {
 				c.tellLocked(author)
 			}
 		}
-		for id, ct := range n.asleep {
-			if id != author && (b.cameWent && !ct.conn.theirs[author].addr.IsValid() || ct.conn.lagsLocked(author)) {
+	}
+	for id, ct := range n.contacts {
+		if ct.tie != resting {
+			continue
+		}
+		for author, cameWent := range n.news {
+			if id != author && (cameWent && !ct.conn.theirs[author].addr.IsValid() || ct.conn.lagsLocked(author)) {
 				n.rouseLocked(ct)
 			}
 		}
@@ -1113,13 +1175,16 @@ func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 	return alive
 }
 
-// moved is told which addresses this host has. A connection from one that is
-// gone is dead, though nobody has noticed yet.
+// moved is told which addresses this host has; none means that it isn't known.
+// A connection from one that is gone is dead, though nobody has noticed yet.
 func (n *node) moved(own []netip.Addr) {
+	if len(own) == 0 {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
-		local := addrOf(c.raw.LocalAddr()).Addr().WithZone("")
+		local := addrOf(c.raw.LocalAddr()).Addr()
 		if !local.IsLoopback() && !slices.Contains(own, local) {
 			c.raw.Close() // its reader notices, and dials anew
 		}
@@ -1138,118 +1203,58 @@ func (c *conn) endLocked(why byte) {
 
 // lackLocked notes that somebody may have more of author than we.
 func (n *node) lackLocked(author nodeID) {
-	if author == n.id {
+	if _, ok := n.lacking[author]; ok || author == n.id {
 		return
 	}
-	l, ok := n.lacking[author]
-	if !ok {
-		l.since = time.Now()
-		if s := n.sources[author]; s != nil {
-			s.since = l.since // restart noProgress: until now nothing was due
-		}
+	n.lacking[author] = time.Now()
+	if s := n.sources[author]; s != nil {
+		s.since = time.Now() // restart noProgress: until now nothing was due
 	}
-	n.lacking[author] = lacked{since: l.since}
 }
 
 // planLocked sees to it that every feed we lack posts of is asked for at one
-// peer that has them. Where so many are lacking that it takes long to look at
-// all, some have to wait.
+// peer that has them. What to do about each is decided by its lack.
 func (n *node) planLocked(now time.Time) {
+	l := lack{offers: make([]offer, 0, len(n.conns))}
+	peers := make([]*conn, 0, len(n.conns))
 	serving := map[*conn]bool{}
-	most := planMost / (len(n.conns) + planMost/4000)
-	for author, l := range n.lacking {
-		if s := n.sources[author]; s != nil {
-			serving[s.from] = true
+	for author, since := range n.lacking {
+		l.mine, l.waited, l.delay = n.history.about(author), now.Sub(since), n.delayLocked(author, now)
+		l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
+		l.offers, peers, l.source = l.offers[:0], peers[:0], -1
+		s := n.sources[author]
+		for _, c := range n.conns {
+			if s != nil && s.from == c {
+				l.source, l.over = len(peers), s.over
+				l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
+				serving[c] = true
+			}
+			if c.complete {
+				l.offers, peers = append(l.offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
+			} else if l.source == len(peers) {
+				l.source = -1 // nothing can be said of it yet
+			}
 		}
-		if most > 0 && !now.Before(l.again) {
-			most--
-			n.decideLocked(author, l, now)
+		do := l.decide()
+		if do.stalled {
+			claimed := s.from.theirs[author]
+			claimed.stalls++
+			s.from.theirs[author] = claimed
+		}
+		if do.settled {
+			delete(n.lacking, author)
+			if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
+				n.history.takeEarly(author)
+			}
+		}
+		if do.want.from > 0 {
+			n.askLocked(peers[do.ask], author, do.want)
 		}
 	}
 	for c := range serving {
 		c.served.busy += min(now.Sub(n.clock.planAt), tickEvery)
 	}
 	n.clock.planAt = now
-}
-
-// decideLocked asks a peer for what is lacking of author, if its lack decides so.
-func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
-	l := lack{mine: n.history.about(author), waited: now.Sub(since.since), delay: n.delayLocked(author, now), source: -1}
-	l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
-	s, offers, peers := n.sources[author], n.offers[:0], n.offering[:0]
-	for _, c := range n.conns {
-		if s != nil && s.from == c {
-			l.source, l.over = len(peers), s.over
-			l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
-		}
-		if c.complete {
-			offers, peers = append(offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
-		} else if l.source == len(peers) {
-			l.source = -1 // nothing can be said of it yet
-		}
-	}
-	l.offers, n.offers, n.offering = offers, offers, peers
-	do := l.decide()
-	if do.stalled {
-		claimed := s.from.theirs[author]
-		claimed.stalls++
-		s.from.theirs[author] = claimed
-	}
-	if do.settled {
-		delete(n.lacking, author)
-		if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
-			n.history.takeEarly(author)
-		}
-		n.tidyLocked(author, true)
-	} else if len(n.lacking) > planAtOnce {
-		since.again = now.Add(time.Second)
-		if do.want.from > 0 {
-			since.again = now.Add(noProgress << min(peers[do.ask].theirs[author].stalls, maxBackoff))
-		}
-		n.lacking[author] = since
-	}
-	if do.want.from > 0 {
-		n.askLocked(peers[do.ask], author, do.want)
-	}
-}
-
-// tidyLocked forgets what peers said to have of author, and we have as well. It
-// may still help to find out what became of the author, unless that is settled.
-func (n *node) tidyLocked(author nodeID, settled bool) {
-	mine := n.history.about(author)
-	if !settled && mine.state == present && !n.reachedLocked(author).IsValid() {
-		return
-	}
-	for _, c := range n.conns {
-		t, ok := c.theirs[author]
-		if !ok || author == c.peer || t.addr.IsValid() || t.last > mine.last {
-			continue
-		}
-		delete(c.theirs, author)
-		if b, told := n.news[author]; told && t.last == mine.last {
-			b.known = append(b.known, c)
-			n.news[author] = b
-		}
-		c.askOnLocked()
-	}
-}
-
-// spareLocked returns how many more claims of the peer we remember. Those of
-// nodes that we are connected with don't count.
-func (c *conn) spareLocked() int {
-	peers := len(c.n.conns)
-	return min(max(fewClaims, maxClaims/max(1, peers)), mostClaims) + peers - len(c.theirs)
-}
-
-// askOnLocked has the peer go on with its vector, as soon as there is room for
-// more; or begin anew, where there was none for something in it.
-func (c *conn) askOnLocked() {
-	if (c.more || c.dropped && c.toldAll) && c.spareLocked() >= min(max(fewClaims, maxClaims/max(1, len(c.n.conns))), mostClaims)/2 {
-		c.dropped = c.dropped && !c.toldAll
-		c.more, c.toldAll = false, false
-		c.telling.goOn = true
-		wake(c.wake)
-	}
 }
 
 // askLocked sends the peer of c a want of author's posts, and nobody else any
@@ -1278,7 +1283,7 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	switch {
 	case c != nil && c.complete:
 		return 0
-	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && ct.isMet() && n.throughLocked(author) != nil):
+	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
 		return askAfterBeacon
 	case n.throughLocked(author) != nil:
 		return askAfter
@@ -1288,9 +1293,7 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 
 // tellLocked has the peer hear what we have of author.
 func (c *conn) tellLocked(author nodeID) {
-	if c.telling.authors[author] = true; len(c.telling.authors) > maxTelling {
-		c.greetLocked()
-	}
+	c.telling.authors[author] = true
 	wake(c.wake)
 }
 
@@ -1309,27 +1312,34 @@ func (g *gather) came(bytes int, now time.Time) {
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
-// announced, or when too little has come for gatherPatience. What one peer
-// alone claims to have is waited for no longer than that while there is
-// something to print that came from others: one member, who may claim
-// anything, doesn't keep what they said from the screen.
-func (n *node) gatherLocked(now time.Time) {
+// announced, or when too little has come for gatherPatience. What only peers of
+// one host claim to have is waited for no longer than that while there is
+// something to print that came from others: one member, who may claim anything
+// under as many names as it likes, doesn't keep what they said from the screen.
+//
+// It asks whether all is in, and only if it is to be thorough whether it is
+// time to give up.
+func (n *node) gatherLocked(now time.Time, thorough bool) {
 	g := &n.gather
 	if g.done || g.from == "" {
 		return
 	}
-	var only *conn // who alone can bring what is missing
-	missing, several := false, false
-	awaiting := n.history.missing(func(author nodeID, last uint64) bool {
-		missing = true
+	var only *conn // who can bring what is missing, where all who can are of one host
+	missing, several, looks := false, false, 0
+	awaiting := n.history.eachMissing(func(author nodeID, last uint64) bool {
 		for _, c := range n.conns {
-			if c.theirs[author].last > last {
-				several = several || only != nil && only != c
+			if c.theirs[author].last > last || c.peer == author && c.vector > last {
+				missing = true
+				several = several || only != nil && only.addr.Addr() != c.addr.Addr()
 				only = c
 			}
 		}
-		return !several && len(n.conns) > 1
+		looks++
+		return looks < maxLooks && !several && (thorough || !missing)
 	})
+	if missing && !thorough {
+		return
+	}
 	others := false // brought more than their own join
 	for peer, count := range g.brought {
 		others = others || count > 1 && only != nil && peer != only.peer
@@ -1355,6 +1365,7 @@ func (c *conn) readLoop() error {
 		if typ == framePosts || typ == framePart || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
+		c.began = time.Now()
 		wanted, err := c.handle(typ, body)
 		if err != nil {
 			c.n.mu.Lock()
@@ -1365,35 +1376,34 @@ func (c *conn) readLoop() error {
 			return err
 		}
 		if !wanted {
-			c.debt += workPerFrame + time.Duration(len(body))*workPerByte
-		}
-		if c.debt != 0 {
-			c.pay()
+			c.payFor(workPerFrame + time.Duration(len(body))*workPerByte)
 		}
 	}
 }
 
-// pay has the reader of c wait, if need be, for the work that the peer made us do.
-func (c *conn) pay() {
+// payFor has the reader of c wait for the work that the peer made us do since
+// c.began, and for some that was done before.
+func (c *conn) payFor(work time.Duration) {
 	n := c.n
-	for n.ctx.Err() == nil {
-		n.mu.Lock()
-		wait := n.work.add(&c.work, c.debt, len(n.conns), time.Now())
-		n.mu.Unlock()
-		if c.debt = 0; wait == 0 {
-			return
-		}
+	work += time.Since(c.began)
+	n.mu.Lock()
+	wait := n.work.add(&c.work, work, len(n.conns), time.Now())
+	n.mu.Unlock()
+	for wait > 0 && n.ctx.Err() == nil {
 		n.pause(wait)
+		n.mu.Lock()
+		wait = n.work.add(&c.work, 0, len(n.conns), time.Now())
+		n.mu.Unlock()
 	}
+	c.began = time.Now()
 }
 
 // sliceLocked is called for each entry of a frame. Now and then it lets others
-// have the lock, and the peer wait.
+// have the lock, and the peer wait for the work that the entries before made.
 func (c *conn) sliceLocked(entry *int) {
-	c.debt += workPerEntry
 	if *entry++; *entry%workSlice == 0 {
 		c.n.mu.Unlock()
-		c.pay()
+		c.payFor(0)
 		runtime.Gosched()
 		c.n.mu.Lock()
 	}
@@ -1405,11 +1415,11 @@ type tab struct {
 	at   time.Time // when owed was last right
 }
 
-// add adds work, or forgives some if it is negative, to what is owed, of which one part in share of the time that
+// add adds work to what is owed, of which one part in share of the time that
 // passes is paid off. It returns for how long to wait until at most free is
 // owed.
 func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Time) time.Duration {
-	t.owed = max(0, max(0, t.owed-now.Sub(t.at)/time.Duration(share))+work)
+	t.owed = max(0, t.owed-now.Sub(t.at)/time.Duration(share)) + work
 	t.at = now
 	return (t.owed - free) * time.Duration(share)
 }
@@ -1437,7 +1447,7 @@ func (w *workload) greet(host netip.Addr, now time.Time) time.Duration {
 	}
 	wait := w.add(t, 0, len(w.hosts), now)
 	if wait == 0 {
-		w.add(t, workPerTurn, len(w.hosts), now)
+		w.add(t, workToGreet, len(w.hosts), now)
 	}
 	return wait
 }
@@ -1465,6 +1475,8 @@ func (c *conn) handle(typ byte, body []byte) (wanted bool, err error) {
 	case framePart:
 		wanted, err = c.handlePart(body)
 		return wanted, c.arrivedWith(len(body), err)
+	case frameHello:
+		return false, c.handleHello(body)
 	case frameHave:
 		return c.handleHave(body)
 	case frameWant:
@@ -1508,6 +1520,9 @@ func (c *conn) handlePart(body []byte) (wanted bool, err error) {
 	if more {
 		c.n.mu.Lock()
 		defer c.n.mu.Unlock()
+		if f := (fields{b: c.part}); !c.isSourceLocked(f.id()) {
+			return false, nil
+		}
 		c.partAt = time.Now()
 		c.served.bytes += int64(len(piece))
 		c.n.gather.came(len(piece), c.partAt)
@@ -1516,6 +1531,13 @@ func (c *conn) handlePart(body []byte) (wanted bool, err error) {
 	run := c.part
 	c.part = nil
 	return c.handlePosts(run)
+}
+
+// isSourceLocked says whether the peer sends author's feed because it is the
+// author, or because we asked it.
+func (c *conn) isSourceLocked(author nodeID) bool {
+	s := c.n.sources[author]
+	return author == c.peer || s != nil && s.from == c
 }
 
 // handlePosts takes a run of posts. What its author sends is proven by the
@@ -1572,11 +1594,10 @@ func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
 func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) {
 	now := time.Now()
 	c.chatAt = now
-	if t, ok := c.theirs[author]; ok || author == c.peer {
-		if t.stalls = 0; author == c.peer {
-			t.span = span{max(t.first, 1), last.number, last.link.mark()}
-		}
-		c.theirs[author] = t
+	t := c.theirs[author]
+	t.stalls = 0
+	if author == c.peer {
+		t.span = span{max(t.first, 1), last.number, last.link.mark()}
 	}
 	if s := n.sources[author]; s != nil && s.from == c {
 		s.since, s.over = now, false
@@ -1585,20 +1606,17 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 		}
 		s.early = nil
 	}
+	c.theirs[author] = t
 	n.relayLocked(author)
 	if _, told := n.news[author]; !told {
-		n.news[author] = bulletin{}
-	}
-	n.tidyLocked(author, false)
-	if author != c.peer {
-		c.debt -= workPerEntry + workPerClaim
+		n.news[author] = false
 	}
 	if g := &n.gather; !g.done {
 		if awaited := n.history.awaited(author); last.number-uint64(count) < awaited {
 			g.brought[c.peer] += count
 			g.came(bytes, now)
 			if last.number >= awaited {
-				n.gatherLocked(now)
+				n.gatherLocked(now, false)
 			}
 		}
 	}
@@ -1611,8 +1629,8 @@ func (n *node) relayLocked(author nodeID) {
 			wake(c.wake)
 		}
 	}
-	for _, ct := range n.asleep {
-		if ct.conn.subs[author] != nil {
+	for _, ct := range n.contacts {
+		if ct.tie == resting && ct.conn.subs[author] != nil {
 			n.rouseLocked(ct)
 		}
 	}
@@ -1627,22 +1645,17 @@ func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 	entries, acked, waiting := 0, c.acked(), len(n.contactLocked(c.peer).out)
 	flags, taken, err := parseHave(body, func(author nodeID, s span, addr netip.AddrPort) {
 		c.sliceLocked(&entries)
-		n.hasLocked(c, author, s, addr)
+		if _, known := c.theirs[author]; known || author == n.id || len(c.theirs) < maxTheirs {
+			n.hasLocked(c, author, s, addr)
+		}
 	})
 	if err != nil {
 		return false, err
 	}
 	ct := n.contactLocked(c.peer)
 	n.takenLocked(ct, taken)
-	if flags&(haveComplete|havePart) != 0 {
-		c.more, c.toldAll = flags&havePart != 0, flags&haveComplete != 0
-		c.completeLocked(!c.complete)
-	}
-	if t := &c.telling; flags&haveGoOn != 0 && !t.asked && t.flag == 0 {
-		if t.asked = true; t.toldAll {
-			c.greetLocked()
-		}
-		wake(c.wake)
+	if flags&haveComplete != 0 && !c.complete {
+		c.completeLocked()
 	}
 	return entries <= 1 && (c.acked() > acked || len(ct.out) < waiting), nil
 }
@@ -1650,7 +1663,10 @@ func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 // hasLocked notes that the peer of c has s of author and is connected with it
 // at the given address, and sees what that means.
 func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
-	had, known := c.theirs[author]
+	had := c.theirs[author]
+	if lacksZone(addr.Addr()) { // it is on the link on which we reach the peer, for all that we know
+		addr = netip.AddrPortFrom(addr.Addr().WithZone(c.addr.Addr().Zone()), addr.Port())
+	}
 	if author == n.id {
 		s.last = min(s.last, n.history.about(n.id).last) // nobody has what we have not said
 		c.theirs[author] = claim{span: s}
@@ -1665,25 +1681,18 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		}
 		return
 	}
+	if addr.IsValid() && !had.addr.IsValid() {
+		had.since = time.Now().Unix()
+	}
+	c.theirs[author] = claim{s, addr, had.since, had.stalls} // a peer that insists is asked no more often
 	mine := n.history.about(author)
 	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
 	unseen := mine.state == present && !n.reachedLocked(author).IsValid() // it may have been lost while we were cut off
-	news := s.last > mine.last || addr != had.addr || unseen
-	if !news && !addr.IsValid() && author != c.peer { // nothing can come of it
-		delete(c.theirs, author)
-		return
-	}
-	if !known && author != c.peer && c.spareLocked() <= 0 {
-		c.dropped = true
-		return
-	}
-	c.theirs[author] = claim{s, addr, had.stalls} // a peer that insists is asked no more often
-	if news {
+	if s.last > mine.last || addr != had.addr || unseen {
 		n.lackLocked(author)
-		c.debt += workPerClaim
 	}
 	if !addr.IsValid() {
 		n.strayLocked(c, author, had)
@@ -1697,35 +1706,30 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	}
 }
 
-// completeLocked goes on once the peer's vector is in, or a part of it. With the
-// first, we know from where it lacks our own feed. The peer is the source of its
-// own feed, unless it has dropped the posts that we lack next: then it is one among
-// others to be asked. A newcomer knows what to wait for. Only the reader calls it.
-func (c *conn) completeLocked(first bool) {
+// completeLocked goes on once the peer's whole vector is in: we know from where it
+// lacks our own feed, and a newcomer knows what to wait for. The peer is the source
+// of its own feed, unless it has dropped the posts that we lack next: then it is
+// one among others to be asked.
+func (c *conn) completeLocked() {
 	n := c.n
-	if first {
-		c.complete, c.vector = true, c.theirs[c.peer].last
-		c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
-		wake(c.wake)
-		if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
-			n.dropSourceLocked(c.peer)
-			n.sources[c.peer] = &source{from: c, since: time.Now()}
-		}
-		n.lackLocked(c.peer)
+	c.complete, c.vector = true, c.theirs[c.peer].last
+	c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
+	wake(c.wake)
+	if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
+		n.dropSourceLocked(c.peer)
+		n.sources[c.peer] = &source{from: c, since: time.Now()}
 	}
-	now, entries := time.Now(), 0
-	for author, s := range c.theirs {
-		c.sliceLocked(&entries)
-		known := n.conns[author] // by itself
-		if author != n.id && (author == c.peer || known == nil || !known.complete) {
-			n.history.await(author, s.last, author == c.peer)
+	n.lackLocked(c.peer)
+	if g := &n.gather; !g.done {
+		for author, s := range c.theirs {
+			known := n.conns[author] // by itself
+			if author != n.id && (author == c.peer || known == nil || !known.complete) {
+				n.history.await(author, s.last, author == c.peer)
+			}
 		}
-		if l, ok := n.lacking[author]; ok {
-			n.decideLocked(author, l, now)
-		}
+		n.gatherLocked(time.Now(), false)
 	}
-	c.askOnLocked()
-	n.gatherLocked(now)
+	n.planLocked(time.Now())
 	n.changedLocked()
 }
 
@@ -1753,8 +1757,8 @@ func (c *conn) handleWant(body []byte) error {
 	err := parseWant(body, func(author nodeID, w want) {
 		c.sliceLocked(&entries)
 		delete(c.subs, author)
-		if w.from == 0 || len(c.subs) >= maxSubs {
-			return // who asks for more of them at once is not answered, and asks again
+		if w.from == 0 || len(c.subs) >= maxTheirs {
+			return
 		}
 		c.subs[author] = &sub{author: author, next: w.from, over: w.over}
 		if s := n.history.span(author); w.from < s.first || w.from > s.last {
@@ -1767,7 +1771,6 @@ func (c *conn) handleWant(body []byte) error {
 
 func (c *conn) handleSeen(body []byte) error {
 	n := c.n
-	c.debt += workPerNote
 	x, err := parseSeen(body)
 	if err != nil {
 		return err
@@ -1797,7 +1800,6 @@ func (n *node) sawLocked(c *conn, x sighting) {
 
 func (c *conn) handleDirect(body []byte) error {
 	n := c.n
-	c.debt += workPerNote + time.Duration(len(body))*workPerText
 	x, err := parseDirect(body)
 	if err != nil {
 		return err
@@ -1853,7 +1855,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	n := c.n
 	n.mu.Lock()
 	b = c.controlLocked(b)
-	bye, complete, greeted := c.bye, c.complete, !c.telling.asked && c.telling.flag == 0
+	bye, complete, greeted := c.bye, c.complete, !c.telling.greet
 	own := c.subs[n.id]
 	run, room := c.flow.run(), c.flow.room()
 	if c.due = c.due[:0]; greeted { // posts come behind the vector that announces them
@@ -1914,11 +1916,15 @@ func (c *conn) appendBulk(b []byte, size int) []byte {
 
 // controlLocked appends all frames that are due but POSTS.
 func (c *conn) controlLocked(b []byte) []byte {
+	if c.telling.clock {
+		c.telling.clock = false
+		b = c.n.appendHello(b, 0)
+	}
 	if c.telling.got {
 		c.telling.got = false
 		b = appendGot(b, c.telling.arrived)
 	}
-	if t := &c.telling; t.beat || t.asked || t.flag != 0 || t.goOn || len(t.authors) > 0 {
+	if t := &c.telling; t.beat || t.greet || len(t.authors) > 0 {
 		b = c.appendHaveLocked(b)
 	}
 	if len(c.wants) > 0 {
@@ -1937,14 +1943,11 @@ func (c *conn) controlLocked(b []byte) []byte {
 }
 
 // appendHaveLocked appends what the peer is to hear of what we have, as much
-// as a frame may hold.
+// as a frame may hold. The frame that ends our vector is marked.
 func (c *conn) appendHaveLocked(b []byte) []byte {
-	n, t, start := c.n, &c.telling, len(b)
-	if t.asked {
-		c.nextPartLocked()
-	}
+	n, start := c.n, len(b)
 	b = beginHave(b, n.contactLocked(c.peer).taken)
-	for author := range t.authors {
+	for author := range c.telling.authors {
 		if len(b)-start > maxRun {
 			break
 		}
@@ -1954,18 +1957,14 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 			s = span{known.last, known.last, known.link.mark()}
 		}
 		b = appendHaveEntry(b, author, s, n.reachedLocked(author))
-		delete(t.authors, author)
+		delete(c.telling.authors, author)
 	}
-	var flags byte
-	if len(t.authors) == 0 {
-		flags, t.flag = t.flag, 0
-		t.toldAll = t.toldAll || flags == haveComplete
+	c.telling.beat = false
+	if c.telling.greet && len(c.telling.authors) == 0 {
+		c.telling.greet = false
+		return endHave(b, start, haveComplete)
 	}
-	if t.goOn {
-		flags |= haveGoOn
-	}
-	t.beat, t.goOn = false, false
-	return endHave(b, start, flags)
+	return endHave(b, start, 0)
 }
 
 // appendPosts appends what the history has of an author beyond what was sent,
@@ -2054,7 +2053,7 @@ func (n *node) say(kind byte, text []byte) {
 		c.chatAt = time.Now()
 		wake(c.wake)
 	}
-	for _, ct := range n.asleep {
+	for _, ct := range n.contacts {
 		n.rouseLocked(ct)
 	}
 }
@@ -2123,7 +2122,7 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 // label returns the name and the address of a node as lines show them.
 func (n *node) label(id nodeID) string {
 	l, known := liner{port: n.roomPort}, n.history.about(id)
-	return string(l.appendAddr([]byte(known.name), known.addr))
+	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
 }
 
 // A member is a node as the user may name it: connected, resting since some
@@ -2135,6 +2134,7 @@ type member struct {
 	addr    netip.AddrPort
 	since   time.Time
 	idle    bool
+	through string // by whom alone it is heard, with the address; empty: it is connected
 }
 
 // members returns who is here, by name, and then whom the table names besides.
@@ -2146,9 +2146,7 @@ func (n *node) members() (all []member) {
 			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since, idle: n.conns[id] == nil})
 		}
 	}
-	slices.SortFunc(all, func(a, b member) int {
-		return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
-	})
+	slices.SortFunc(all, compareMembers)
 	for _, t := range n.targets {
 		i := slices.IndexFunc(all, func(m member) bool { return m.id == t.id })
 		if i < 0 || t.id == (nodeID{}) {
@@ -2159,6 +2157,28 @@ func (n *node) members() (all []member) {
 		}
 	}
 	return all
+}
+
+// beyond returns, by name, who is heard through others alone, as they say.
+func (n *node) beyond() (all []member) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, ct := range n.contacts {
+		known, c := n.history.about(id), n.throughLocked(id)
+		if ct.conn == nil && c != nil && known.last > 0 && known.state != left {
+			claimed := c.theirs[id]
+			all = append(all, member{
+				id: id, name: known.name, addr: claimed.addr, since: time.Unix(claimed.since, 0),
+				through: fmt.Sprintf("%s@%v", n.history.about(c.peer).name, c.addr),
+			})
+		}
+	}
+	slices.SortFunc(all, compareMembers)
+	return all
+}
+
+func compareMembers(a, b member) int {
+	return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
 }
 
 // alone says whether we never met anybody.

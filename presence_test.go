@@ -7,10 +7,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -116,12 +119,12 @@ func TestThirdIsSeenToGoAfterAReconnect(t *testing.T) {
 		after(20 * time.Second)
 		l.setApart(ann, bob, false)
 		after(20 * time.Second)
-		ann.wantLines(1, `Cid@10.0.0.1 lost`)
-		ann.wantLines(1, `Cid@10.0.0.1 is back`)
+		ann.wantLines(1, `Cid@10.0.0.1\? lost`)
+		ann.wantLines(1, `Cid@10.0.0.1\? is back`)
 		cid.crash()
 		after(8 * time.Second)
 		bob.wantLines(1, `Cid@10.0.0.1 lost`)
-		ann.wantLines(2, `Cid@10.0.0.1 lost`)
+		ann.wantLines(2, `Cid@10.0.0.1\? lost`)
 	})
 }
 
@@ -154,6 +157,46 @@ func TestNobodyIsLostBeforeItJoined(t *testing.T) {
 	})
 }
 
+// TestAddressIsThatOfTheMoment, in the history too: none is rewritten, and what a
+// node says of its own is not shown where it was met.
+func TestAddressIsThatOfTheMoment(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		after(time.Second)
+		x := &scribe{key: newKey(), name: "Xen", addr: netip.MustParseAddrPort("10.1.1.1:7700")}
+		x.id = idOf(x.key)
+		now := time.Now().UnixMicro()
+		run := []post{x.writes(kindJoin, now, ""), x.writes(kindLines, now+1, "before"), x.writes(kindLines, now+60e6, "after")}
+		v := l.visitorOn(l.dialFrom("10.9.9.9:7700", ann), x.key, helloOf("Xen"), nil)
+		v.says(hasNothing(), framed(framePosts, runOf(x.id, run[:2])))
+		after(time.Second)
+		v.raw.Close()
+		after(10 * time.Second)
+		v = l.visitorOn(l.dialFrom("10.9.9.44:7700", ann), x.key, helloOf("Xen"), nil)
+		v.says(hasNothing(), framed(framePosts, runOf(x.id, run[2:])))
+		after(time.Second)
+		want := []string{
+			"* Xen@10.9.9.9 joined",
+			"Xen@10.9.9.9: before",
+			"* Xen@10.9.9.9 lost",
+			"* Xen@10.9.9.9 is now at 10.9.9.44",
+			"* Xen@10.9.9.44 is back",
+			"Xen@10.9.9.44: after",
+		}
+		if got := ann.screen(); !slices.Equal(got, want) {
+			t.Errorf("Ann shows\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		whole := newLiner(ann.h(), 7700).appendAll(nil, ann.h().chronology())
+		if got := withoutStamps(string(whole)); !slices.Equal(got[1:], want) { // behind her own join
+			t.Errorf("her history is\n%s\nwant\n%s", strings.Join(got[1:], "\n"), strings.Join(want, "\n"))
+		}
+		cid := l.enter("Cid")
+		after(5 * time.Second)
+		cid.wantLines(1, `^Xen@10\.1\.1\.1\?: before$`)
+	})
+}
+
 // TestLossDuringACutIsToldAfterIt: Ann hears Cid through Bob alone, and is cut
 // off from both when Cid goes.
 func TestLossDuringACutIsToldAfterIt(t *testing.T) {
@@ -169,7 +212,7 @@ func TestLossDuringACutIsToldAfterIt(t *testing.T) {
 		l.setApart(ann, bob, false)
 		after(10 * time.Second)
 		for _, g := range []*guest{ann, bob} {
-			g.wantLines(1, `^\* Cid@10.0.0.1 lost$`)
+			g.wantLines(1, `^\* Cid@10.0.0.1\?? lost$`)
 		}
 	})
 }
@@ -203,8 +246,8 @@ func TestSightingsAreToldOnce(t *testing.T) {
 		xen.says("three")
 		after(20 * time.Second)
 		ann.wantLines(1, `: three`)
-		ann.wantLines(1, `Xen@10.0.0.1 lost`)
-		ann.wantLines(1, `Xen@10.0.0.1 is back`)
+		ann.wantLines(1, `Xen@10.0.0.1\? lost`)
+		ann.wantLines(1, `Xen@10.0.0.1\? is back`)
 	})
 }
 
@@ -449,7 +492,7 @@ func TestHeardThroughAThirdAloneIsLostWithIt(t *testing.T) {
 				after(5 * time.Second)
 				goes(bob)
 				after(8 * time.Second)
-				ann.wantLines(1, `^\* Cid@10.0.0.1 lost$`)
+				ann.wantLines(1, `^\* Cid@10.0.0.1\? lost$`)
 				after(time.Minute)
 				ann.wantLines(5, ``)
 			})
@@ -472,7 +515,64 @@ func TestHeardThroughAThirdAloneIsLostWithIt(t *testing.T) {
 			cid.leaves()
 			after(10 * time.Second)
 			ann.wantLines(0, ` lost$`)
-			ann.wantLines(1, `^\* Cid@10.0.0.1 left$`)
+			ann.wantLines(1, `^\* Cid@10.0.0.1\? left$`)
 		})
 	})
+}
+
+// TestIPv4IsDialedFirst: in whatever order the addresses of a node are heard,
+// and IPv6 where IPv4 doesn't work.
+func TestIPv4IsDialedFirst(t *testing.T) {
+	t.Parallel()
+	const four, six = "10.0.0.9", "fe80::9%eth0"
+	for name, c := range map[string]struct {
+		heard  string // one address each 10 ms
+		silent string // doesn't answer, while the others refuse
+		first  string // what is dialed first,
+		within time.Duration
+		second string // what is dialed next,
+		after  time.Duration
+	}{
+		"IPv4 alone":      {four, "", four, 0, four, retryFirst},
+		"IPv4, then IPv6": {four + " " + six, "", four, 0, four, retryFirst},
+		"IPv6, then IPv4": {six + " " + four, "", four, 10 * time.Millisecond, six, 0},
+		"IPv4 is silent":  {six + " " + four, four, four, 10 * time.Millisecond, six, dialJoin},
+		"IPv6 comes late": {four + " " + six, four, four, 0, six, dialJoin},
+		"IPv6 alone":      {six, "", six, familyGap + tickEvery, six, retryFirst},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				ann := l.enter("Ann", low()) // the lower ID dials at once
+				after(time.Second)
+				began := time.Now()
+				var mu sync.Mutex // guards all below
+				var dialed []string
+				var at []time.Duration
+				ann.dial = func(ctx context.Context, _, addr string) (net.Conn, error) {
+					host := netip.MustParseAddrPort(addr).Addr().String()
+					mu.Lock()
+					dialed, at = append(dialed, host), append(at, time.Since(began))
+					mu.Unlock()
+					if host == c.silent {
+						<-ctx.Done()
+					}
+					return nil, errors.New("nobody there")
+				}
+				key := newKey()
+				for i, addr := range strings.Fields(c.heard) {
+					ann.hears(key, beacon{node: idOf(key), counter: uint64(i + 1), port: 7700}, netip.MustParseAddr(addr))
+					after(10 * time.Millisecond)
+				}
+				after(3 * time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				if len(dialed) < 2 || dialed[0] != c.first || dialed[1] != c.second {
+					t.Fatalf("%q are dialed, want first %s, then %s", dialed, c.first, c.second)
+				}
+				if at[0] > c.within || at[1]-at[0] < c.after || at[1]-at[0] > c.after+tickEvery {
+					t.Errorf("%q are dialed after %v, want the first within %v and the next %v later", dialed, at, c.within, c.after)
+				}
+			})
+		})
+	}
 }

@@ -340,11 +340,8 @@ func (p *proc) descriptors() int {
 
 // ---- older names, for tests that are being written elsewhere
 
-func (g *guest) wantCount(n int, re string) { g.l.t.Helper(); g.wantLines(n, re) }
-func (l *lab) heal()                        { l.healAll() }
 func (p *proc) hears(within time.Duration, n int, re string) {
 	p.t.Helper()
 	p.seesCount(within, n, re)
 }
 func (p *proc) ends(within time.Duration, code int) { p.t.Helper(); ends(p, within, code) }
-func (p *proc) checkStreams()                       { p.keepsTo(labGrammar) }

@@ -328,11 +328,11 @@ func TestRecordsAreLaidOutAsTheTableSays(t *testing.T) {
 		name, hex string
 		x         record
 	}{
-		{"post", "f5703263 0000009d 5277012b 01" + hexA + hexPost1, record{recordPost, s.id, p.sealed}},
+		{"post", "f5703263 0000009d 5277012b 01" + hexA + hexPost1, record{typ: recordPost, author: s.id, body: p.sealed}},
 		{"note", "f5703263 0000005d 81d028e4 02" + hexA + "0000000000000000 000660deca577780" + hexNil + "05 1e14 04 c0a80007 03 54696d",
-			record{recordNote, s.id, note}},
+			record{typ: recordNote, author: s.id, body: note}},
 		{"note that says a marker", "f5703263 00000065 fe92de4d 02" + hexA + "0000000000000000 000660dec9ce2340" + hexNil +
-			"07 1e14 04 c0a80007 03 54696d f500703263 20 f500", record{recordNote, s.id, marker}},
+			"07 1e14 04 c0a80007 03 54696d f500703263 20 f500", record{typ: recordNote, author: s.id, body: marker}},
 	} {
 		want := unhex(t, c.hex)
 		if got := appendRecord(nil, c.x); !bytes.Equal(got, want) {
@@ -457,7 +457,7 @@ func TestLargestPostFitsIntoAFrameAndARecord(t *testing.T) {
 	must(t, err)
 	_, _, err = parseRun(body)
 	must(t, err)
-	_, _, err = parseRecord(appendRecord(nil, record{recordPost, s.id, p.sealed}))
+	_, _, err = parseRecord(appendRecord(nil, record{typ: recordPost, author: s.id, body: p.sealed}))
 	must(t, err)
 }
 
@@ -831,7 +831,7 @@ func TestRelayThatLeavesOutAPostHidesNothing(t *testing.T) {
 		honest.says(framed(framePosts, runOf(vic.id, run)))
 		after(10 * time.Second)
 		for i := 1; i < 4; i++ {
-			ann.wantLines(1, fmt.Sprintf(`^Vic@192.168.0.7: Vic says %d$`, i))
+			ann.wantLines(1, fmt.Sprintf(`^Vic@192.168.0.7\?: Vic says %d$`, i))
 		}
 	})
 }
@@ -960,7 +960,7 @@ func FuzzPost(f *testing.F) {
 	s := newScribe(1, "Tim")
 	for _, p := range s.chat(3) {
 		f.Add(p.sealed)
-		f.Add(appendRecord(nil, record{recordPost, s.id, p.sealed}))
+		f.Add(appendRecord(nil, record{typ: recordPost, author: s.id, body: p.sealed}))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		checkPost(t, s, b)
@@ -973,7 +973,7 @@ func FuzzPost(f *testing.F) {
 		if n := recordSize(append(slices.Clone(b), make([]byte, recordHead)...)); n < recordHead || n > recordHead+maxFrame {
 			t.Errorf("a record of %d bytes is expected", n)
 		}
-		checkRecord(t, record{recordPost, s.id, b[:min(len(b), maxFrame/3)]})
+		checkRecord(t, record{typ: recordPost, author: s.id, body: b[:min(len(b), maxFrame/3)]})
 	})
 }
 
@@ -1096,6 +1096,21 @@ func TestNamesThatLookAlike(t *testing.T) {
 		for _, ab := range [][2]string{{c.a, c.b}, {c.b, c.a}} {
 			if got := isAlike(ab[0], ab[1]); got != c.alike {
 				t.Errorf("%+q and %+q are alike: %v", ab[0], ab[1], got)
+			}
+		}
+	}
+}
+
+func TestPlainIsPrintableASCII(t *testing.T) {
+	t.Parallel()
+	for size := range 20 {
+		for at := range size {
+			for c := range 256 {
+				text := bytes.Repeat([]byte{'~'}, size)
+				text[at] = byte(c)
+				if want := c >= ' ' && c <= '~'; isPlain(text) != want {
+					t.Fatalf("byte %#x at %d of %d: plain %v, want %v", c, at, size, !want, want)
+				}
 			}
 		}
 	}

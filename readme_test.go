@@ -34,13 +34,18 @@ func section(t testing.TB, heading string) string {
 
 func TestReadmeNamesOnlyWhatExists(t *testing.T) {
 	t.Parallel()
-	var code strings.Builder
+	exists := map[string]bool{}
+	function := regexp.MustCompile(`^func (?:\([a-z]+ \*?[a-zA-Z]+\) )?([a-zA-Z]+)\(`)
 	files, err := filepath.Glob("*.go")
 	must(t, err)
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		must(t, err)
-		code.Write(b)
+		for line := range strings.Lines(string(b)) {
+			if m := function.FindStringSubmatch(line); m != nil {
+				exists[m[1]] = true
+			}
+		}
 	}
 	named := regexp.MustCompile("`([a-z]+[A-Z]?[A-Za-z]*|Test[A-Za-z]+)`").FindAllStringSubmatch(
 		section(t, "Promises and limits")+section(t, "Working on it"), -1)
@@ -53,7 +58,7 @@ func TestReadmeNamesOnlyWhatExists(t *testing.T) {
 			continue
 		}
 		functions++
-		if !regexp.MustCompile(`(?m)^func (\([a-z]+ \*?[a-zA-Z]+\) )?` + m[1] + `\(`).MatchString(code.String()) {
+		if !exists[m[1]] {
 			t.Errorf("README names %s, and there is no such function", m[1])
 		}
 	}

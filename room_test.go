@@ -35,6 +35,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -62,7 +63,8 @@ type guest struct {
 	offer chan net.Conn // its listener
 	stop  context.CancelFunc
 	ended chan struct{}
-	link  *slowLink // of its link; nil: what is sent is there
+	ahead atomic.Int64 // its clock, ns
+	link  *slowLink    // of its link; nil: what is sent is there
 
 	mu     sync.Mutex // guards all below
 	out    bytes.Buffer
@@ -151,7 +153,8 @@ func (l *lab) enter(name string, opts ...option) *guest {
 	for o.low && idOf(key)[0] > 0 {
 		key = newKey()
 	}
-	clock := func() time.Time { return time.Now().Add(o.clock) }
+	g.ahead.Store(int64(o.clock))
+	clock := func() time.Time { return time.Now().Add(time.Duration(g.ahead.Load())) }
 	h := newHistory(key, o.keep, clock, func() netip.AddrPort { return g.addr })
 	g.name, g.node = name, newNode(key, h, o.key, name, 7700, 7700)
 	g.node.dial, g.node.targets, g.node.idle = g.dialOut, o.told, o.idle
@@ -578,13 +581,14 @@ func (g *guest) warnings() []string {
 }
 
 // recalls returns the history of g as everybody should have it: itself by
-// name and address like anybody else, and without what was merely observed.
+// name and address like anybody else, all by the addresses that they name
+// themselves, and without what was merely observed.
 func (g *guest) recalls() []string {
-	l := &liner{port: 7700, reached: func(nodeID) netip.AddrPort { return netip.AddrPort{} }} // whose self is nobody
+	l := &liner{port: 7700, reached: func(nodeID) *netip.AddrPort { return nil }} // whose self is nobody
 	var b []byte
 	for _, e := range g.h().chronology() {
 		if !e.isNote() {
-			b = l.appendEvent(b, e)
+			b = l.appendEvent(b, &event{feed: e.feed, sealed: e.sealed, time: e.time, kind: e.kind}) // wherever it was met
 		}
 	}
 	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
@@ -751,8 +755,8 @@ func TestNewcomerGetsHistoryOnceInOrderAndFramed(t *testing.T) {
 		if got[len(got)-1] != "* end of history" {
 			t.Errorf("the newcomer's screen ends with %q", got[len(got)-1])
 		}
-		d.wantLines(1, `^\* Bob@10.0.0.2 left$`)
-		d.wantLines(1, `^\* Cid@10.0.0.3 lost$`)
+		d.wantLines(1, `^\* Bob@10.0.0.2\? left$`)
+		d.wantLines(1, `^\* Cid@10.0.0.3\? lost$`)
 		next := 0
 		for _, s := range got {
 			if strings.HasSuffix(s, fmt.Sprintf(": line %d", next)) {
@@ -775,14 +779,14 @@ func TestNodesInALineHearEachOther(t *testing.T) {
 		a.says("from one end")
 		c.says("from the other")
 		after(2 * time.Second)
-		c.wantLines(1, `^Ann@10.0.0.1: from one end$`)
-		a.wantLines(1, `^Cid@10.0.0.3: from the other$`)
+		c.wantLines(1, `^Ann@10.0.0.1\?: from one end$`)
+		a.wantLines(1, `^Cid@10.0.0.3\?: from the other$`)
 		a.leaves()
 		after(2 * time.Second)
-		c.wantLines(1, `^\* Ann@10.0.0.1 left$`)
+		c.wantLines(1, `^\* Ann@10.0.0.1\? left$`)
 		d := l.enter("Dan", apartFrom(a, b))
 		after(5 * time.Second)
-		d.wantLines(1, `^Ann@10.0.0.1: from one end$`)
+		d.wantLines(1, `^Ann@10.0.0.1\?: from one end$`)
 		l.wantSame(2, b, c, d)
 	})
 }
@@ -881,6 +885,108 @@ func TestClockFarOffDragsNobodyAlongAndIsToldOnce(t *testing.T) {
 				t.Errorf("%s warns %q, want one line about the clock", g.name, w)
 			}
 		}
+	})
+}
+
+// stamps returns by how much the posts of g from number on are stamped ahead of
+// the true time of now.
+func (g *guest) stamps(number uint64) (ahead []time.Duration) {
+	events, _ := g.h().posts(g.id, number, 1<<20)
+	for _, e := range events {
+		ahead = append(ahead, time.UnixMicro(e.time).Sub(time.Now()))
+	}
+	return ahead
+}
+
+func TestOwnClockThatJumpsIsFollowed(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	t.Run("forward by a day, and corrected", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob, cid := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+			after(time.Minute)
+			ann.ahead.Store(int64(day))
+			after(time.Minute)
+			cid.crash() // which is noted
+			after(time.Minute)
+			ann.ahead.Store(0)
+			after(time.Second)
+			ann.says("on time")
+			after(time.Second)
+			if got := ann.stamps(2); len(got) != 1 || got[0].Abs() > 2*time.Second {
+				t.Errorf("Ann's line is stamped %v ahead of the time", got)
+			}
+			want := []string{
+				"the clock of this machine went forward by 24h0m0s, or the machine slept; lines go on from there",
+				"the clock of this machine went back by 24h0m0s; lines go on from there",
+			}
+			if got := ann.warnings(); !slices.Equal(got, want) {
+				t.Errorf("Ann is told %q, want %q", got, want)
+			}
+			if got := bob.warnings(); len(got) != 1 || !strings.HasPrefix(got[0], "the clock of Ann@10.0.0.1 differs from ours by 24h0m0s") {
+				t.Errorf("Bob is told %q", got)
+			}
+		})
+	})
+	t.Run("back by an hour", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann", withClock(time.Hour)), l.enter("Bob", withClock(time.Hour))
+			after(2 * time.Hour)
+			bob.says("what time is it?")
+			after(time.Second)
+			ann.ahead.Store(0)
+			after(time.Second)
+			ann.says("earlier than you think")
+			after(time.Minute)
+			ann.says("and later")
+			if got := ann.stamps(2); len(got) != 2 || got[0] > -time.Minute || got[1].Abs() > time.Second {
+				t.Errorf("Ann's lines are stamped %v ahead of the time", got)
+			}
+		})
+	})
+	t.Run("what was said meanwhile keeps its place", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob, cid := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+			after(time.Minute)
+			ann.ahead.Store(int64(day))
+			after(time.Minute)
+			ann.says("one")
+			ann.ahead.Store(0)
+			after(time.Second)
+			ann.says("two")
+			cid.crash()
+			after(time.Second)
+			got := ann.stamps(2)
+			if len(got) != 2 || got[0] < day-time.Minute || got[1] != got[0]+time.Microsecond {
+				t.Errorf("Ann's lines are stamped %v ahead of the time", got)
+			}
+			events := ann.h().chronology()
+			if i := slices.IndexFunc(events, (*event).isNote); time.UnixMicro(events[i].time).After(time.Now()) {
+				t.Errorf("Cid is lost at %v", time.UnixMicro(events[i].time))
+			}
+			if w := ann.warnings(); len(w) != 2 || !strings.HasSuffix(w[1], "went back by 24h0m0s; what was said here last is stamped 24h0m0s later than that, and what is said until then comes right behind it") {
+				t.Errorf("Ann is told %q", w)
+			}
+			after(day)
+			ann.says("three")
+			after(time.Second)
+			if got := ann.stamps(4); len(got) != 1 || got[0].Abs() > 2*time.Second {
+				t.Errorf("a day later, Ann's line is stamped %v ahead of the time", got)
+			}
+			bob.wantLines(3, `^Ann@10.0.0.1: `)
+		})
+	})
+	t.Run("less than five minutes", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann"), l.enter("Bob")
+			after(time.Minute)
+			for i := range 4 {
+				ann.ahead.Store(int64(i%2) * int64(clockLimit-time.Second))
+				after(time.Minute)
+			}
+			ann.wantNoWarning(t)
+			bob.wantNoWarning(t)
+		})
 	})
 }
 
@@ -1063,7 +1169,7 @@ func TestIdleConnectionWakesForWhatAThirdSays(t *testing.T) {
 				}
 				dot := l.enter("Dot", opts...)
 				after(2 * time.Second)
-				bob.wantLines(1, `Dot@10.0.0.3 joined`)
+				bob.wantLines(1, `Dot@10.0.0.3\?? joined`)
 				after(10 * time.Second)
 				if got := ann.peersNow(); got != 1 {
 					t.Errorf("Ann has %d connections, want that with Bob to rest again", got)

@@ -65,15 +65,17 @@ var grammar = grammarOf(`127\.0\.0\.1`)
 
 // grammarOf is the grammar of a line where addresses match ip.
 func grammarOf(ip string) *regexp.Regexp {
-	who := namePat + `@` + ip + `(?::\d+)?`
+	met := namePat + `@` + ip + `(?::\d+)?`
+	who := met + `\??` // we were never there, or not yet
 	return regexp.MustCompile(`^` + stampPat + ` (?:` + strings.Join([]string{
 		`\* (?:` + who + `|` + mePat + `) (?:joined|left|lost|is back|is now ` + namePat + `)`,
+		`\* ` + met + ` is now at ` + ip + `(?::\d+)?`,
 		`(?:` + who + `|` + mePat + `): .+`,
-		who + ` -> me: .+`,
-		mePat + ` -> ` + who + `: .+`,
-		`\* history: \d+ events?(?: from ` + who + `)?`,
+		met + ` -> me: .+`,
+		mePat + ` -> ` + met + `: .+`,
+		`\* history: \d+ events?(?: from ` + met + `)?`,
 		`\* end of history`,
-		`\* member ` + namePat + `@` + ip + `:\d+ (?:idle )?since ` + stampPat,
+		`\* member ` + namePat + `@` + ip + `:\d+(?: (?:idle )?|\? through ` + namePat + `@` + ip + `:\d+ )since ` + stampPat,
 		`\* member ` + mePat,
 	}, `|`) + `)$`)
 }
@@ -2071,4 +2073,60 @@ func TestIdleNodeThatIsKilledIsLost(t *testing.T) {
 	alex, tim := idlers(t)
 	must(t, tim.cmd.Process.Kill())
 	alex.sees(9*time.Second, `\* `+at("Tim")+` lost$`) // 8 s are promised
+}
+
+// TestHistoryIsWrittenAgainWhenTheDiskHasRoom uses a file system of 64 KiB.
+func TestHistoryIsWrittenAgainWhenTheDiskHasRoom(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64k", "p2pchat", dir).CombinedOutput(); err != nil {
+		t.Skipf("it needs a small file system: %v: %s", err, out)
+	}
+	t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
+	filler := filepath.Join(dir, "filler")
+	must(t, os.WriteFile(filler, make([]byte, 48<<10), 0o600))
+	args := []string{"-history", filepath.Join(dir, "history"), "Ann"}
+	ann := startNode(t, freePort(t), args)
+	line := strings.Repeat("x", 1000)
+	for range 30 {
+		ann.say(line)
+	}
+	ann.complains(patience, `^p2pchat: cannot write the history: .*; `)
+	ann.say("while there is no room")
+	ann.seesCount(patience, 1, `: while there is no room$`)
+	must(t, os.Remove(filler))
+	ann.complains(patience, `^p2pchat: the history is written again; `)
+	ann.say("there is again")
+	ann.seesCount(patience, 1, `: there is again$`)
+	ann.signal(syscall.SIGTERM)
+	ann.ends(patience, 0)
+
+	again := startNode(t, freePort(t), args)
+	lines := again.history(patience)
+	for re, n := range map[string]int{`: x+$`: 30, `: while there is no room$`: 1, `: there is again$`: 1} {
+		if count(lines, re) != n {
+			t.Errorf("of the history %d lines match %q, want %d", count(lines, re), re, n)
+		}
+	}
+	if n := count(again.err.lines(), `damaged`); n > 0 {
+		t.Errorf("the file is damaged:\n%s", again.err.String())
+	}
+}
+
+// TestHistoryThatIsNoFileIsRefused at once, also where opening it or reading it
+// would take for ever.
+func TestHistoryThatIsNoFileIsRefused(t *testing.T) {
+	t.Parallel()
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := exec.Command("mkfifo", fifo).Run(); err != nil {
+		t.Skip("there is no mkfifo")
+	}
+	for _, path := range []string{fifo, "/dev/tty", "/dev/zero", t.TempDir()} {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		p := startNode(t, freePort(t), []string{"-history", path, "Ann"})
+		p.ends(patience, 1)
+		p.complains(patience, `^p2pchat: cannot use the history .*; choose another file with -history$`)
+	}
 }

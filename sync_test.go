@@ -245,7 +245,7 @@ func TestWhatWasProvenStaysProven(t *testing.T) {
 			after(10 * time.Second)
 			ann.wantLines(10, `: signed$`)
 			ann.wantLines(0, `: unsigned$`)
-			after(time.Hour)
+			after(5 * time.Minute)
 			ann.wantLines(10, `: signed$`)
 		})
 	}
