@@ -1698,7 +1698,7 @@ func TestLabFamiliesMix(t *testing.T) {
 	cid.say("three")
 	for _, p := range []*proc{ann, bob, cid} {
 		for _, text := range []string{": one", ": two", ": three"} {
-			p.hears(slack(3*time.Second)-time.Since(began), 1, text)
+			p.seesCount(slack(3*time.Second)-time.Since(began), 1, text)
 		}
 	}
 	connected(slack(3*time.Second), 2*2, four, six, both)
@@ -1798,7 +1798,7 @@ func TestLabOneSubnetBehindTwoInterfaces(t *testing.T) {
 	bob.sees(slack(6*time.Second), ` Ann@\S+ joined$`)
 	bob.sees(slack(6*time.Second), ` Cid@\S+ joined$`)
 	ann.say("from the west")
-	cid.hears(slack(3*time.Second), 1, ": from the west")
+	cid.seesCount(slack(3*time.Second), 1, ": from the west")
 	connected(slack(time.Second), 2*2, a, b, c)
 	undisturbed(ann, bob, cid)
 }
@@ -1818,7 +1818,7 @@ func TestLabBindTakesAnyAddress(t *testing.T) {
 		bob.sees(slack(2*time.Second), ` \* Ann@`+where+` joined$`)
 		ann.sees(slack(2*time.Second), ` \* Bob@\S+ joined$`)
 		ann.say("/exit")
-		ann.ends(slack(time.Second), 0)
+		ends(ann, slack(time.Second), 0)
 		bob.sees(slack(time.Second), ` \* Ann@`+where+` left$`)
 	}
 	home := []*proc{a.node("Cid", "-bind", "::1", "-port", "7799"), a.node("Dora", "-bind", "::1", "-port", "7799")}
@@ -1902,13 +1902,13 @@ func oneCableOfTwoMayGo(t *testing.T) {
 	began := time.Now()
 	ann.say("is one cable enough?")
 	bob.say("it is")
-	bob.hears(slack(9*time.Second), 1, ": is one cable enough?")
-	ann.hears(slack(9*time.Second)-time.Since(began), 1, ": it is")
+	bob.seesCount(slack(9*time.Second), 1, `: is one cable enough\?`)
+	ann.seesCount(slack(9*time.Second)-time.Since(began), 1, ": it is")
 	t.Logf("whole again after %v", time.Since(began))
 	undisturbed(ann, bob)
 	b.cables[0].in()
 	time.Sleep(3 * time.Second)
 	ann.say("still there?")
-	bob.hears(slack(3*time.Second), 1, ": still there?")
+	bob.seesCount(slack(3*time.Second), 1, `: still there\?`)
 	connected(slack(8*time.Second), 2, a, b)
 }

@@ -337,11 +337,3 @@ func (p *proc) descriptors() int {
 	must(p.t, err)
 	return len(files)
 }
-
-// ---- older names, for tests that are being written elsewhere
-
-func (p *proc) hears(within time.Duration, n int, re string) {
-	p.t.Helper()
-	p.seesCount(within, n, re)
-}
-func (p *proc) ends(within time.Duration, code int) { p.t.Helper(); ends(p, within, code) }

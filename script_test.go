@@ -2099,7 +2099,7 @@ func TestHistoryIsWrittenAgainWhenTheDiskHasRoom(t *testing.T) {
 	ann.say("there is again")
 	ann.seesCount(patience, 1, `: there is again$`)
 	ann.signal(syscall.SIGTERM)
-	ann.ends(patience, 0)
+	ends(ann, patience, 0)
 
 	again := startNode(t, freePort(t), args)
 	lines := again.history(patience)
@@ -2126,7 +2126,7 @@ func TestHistoryThatIsNoFileIsRefused(t *testing.T) {
 			continue
 		}
 		p := startNode(t, freePort(t), []string{"-history", path, "Ann"})
-		p.ends(patience, 1)
+		ends(p, patience, 1)
 		p.complains(patience, `^p2pchat: cannot use the history .*; choose another file with -history$`)
 	}
 }
