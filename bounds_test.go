@@ -95,6 +95,49 @@ func TestLargeRoomMeetsWithoutWaiting(t *testing.T) {
 	}
 }
 
+// ---- what of a large room is told at once
+
+// vector returns what is held of all authors, which it asks for in parts.
+func (h *history) vector() map[nodeID]span {
+	v := map[nodeID]span{}
+	for part, more, last := []nodeID(nil), true, (nodeID{}); more; {
+		part, more = h.authors(last, 100)
+		for _, last = range part {
+			v[last] = h.span(last)
+		}
+	}
+	return v
+}
+
+func TestAuthorsAreToldInPartsByTheirIDs(t *testing.T) {
+	h := benchHistory()
+	want := map[nodeID]bool{}
+	for i := range 1000 {
+		s := newScribe(i, "X")
+		must2nd(t)(h.add(s.id, s.chat(1), false, false))
+		want[s.id] = true
+	}
+	h.feedLocked(nodeID{1}) // of whom nothing is held
+	var last nodeID
+	for i, more := 0, true; more; i++ {
+		var part []nodeID
+		part, more = h.authors(last, 300)
+		if n := min(300, 1000-300*i); len(part) != n || more != (i < 3) {
+			t.Fatalf("part %d is of %d authors, more: %v, want %d", i, len(part), more, n)
+		}
+		for _, id := range part {
+			if !last.less(id) || !want[id] {
+				t.Fatalf("part %d: %v comes behind %v, and posts of it are held: %v", i, id, last, want[id])
+			}
+			last = id
+			delete(want, id)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("%d authors are not told", len(want))
+	}
+}
+
 // ---- what a member may do
 
 // A burden is a thing that a member does to each node of a room at once. run
@@ -544,5 +587,60 @@ func TestOneMemberCostsTheOthersLittle(t *testing.T) {
 			fmt.Printf("| %s | lost %d | p50 %.1f p99 %.1f (calm %.1f) ms | %+.1f MiB | %+.0f %% | newcomer %.2f s |\n", b.name, during.lost,
 				during.late.median(), during.late.quantile(0.99), calm.late.quantile(0.99), during.mib-calm.mib, during.cpu-calm.cpu, in)
 		})
+	}
+}
+
+// ---- a year of cron jobs
+
+// cronJobs is a history file of n authors, each of whom came, said a line and
+// left.
+func cronJobs(t testing.TB, n int) string {
+	t.Helper()
+	out := []byte(fileHeader)
+	out = appendRecord(out, record{typ: recordRoom, author: newRoomKey("").mark})
+	began := time.Now().Add(-time.Duration(n) * time.Minute)
+	for i := range n {
+		s := &scribe{key: newKey(), name: "Cron"}
+		s.id = idOf(s.key)
+		at := began.Add(time.Duration(i) * time.Minute).UnixMicro()
+		for _, p := range []post{s.writes(kindJoin, at, ""), s.writes(kindLines, at+1, "done~"), s.writes(kindLeave, at+2, "")} {
+			out = appendRecord(out, record{typ: recordPost, author: s.id, body: p.sealed})
+		}
+	}
+	return file(t, "history", string(out))
+}
+
+func TestRoomOfManyAuthorsIsEntered(t *testing.T) {
+	if os.Getenv("P2PCHAT_FIGURES") != "1" || runtime.GOOS != "linux" {
+		t.Skip("takes minutes, and looks into /proc; set P2PCHAT_FIGURES=1")
+	}
+	n := 100_000
+	if s := os.Getenv("P2PCHAT_AUTHORS"); s != "" {
+		n = noError(strconv.Atoi(s))
+	}
+	f := &bench{program: cmp.Or(os.Getenv("P2PCHAT_PROGRAM"), self(t))}
+	history := cronJobs(t, n)
+	port := freePort(t)
+	ann := f.nodeInto(t, newSink("~"), port, "Ann", []string{"-history", history})
+	ready(ann)
+	ps := []*proc{ann}
+	for i := range 3 {
+		began := time.Now()
+		before := cpuSeconds(t, ann)
+		s := newSink("done~")
+		p := f.nodeInto(t, s, port, fmt.Sprint("New", i), nil)
+		s.wait(t, n)
+		took := seconds(began, time.Now())
+		ps = append(ps, p)
+		fmt.Printf("| newcomer %d to %d authors | %.2f s | its CPU %.2f s | Ann's %.2f s |", i, n, took, cpuSeconds(t, p), cpuSeconds(t, ann)-before)
+		time.Sleep(3 * time.Second)
+		from := time.Now()
+		idle := cpuSeconds(t, ps...)
+		time.Sleep(3 * time.Second)
+		fmt.Printf(" idle %.1f %%", 100*(cpuSeconds(t, ps...)-idle)/seconds(from, time.Now())/float64(len(ps)))
+		for _, p := range ps {
+			fmt.Printf(" | %.0f (most %.0f) MiB", memoryMiB(t, p, "VmRSS"), memoryMiB(t, p, "VmHWM"))
+		}
+		fmt.Println()
 	}
 }

@@ -575,7 +575,7 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 		n.logf("%v (%s): %v, was %v", ct.id, n.label(ct.id), to, ct.tie)
 	}
 	if before := n.reachedLocked(ct.id); c == nil && before.IsValid() || c != nil && before != c.addr {
-		n.news[ct.id] = true
+		n.news[ct.id] = bulletin{cameWent: true}
 	}
 	ct.tie, ct.conn, ct.reachedAt = to, c, time.Time{}
 	delete(n.conns, ct.id)

@@ -949,17 +949,27 @@ func (h *history) span(author nodeID) span {
 	return h.knownLocked(author).span()
 }
 
-// vector returns the spans of all authors of whom posts are held.
-func (h *history) vector() map[nodeID]span {
+// authors returns authors of whom posts are held: those that follow on after by
+// their IDs, in that order, but at most so many. It says whether there are more.
+func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v := map[nodeID]span{}
-	for id, f := range h.feeds {
-		if f.posts.count > 0 {
-			v[id] = f.span()
+	bound := func() {
+		slices.SortFunc(part, func(a, b nodeID) int { return bytes.Compare(a[:], b[:]) })
+		if more = more || len(part) > most; len(part) > most {
+			part = part[:most]
 		}
 	}
-	return v
+	for id, f := range h.feeds {
+		if f.posts.count == 0 || !after.less(id) || more && !id.less(part[most-1]) {
+			continue
+		}
+		if part = append(part, id); len(part) >= 2*most { // those that are next are among these
+			bound()
+		}
+	}
+	bound()
+	return part, more
 }
 
 // due appends to list the subs for which there is something to send, those

@@ -78,6 +78,7 @@ const (
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
 	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
 	trial            = 3 * time.Second        // of a source that still brings something, before another has its turn
+	maxBackoff       = 5                      // doublings of it, where much is lacking, for a peer that brings nothing
 	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
 	gapPatience      = 2 * time.Second        // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
 	healPatience     = 5 * time.Second        // if we hold posts from before the gap: a link that was cut is used again within it
@@ -90,10 +91,14 @@ const (
 	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
 	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
 	workSlice    = 256                    // entries of a frame between two looks at the time
-	workPerByte  = 3 * time.Nanosecond    // to read a frame from the network
-	workPerFrame = 5 * time.Microsecond
-	workToGreet  = time.Millisecond // a handshake that somebody else begins
-	longestPause = time.Second      // before a reader looks again whether it may go on
+	workPerFrame = 5 * time.Microsecond   // about what a frame costs that we didn't want
+	workPerByte  = 3 * time.Nanosecond    // and each byte of it
+	workPerEntry = 1 * time.Microsecond   // each entry of a HAVE or WANT
+	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
+	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
+	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed
+	workPerTurn  = 1 * time.Millisecond   // a handshake that somebody else begins
+	longestPause = time.Second            // before a reader looks again whether it may go on
 
 	forgetLost      = time.Hour             // after which a lost node that direct messages never passed with is no longer dialed
 	maxHandshakes   = 256                   // under way at once; a handshake takes a few milliseconds
@@ -108,7 +113,15 @@ const (
 	maxContacts     = 4096    // nodes that we know of
 	maxStrays       = 100     // nodes that nobody may bring any more, looked for at each tick
 	maxEarly        = 16      // sightings of one author that wait for its join
-	maxTheirs       = 1 << 17 // authors that a peer may announce
+	vectorPart      = 2048    // authors of our vector that a peer hears of before it asks us to go on
+	mostClaims      = 4096    // of a peer that we remember
+	maxClaims       = 1 << 15 // of all peers together
+	fewClaims       = 256     // of each, however many peers there are
+	maxSubs         = 4096    // feeds that a peer may ask for
+	maxSources      = 2048    // feeds of absent authors that we stay subscribed to
+	maxTelling      = 1 << 13 // authors that a peer is to hear of one by one; when there are more it hears our vector anew
+	planAtOnce      = 512     // authors of whom something is lacking, beyond which each is looked at once a second
+	planMost        = 100_000 // claims that are looked at in a tick
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
 	maxLooks        = 1000    // at authors of whom something is missing, at once
 	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
@@ -156,10 +169,25 @@ type outside struct {
 
 // An exchange is what of the feeds is still to be had, and to be told.
 type exchange struct {
-	lacking map[nodeID]time.Time // authors of whom somebody may have more than we, and since when
-	sources map[nodeID]*source   // who sends us a feed
-	news    map[nodeID]bool      // authors of whom we took posts since peers last heard of that; true: who came or went
+	lacking map[nodeID]lacked   // authors of whom somebody may have more than we
+	sources map[nodeID]*source  // who sends us a feed
+	news    map[nodeID]bulletin // what peers are to hear of
 	gather  gather
+
+	offers   []offer // memory that decideLocked uses again
+	offering []*conn // likewise
+}
+
+// A lacked says since when we know that we lack something.
+type lacked struct {
+	since time.Time
+	again time.Time // we needn't look for somebody to ask before
+}
+
+// A bulletin is news of an author: we took posts of it.
+type bulletin struct {
+	cameWent bool    // it came or went
+	known    []*conn // peers that had these posts
 }
 
 // An outcome is what became of what we said.
@@ -235,7 +263,10 @@ type conn struct {
 	// guarded by n.mu
 	work     tab              // that the peer made us do
 	theirs   map[nodeID]claim // what the peer has
-	complete bool             // its whole vector is in
+	complete bool             // its vector is in, or the first part of it
+	more     bool             // it waits for our word to go on with its vector
+	toldAll  bool             // its vector has ended
+	dropped  bool             // we had no room for something in it
 	chatAt   time.Time        // when it last carried chat
 	ackedAt  time.Time        // when it last acknowledged, or began to lag
 	bye      byte             // why we are about to end it; 0: we aren't
@@ -251,8 +282,8 @@ type conn struct {
 	bulkOf nodeID // likewise: and whose posts they are
 	posted int    // likewise: bytes in the bodies of all POSTS and PART that it has composed
 
-	began time.Time // the reader's own: from when on the peer has not paid for our work
-	part  []byte    // likewise: the pieces of a run so far
+	debt time.Duration // the reader's own: the work that the peer has still to pay for
+	part []byte        // likewise: the pieces of a run so far
 	incoming
 }
 
@@ -275,7 +306,11 @@ type incoming struct {
 // A telling is what a peer is still to be told by HAVE.
 type telling struct {
 	authors map[nodeID]bool // of whom it should hear what we have
-	greet   bool            // part of our vector is among them
+	asked   bool            // the next part of our vector is due
+	after   nodeID          // the last author of the part before; zero: there was none
+	flag    byte            // of the HAVE that tells of the last of authors: our vector, or a part of it, ends there
+	toldAll bool            // our vector was told to its end
+	goOn    bool            // the peer is to go on with its own
 	beat    bool            // a HAVE is due, though there be nothing to tell
 	clock   bool            // so is another HELLO, for our clock has jumped
 	got     bool            // so is a GOT
@@ -300,7 +335,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		outside:  outside{new(net.Dialer).DialContext, func() {}, func(string, ...any) {}, func(string, ...any) {}},
 		changed:  make(chan struct{}),
 		roster:   roster{conns: map[nodeID]*conn{}, rested: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
-		exchange: exchange{lacking: map[nodeID]time.Time{}, sources: map[nodeID]*source{}, news: map[nodeID]bool{}},
+		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
 		outcome:  outcome{metAt: now},
 		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
 		clock:    pulse{tickAt: now, shown: h.clock().Round(0), shownAt: now},
@@ -685,7 +720,8 @@ func (n *node) register(c *conn, x hello) error {
 	if n.leaving {
 		c.bye = byeLeaving // so that it hears our goodbye, and doesn't take us for lost
 	}
-	n.greetLocked(c)
+	c.telling.got = true
+	c.greetLocked()
 	n.welcomeLocked(c, x)
 	return nil
 }
@@ -702,19 +738,33 @@ func (n *node) doubtLocked(ct *contact) {
 	}
 }
 
-// greetLocked has the peer hear our whole vector: all of whom we hold posts,
-// or whom we are connected with.
-func (n *node) greetLocked(c *conn) {
-	c.telling = telling{authors: map[nodeID]bool{}, greet: true, got: true}
-	for author := range n.history.vector() {
-		c.telling.authors[author] = true
-	}
+// greetLocked has the peer hear our whole vector, from its beginning: all of whom
+// we hold posts, or whom we are connected with.
+func (c *conn) greetLocked() {
+	n, t := c.n, &c.telling
+	t.authors = map[nodeID]bool{n.id: true, c.peer: true}
 	for id, ct := range n.contacts {
 		if ct.conn != nil {
-			c.telling.authors[id] = true
+			t.authors[id] = true
 		}
 	}
+	t.asked, t.after, t.flag, t.toldAll = true, nodeID{}, 0, false
 	wake(c.wake)
+}
+
+// nextPartLocked has the peer hear the next part of our vector. To look for it is
+// work which the peer made us do.
+func (c *conn) nextPartLocked() {
+	n, t := c.n, &c.telling
+	part, more := n.history.authors(t.after, vectorPart)
+	for _, author := range part {
+		t.authors[author] = true
+		t.after = author
+	}
+	if t.asked, t.flag = false, haveComplete; more {
+		t.flag = havePart
+	}
+	n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
 }
 
 // retireLocked lets go of a connection that a fresh one replaces. It is not
@@ -873,7 +923,7 @@ func (n *node) unregister(c *conn, err error) {
 // not lost.
 func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
-	n.news[ct.id] = true
+	n.news[ct.id] = bulletin{cameWent: true}
 	if gone || n.throughLocked(ct.id) == nil {
 		n.sawOwnLocked(ct.id, post{kind: kindLost})
 	}
@@ -1083,20 +1133,15 @@ func (n *node) tick() {
 // author will not send them. A connection that rests is opened for that, but
 // not for what its peer hears anyway.
 func (n *node) newsLocked() {
-	for author, cameWent := range n.news {
+	for author, b := range n.news {
 		for _, c := range n.conns {
-			if cameWent || c.lagsLocked(author) {
+			if b.cameWent || c.lagsLocked(author) && !slices.Contains(b.known, c) {
 				c.tellLocked(author)
 			}
 		}
-	}
-	for id, ct := range n.contacts {
-		if ct.tie != resting {
-			continue
-		}
-		for author, cameWent := range n.news {
-			if id != author && (cameWent && !ct.conn.theirs[author].addr.IsValid() || ct.conn.lagsLocked(author)) {
-				n.rouseLocked(ct)
+		for id, c := range n.rested {
+			if id != author && (b.cameWent && !c.theirs[author].addr.IsValid() || c.lagsLocked(author)) {
+				n.rouseLocked(n.contacts[id])
 			}
 		}
 	}
@@ -1203,58 +1248,118 @@ func (c *conn) endLocked(why byte) {
 
 // lackLocked notes that somebody may have more of author than we.
 func (n *node) lackLocked(author nodeID) {
-	if _, ok := n.lacking[author]; ok || author == n.id {
+	if author == n.id {
 		return
 	}
-	n.lacking[author] = time.Now()
-	if s := n.sources[author]; s != nil {
-		s.since = time.Now() // restart noProgress: until now nothing was due
+	l, ok := n.lacking[author]
+	if !ok {
+		l.since = time.Now()
+		if s := n.sources[author]; s != nil {
+			s.since = l.since // restart noProgress: until now nothing was due
+		}
 	}
+	n.lacking[author] = lacked{since: l.since}
 }
 
 // planLocked sees to it that every feed we lack posts of is asked for at one
-// peer that has them. What to do about each is decided by its lack.
+// peer that has them. Where so many are lacking that it takes long to look at
+// all, some have to wait.
 func (n *node) planLocked(now time.Time) {
-	l := lack{offers: make([]offer, 0, len(n.conns))}
-	peers := make([]*conn, 0, len(n.conns))
 	serving := map[*conn]bool{}
-	for author, since := range n.lacking {
-		l.mine, l.waited, l.delay = n.history.about(author), now.Sub(since), n.delayLocked(author, now)
-		l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
-		l.offers, peers, l.source = l.offers[:0], peers[:0], -1
-		s := n.sources[author]
-		for _, c := range n.conns {
-			if s != nil && s.from == c {
-				l.source, l.over = len(peers), s.over
-				l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
-				serving[c] = true
-			}
-			if c.complete {
-				l.offers, peers = append(l.offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
-			} else if l.source == len(peers) {
-				l.source = -1 // nothing can be said of it yet
-			}
+	most := planMost / (len(n.conns) + planMost/4000)
+	for author, l := range n.lacking {
+		if s := n.sources[author]; s != nil {
+			serving[s.from] = true
 		}
-		do := l.decide()
-		if do.stalled {
-			claimed := s.from.theirs[author]
-			claimed.stalls++
-			s.from.theirs[author] = claimed
-		}
-		if do.settled {
-			delete(n.lacking, author)
-			if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
-				n.history.takeEarly(author)
-			}
-		}
-		if do.want.from > 0 {
-			n.askLocked(peers[do.ask], author, do.want)
+		if most > 0 && !now.Before(l.again) {
+			most--
+			n.decideLocked(author, l, now)
 		}
 	}
 	for c := range serving {
 		c.served.busy += min(now.Sub(n.clock.planAt), tickEvery)
 	}
 	n.clock.planAt = now
+}
+
+// decideLocked asks a peer for what is lacking of author, if its lack decides so.
+func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
+	l := lack{mine: n.history.about(author), waited: now.Sub(since.since), delay: n.delayLocked(author, now), source: -1}
+	l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
+	s, offers, peers := n.sources[author], n.offers[:0], n.offering[:0]
+	for _, c := range n.conns {
+		if s != nil && s.from == c {
+			l.source, l.over = len(peers), s.over
+			l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
+		}
+		if c.complete {
+			offers, peers = append(offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
+		} else if l.source == len(peers) {
+			l.source = -1 // nothing can be said of it yet
+		}
+	}
+	l.offers, n.offers, n.offering = offers, offers, peers
+	do := l.decide()
+	if do.stalled {
+		claimed := s.from.theirs[author]
+		claimed.stalls++
+		s.from.theirs[author] = claimed
+	}
+	if do.settled {
+		delete(n.lacking, author)
+		if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
+			n.history.takeEarly(author)
+		}
+		n.tidyLocked(author, true)
+	} else if len(n.lacking) > planAtOnce {
+		since.again = now.Add(time.Second)
+		if do.want.from > 0 {
+			since.again = now.Add(noProgress << min(peers[do.ask].theirs[author].stalls, maxBackoff))
+		}
+		n.lacking[author] = since
+	}
+	if do.want.from > 0 {
+		n.askLocked(peers[do.ask], author, do.want)
+	}
+}
+
+// tidyLocked forgets what peers said to have of author, and we have as well. It
+// may still help to find out what became of the author, unless that is settled.
+func (n *node) tidyLocked(author nodeID, settled bool) {
+	mine := n.history.about(author)
+	if !settled && mine.state == present && !n.reachedLocked(author).IsValid() {
+		return
+	}
+	for _, c := range n.conns {
+		t, ok := c.theirs[author]
+		if !ok || author == c.peer || t.addr.IsValid() || t.last > mine.last {
+			continue
+		}
+		delete(c.theirs, author)
+		if b, told := n.news[author]; told && t.last == mine.last {
+			b.known = append(b.known, c)
+			n.news[author] = b
+		}
+		c.askOnLocked()
+	}
+}
+
+// spareLocked returns how many more claims of the peer we remember. Those of
+// nodes that we are connected with don't count.
+func (c *conn) spareLocked() int {
+	peers := len(c.n.conns)
+	return min(max(fewClaims, maxClaims/max(1, peers)), mostClaims) + peers - len(c.theirs)
+}
+
+// askOnLocked has the peer go on with its vector, as soon as there is room for
+// more; or begin anew, where there was none for something in it.
+func (c *conn) askOnLocked() {
+	if (c.more || c.dropped && c.toldAll) && c.spareLocked() >= min(max(fewClaims, maxClaims/max(1, len(c.n.conns))), mostClaims)/2 {
+		c.dropped = c.dropped && !c.toldAll
+		c.more, c.toldAll = false, false
+		c.telling.goOn = true
+		wake(c.wake)
+	}
 }
 
 // askLocked sends the peer of c a want of author's posts, and nobody else any
@@ -1293,7 +1398,9 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 
 // tellLocked has the peer hear what we have of author.
 func (c *conn) tellLocked(author nodeID) {
-	c.telling.authors[author] = true
+	if c.telling.authors[author] = true; len(c.telling.authors) > maxTelling {
+		c.greetLocked()
+	}
 	wake(c.wake)
 }
 
@@ -1326,6 +1433,11 @@ func (n *node) gatherLocked(now time.Time, thorough bool) {
 	}
 	var only *conn // who can bring what is missing, where all who can are of one host
 	missing, several, looks := false, false, 0
+	for _, c := range n.conns {
+		if c.complete && !c.toldAll { // the rest of its vector is still to come
+			missing, several, only = true, several || only != nil && only.addr.Addr() != c.addr.Addr(), c
+		}
+	}
 	awaiting := n.history.eachMissing(func(author nodeID, last uint64) bool {
 		for _, c := range n.conns {
 			if c.theirs[author].last > last || c.peer == author && c.vector > last {
@@ -1365,7 +1477,6 @@ func (c *conn) readLoop() error {
 		if typ == framePosts || typ == framePart || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
-		c.began = time.Now()
 		wanted, err := c.handle(typ, body)
 		if err != nil {
 			c.n.mu.Lock()
@@ -1376,34 +1487,35 @@ func (c *conn) readLoop() error {
 			return err
 		}
 		if !wanted {
-			c.payFor(workPerFrame + time.Duration(len(body))*workPerByte)
+			c.debt += workPerFrame + time.Duration(len(body))*workPerByte
+		}
+		if c.debt != 0 {
+			c.pay()
 		}
 	}
 }
 
-// payFor has the reader of c wait for the work that the peer made us do since
-// c.began, and for some that was done before.
-func (c *conn) payFor(work time.Duration) {
+// pay has the reader of c wait, if need be, for the work that the peer made us do.
+func (c *conn) pay() {
 	n := c.n
-	work += time.Since(c.began)
-	n.mu.Lock()
-	wait := n.work.add(&c.work, work, len(n.conns), time.Now())
-	n.mu.Unlock()
-	for wait > 0 && n.ctx.Err() == nil {
-		n.pause(wait)
+	for n.ctx.Err() == nil {
 		n.mu.Lock()
-		wait = n.work.add(&c.work, 0, len(n.conns), time.Now())
+		wait := n.work.add(&c.work, c.debt, len(n.conns), time.Now())
 		n.mu.Unlock()
+		if c.debt = 0; wait == 0 {
+			return
+		}
+		n.pause(wait)
 	}
-	c.began = time.Now()
 }
 
 // sliceLocked is called for each entry of a frame. Now and then it lets others
-// have the lock, and the peer wait for the work that the entries before made.
+// have the lock, and the peer wait.
 func (c *conn) sliceLocked(entry *int) {
+	c.debt += workPerEntry
 	if *entry++; *entry%workSlice == 0 {
 		c.n.mu.Unlock()
-		c.payFor(0)
+		c.pay()
 		runtime.Gosched()
 		c.n.mu.Lock()
 	}
@@ -1415,11 +1527,11 @@ type tab struct {
 	at   time.Time // when owed was last right
 }
 
-// add adds work to what is owed, of which one part in share of the time that
+// add adds work, or forgives some if it is negative, to what is owed, of which one part in share of the time that
 // passes is paid off. It returns for how long to wait until at most free is
 // owed.
 func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Time) time.Duration {
-	t.owed = max(0, t.owed-now.Sub(t.at)/time.Duration(share)) + work
+	t.owed = max(0, max(0, t.owed-now.Sub(t.at)/time.Duration(share))+work)
 	t.at = now
 	return (t.owed - free) * time.Duration(share)
 }
@@ -1447,7 +1559,7 @@ func (w *workload) greet(host netip.Addr, now time.Time) time.Duration {
 	}
 	wait := w.add(t, 0, len(w.hosts), now)
 	if wait == 0 {
-		w.add(t, workToGreet, len(w.hosts), now)
+		w.add(t, workPerTurn, len(w.hosts), now)
 	}
 	return wait
 }
@@ -1594,10 +1706,11 @@ func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
 func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) {
 	now := time.Now()
 	c.chatAt = now
-	t := c.theirs[author]
-	t.stalls = 0
-	if author == c.peer {
-		t.span = span{max(t.first, 1), last.number, last.link.mark()}
+	if t, ok := c.theirs[author]; ok || author == c.peer {
+		if t.stalls = 0; author == c.peer {
+			t.span = span{max(t.first, 1), last.number, last.link.mark()}
+		}
+		c.theirs[author] = t
 	}
 	if s := n.sources[author]; s != nil && s.from == c {
 		s.since, s.over = now, false
@@ -1606,10 +1719,13 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 		}
 		s.early = nil
 	}
-	c.theirs[author] = t
 	n.relayLocked(author)
 	if _, told := n.news[author]; !told {
-		n.news[author] = false
+		n.news[author] = bulletin{}
+	}
+	n.tidyLocked(author, false)
+	if author != c.peer {
+		c.debt -= workPerEntry + workPerClaim
 	}
 	if g := &n.gather; !g.done {
 		if awaited := n.history.awaited(author); last.number-uint64(count) < awaited {
@@ -1629,9 +1745,9 @@ func (n *node) relayLocked(author nodeID) {
 			wake(c.wake)
 		}
 	}
-	for _, ct := range n.contacts {
-		if ct.tie == resting && ct.conn.subs[author] != nil {
-			n.rouseLocked(ct)
+	for id, c := range n.rested {
+		if c.subs[author] != nil {
+			n.rouseLocked(n.contacts[id])
 		}
 	}
 }
@@ -1645,17 +1761,22 @@ func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 	entries, acked, waiting := 0, c.acked(), len(n.contactLocked(c.peer).out)
 	flags, taken, err := parseHave(body, func(author nodeID, s span, addr netip.AddrPort) {
 		c.sliceLocked(&entries)
-		if _, known := c.theirs[author]; known || author == n.id || len(c.theirs) < maxTheirs {
-			n.hasLocked(c, author, s, addr)
-		}
+		n.hasLocked(c, author, s, addr)
 	})
 	if err != nil {
 		return false, err
 	}
 	ct := n.contactLocked(c.peer)
 	n.takenLocked(ct, taken)
-	if flags&haveComplete != 0 && !c.complete {
-		c.completeLocked()
+	if flags&(haveComplete|havePart) != 0 {
+		c.more, c.toldAll = flags&havePart != 0, flags&haveComplete != 0
+		c.completeLocked(!c.complete)
+	}
+	if t := &c.telling; flags&haveGoOn != 0 && !t.asked && t.flag == 0 {
+		if t.asked = true; t.toldAll {
+			c.greetLocked()
+		}
+		wake(c.wake)
 	}
 	return entries <= 1 && (c.acked() > acked || len(ct.out) < waiting), nil
 }
@@ -1663,7 +1784,7 @@ func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 // hasLocked notes that the peer of c has s of author and is connected with it
 // at the given address, and sees what that means.
 func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
-	had := c.theirs[author]
+	had, known := c.theirs[author]
 	if lacksZone(addr.Addr()) { // it is on the link on which we reach the peer, for all that we know
 		addr = netip.AddrPortFrom(addr.Addr().WithZone(c.addr.Addr().Zone()), addr.Port())
 	}
@@ -1684,15 +1805,25 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	if addr.IsValid() && !had.addr.IsValid() {
 		had.since = time.Now().Unix()
 	}
-	c.theirs[author] = claim{s, addr, had.since, had.stalls} // a peer that insists is asked no more often
 	mine := n.history.about(author)
 	if mine.last == s.last && mine.link.mark() != s.mark {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
 	unseen := mine.state == present && !n.reachedLocked(author).IsValid() // it may have been lost while we were cut off
-	if s.last > mine.last || addr != had.addr || unseen {
+	news := s.last > mine.last || addr != had.addr || unseen
+	if !news && !addr.IsValid() && author != c.peer { // nothing can come of it
+		delete(c.theirs, author)
+		return
+	}
+	if !known && author != c.peer && c.spareLocked() <= 0 {
+		c.dropped = true
+		return
+	}
+	c.theirs[author] = claim{s, addr, had.since, had.stalls} // a peer that insists is asked no more often
+	if news {
 		n.lackLocked(author)
+		c.debt += workPerClaim
 	}
 	if !addr.IsValid() {
 		n.strayLocked(c, author, had)
@@ -1706,30 +1837,35 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	}
 }
 
-// completeLocked goes on once the peer's whole vector is in: we know from where it
-// lacks our own feed, and a newcomer knows what to wait for. The peer is the source
-// of its own feed, unless it has dropped the posts that we lack next: then it is
-// one among others to be asked.
-func (c *conn) completeLocked() {
+// completeLocked goes on once the peer's vector is in, or a part of it. With the
+// first, we know from where it lacks our own feed. The peer is the source of its
+// own feed, unless it has dropped the posts that we lack next: then it is one among
+// others to be asked. A newcomer knows what to wait for. Only the reader calls it.
+func (c *conn) completeLocked(first bool) {
 	n := c.n
-	c.complete, c.vector = true, c.theirs[c.peer].last
-	c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
-	wake(c.wake)
-	if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
-		n.dropSourceLocked(c.peer)
-		n.sources[c.peer] = &source{from: c, since: time.Now()}
-	}
-	n.lackLocked(c.peer)
-	if g := &n.gather; !g.done {
-		for author, s := range c.theirs {
-			known := n.conns[author] // by itself
-			if author != n.id && (author == c.peer || known == nil || !known.complete) {
-				n.history.await(author, s.last, author == c.peer)
-			}
+	if first {
+		c.complete, c.vector = true, c.theirs[c.peer].last
+		c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
+		wake(c.wake)
+		if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
+			n.dropSourceLocked(c.peer)
+			n.sources[c.peer] = &source{from: c, since: time.Now()}
 		}
-		n.gatherLocked(time.Now(), false)
+		n.lackLocked(c.peer)
 	}
-	n.planLocked(time.Now())
+	now, entries := time.Now(), 0
+	for author, s := range c.theirs {
+		c.sliceLocked(&entries)
+		known := n.conns[author] // by itself
+		if author != n.id && (author == c.peer || known == nil || !known.complete) {
+			n.history.await(author, s.last, author == c.peer)
+		}
+		if l, ok := n.lacking[author]; ok {
+			n.decideLocked(author, l, now)
+		}
+	}
+	c.askOnLocked()
+	n.gatherLocked(now, false)
 	n.changedLocked()
 }
 
@@ -1757,8 +1893,8 @@ func (c *conn) handleWant(body []byte) error {
 	err := parseWant(body, func(author nodeID, w want) {
 		c.sliceLocked(&entries)
 		delete(c.subs, author)
-		if w.from == 0 || len(c.subs) >= maxTheirs {
-			return
+		if w.from == 0 || len(c.subs) >= maxSubs {
+			return // who asks for more of them at once is not answered, and asks again
 		}
 		c.subs[author] = &sub{author: author, next: w.from, over: w.over}
 		if s := n.history.span(author); w.from < s.first || w.from > s.last {
@@ -1771,6 +1907,7 @@ func (c *conn) handleWant(body []byte) error {
 
 func (c *conn) handleSeen(body []byte) error {
 	n := c.n
+	c.debt += workPerNote
 	x, err := parseSeen(body)
 	if err != nil {
 		return err
@@ -1800,6 +1937,7 @@ func (n *node) sawLocked(c *conn, x sighting) {
 
 func (c *conn) handleDirect(body []byte) error {
 	n := c.n
+	c.debt += workPerNote + time.Duration(len(body))*workPerText
 	x, err := parseDirect(body)
 	if err != nil {
 		return err
@@ -1855,7 +1993,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	n := c.n
 	n.mu.Lock()
 	b = c.controlLocked(b)
-	bye, complete, greeted := c.bye, c.complete, !c.telling.greet
+	bye, complete, greeted := c.bye, c.complete, !c.telling.asked && c.telling.flag == 0
 	own := c.subs[n.id]
 	run, room := c.flow.run(), c.flow.room()
 	if c.due = c.due[:0]; greeted { // posts come behind the vector that announces them
@@ -1924,7 +2062,7 @@ func (c *conn) controlLocked(b []byte) []byte {
 		c.telling.got = false
 		b = appendGot(b, c.telling.arrived)
 	}
-	if t := &c.telling; t.beat || t.greet || len(t.authors) > 0 {
+	if t := &c.telling; t.beat || t.asked || t.flag != 0 || t.goOn || len(t.authors) > 0 {
 		b = c.appendHaveLocked(b)
 	}
 	if len(c.wants) > 0 {
@@ -1943,11 +2081,14 @@ func (c *conn) controlLocked(b []byte) []byte {
 }
 
 // appendHaveLocked appends what the peer is to hear of what we have, as much
-// as a frame may hold. The frame that ends our vector is marked.
+// as a frame may hold.
 func (c *conn) appendHaveLocked(b []byte) []byte {
-	n, start := c.n, len(b)
+	n, t, start := c.n, &c.telling, len(b)
+	if t.asked {
+		c.nextPartLocked()
+	}
 	b = beginHave(b, n.contactLocked(c.peer).taken)
-	for author := range c.telling.authors {
+	for author := range t.authors {
 		if len(b)-start > maxRun {
 			break
 		}
@@ -1957,14 +2098,18 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 			s = span{known.last, known.last, known.link.mark()}
 		}
 		b = appendHaveEntry(b, author, s, n.reachedLocked(author))
-		delete(c.telling.authors, author)
+		delete(t.authors, author)
 	}
-	c.telling.beat = false
-	if c.telling.greet && len(c.telling.authors) == 0 {
-		c.telling.greet = false
-		return endHave(b, start, haveComplete)
+	var flags byte
+	if len(t.authors) == 0 {
+		flags, t.flag = t.flag, 0
+		t.toldAll = t.toldAll || flags == haveComplete
 	}
-	return endHave(b, start, 0)
+	if t.goOn {
+		flags |= haveGoOn
+	}
+	t.beat, t.goOn = false, false
+	return endHave(b, start, flags)
 }
 
 // appendPosts appends what the history has of an author beyond what was sent,
@@ -2053,8 +2198,8 @@ func (n *node) say(kind byte, text []byte) {
 		c.chatAt = time.Now()
 		wake(c.wake)
 	}
-	for _, ct := range n.contacts {
-		n.rouseLocked(ct)
+	for id := range n.rested {
+		n.rouseLocked(n.contacts[id])
 	}
 }
 

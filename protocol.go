@@ -62,11 +62,11 @@ package main
 //	              the listening side 32
 //	   2  HELLO   version 2 (1), epoch 4, time 8 (by the sender's clock), port 2
 //	              (where it listens on TCP), name 1+n
-//	   3  HAVE    flags 1 (1: the vector ends here), taken 8 (DIRECT up to this
-//	              number have arrived), then per author: ID 32, first 8, last 8
-//	              (post numbers held, or both 0), mark 8 (the first of the last
-//	              post's link), address (where the sender is connected with the
-//	              author; port 0: it isn't)
+//	   3  HAVE    flags 1 (1: the vector ends here; 2: a part of it does; 4: go on
+//	              with yours), taken 8 (DIRECT up to this number have arrived), then
+//	              per author: ID 32, first 8, last 8 (post numbers held, or both 0),
+//	              mark 8 (the first of the last post's link), address (where the
+//	              sender is connected with the author; port 0: it isn't)
 //	   4  WANT    per author: ID 32, from 8 (number of the first post; 0: no more),
 //	              over 1 (1: or else the first later one that is held)
 //	   5  POSTS   author 32, then at least one post, of consecutive numbers:
@@ -171,7 +171,13 @@ package main
 //
 //  11. Each side begins with its vector: one or more HAVE, the last of them with
 //     flag 1, with entries for all authors of whom it holds posts, itself
-//     included, and for all nodes that it is connected with.
+//     included, and for all nodes that it is connected with. After 2,048 authors
+//     it says flag 2 in place of 1, and goes on when it hears flag 4. The first
+//     such part holds the entries for the two nodes themselves and for all that
+//     the sender is connected with; as soon as it is in, the vector counts as
+//     complete for what follows. Flag 4 after the end asks for the whole vector
+//     anew. A reader may pass over entries that it has no room for, and ask for
+//     them in this way; but of the first part it remembers at least 256.
 //  12. Later entries replace those before of the same author. One is sent
 //     - to the author, when posts that came from it were taken. This is the
 //     acknowledgement, and says the last number even if nothing is held any more.
@@ -195,7 +201,8 @@ package main
 //  15. The feeds of others go to those who ask by WANT, and that is a
 //     subscription: what the sender gets later follows. So the number may be one
 //     more than the sender has. A WANT replaces the one before of the same author.
-//     It ends by one from 0, or when the author's leave was sent.
+//     It ends by one from 0, or when the author's leave was sent. A peer may have
+//     4,096 of them; what it asks for beyond that is passed over.
 //  16. If the sender no longer holds the next post of a feed, but a later one, it
 //     says by HAVE what it has, and sends nothing more of the feed, be it its own,
 //     until it is asked anew. With over 1 it goes on at the first that it holds.
@@ -600,7 +607,12 @@ type span struct {
 	mark        uint64 // first 8 bytes of the link of the last post: two histories of the same length differ here
 }
 
-const haveComplete = 1 // flag of the HAVE that ends the first vector
+// Flags of HAVE.
+const (
+	haveComplete = 1 // the vector ends here
+	havePart     = 2 // a part of it does; the next follows when the reader says haveGoOn
+	haveGoOn     = 4 // asks for the next part, or behind the end for the whole anew
+)
 
 const bareHave = 4 + 1 + 1 + 8 // bytes of a HAVE frame without entries
 
