@@ -66,6 +66,7 @@ type discovery struct {
 	key     *roomKey
 	hear    []*net.UDPConn        // one for each family
 	soon    chan struct{}         // receives when a beacon is wanted soon
+	chorus  chan struct{}         // receives when somebody else's beacon is heard
 	counter uint64                // of the last beacon; used by the announcer alone
 	local   atomic.Pointer[local] // as of the last beacon
 }
@@ -87,7 +88,7 @@ type segment struct {
 // openDiscovery opens the sockets of the room at the given port. A host
 // without IPv6 does without.
 func openDiscovery(bind netip.Addr, port uint16, key *roomKey) (*discovery, error) {
-	d := &discovery{bind: bind, port: port, key: key, soon: make(chan struct{}, 1)}
+	d := &discovery{bind: bind, port: port, key: key, soon: make(chan struct{}, 1), chorus: make(chan struct{}, 1)}
 	var err error
 	if !bind.IsValid() || bind.Is4() || bind.IsLoopback() {
 		err = d.open("udp4", net.IPv4(224, 0, 0, 0))
@@ -151,21 +152,42 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 		sent := time.Now()
 		connected, heardOf := n.size()
 		wait := max(beaconEvery, time.Duration(connected)*time.Second/beaconsPerSec)
-		wait = wait*3/4 + rand.N(wait/2)
+		alone, together := wait*3/4, rand.N(wait/2)
 		if len(next) > 0 {
-			wait, next = next[0], next[1:]
+			alone, together, next = next[0], 0, next[1:]
+		} else {
+			n.beat() // what goes out together wakes the others once
 		}
-		select {
-		case <-time.After(wait):
-		case <-d.soon:
+		if d.waitSoon(ctx, alone, nil) || together > 0 && d.waitSoon(ctx, together, d.chorus) {
 			asked = true
 			n.pause(min(time.Duration(heardOf)*answerGap, answerMost) - time.Since(sent))
-		case <-ctx.Done():
 		}
 		if ctx.Err() != nil {
 			return
 		}
 	}
+}
+
+// The nodes of a room send their beacons together: each is sent when three
+// quarters of its time are over and another is heard. A node that is idle is
+// woken once by all of them, where each would have woken it by itself, which
+// costs more than the work that there is to do.
+//
+// waitSoon waits for so long, or until chorus receives, or ctx ends, or a beacon
+// is asked for. It says whether that is so.
+func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus chan struct{}) bool {
+	select { // one that was heard long before is no reason
+	case <-chorus:
+	default:
+	}
+	select {
+	case <-time.After(wait):
+	case <-chorus:
+	case <-d.soon:
+		return true
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // send sends a beacon from each of our addresses to everybody on its segment.
@@ -407,6 +429,9 @@ func (d *discovery) listen(n *node, hear *net.UDPConn) {
 		}
 		if d.bind.IsLoopback() && d.bind.Is6() {
 			addr = d.bind // the loopback interface carries no IPv6 multicasts, so such a node announces itself in IPv4
+		}
+		if x.node != n.id {
+			wake(d.chorus)
 		}
 		n.heard(x, addr)
 	}

@@ -1196,6 +1196,19 @@ func (c *conn) tickLocked(now time.Time) {
 	}
 }
 
+// beat sends a heartbeat on each connection that carried nothing for a while,
+// ahead of when tickLocked does.
+func (n *node) beat() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.conns {
+		if c.bye == 0 && c.raw.sinceWrite() >= heartbeat {
+			c.telling.beat = true
+			wake(c.wake)
+		}
+	}
+}
+
 // A judgement is what the silence of a peer says of it.
 type judgement int
 

@@ -115,7 +115,9 @@ package main
 //  3. All nodes of a host share the room's UDP port (SO_REUSEADDR, on the BSDs
 //     SO_REUSEPORT as well). A node sends beacons when it starts, 0.25 s and 1 s
 //     later, and then every 2 s, a quarter more or less at random; in a room of
-//     more than 50 nodes the interval is 0.04 s for each node. When nobody is
+//     more than 50 nodes the interval is 0.04 s for each node. When three quarters
+//     of it are over, it is sent as soon as another is heard, so that all wake an
+//     idle node together; so are the heartbeats that are due soon. When nobody is
 //     missing, only every fourth round goes to 255.255.255.255, or by IPv6 where
 //     there is IPv4 too. Every member can
 //     seal a beacon in another's name, but not sign it: a reader believes nothing
