@@ -202,6 +202,9 @@ func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus cha
 func (d *discovery) send(n *node, spare bool) {
 	l := d.look()
 	n.moved(l.own)
+	if d.bind.IsValid() && !d.bind.IsLoopback() && len(l.own) > 0 && !slices.Contains(l.own, d.bind) {
+		n.warnOnce("bind", "this machine has the address %v of -bind no longer, so nobody is heard or reached; give it that address again, or start anew with another -bind", d.bind)
+	}
 	packets := make([][]byte, len(l.segments))
 	for i, s := range l.segments {
 		if !spare && l.hasIPv4(s) {
@@ -236,7 +239,7 @@ func (d *discovery) tell(n *node, s segment, packet []byte, group netip.Addr) {
 		err = sendFrom(s.own(), packet, netip.AddrPortFrom(group.WithZone(s.zone), d.port))
 	}
 	if err != nil {
-		n.logOnce("beacon to "+to.String(), "beacon to %v: %v", to, err)
+		n.failed("beacon to "+to.String(), err)
 	}
 }
 
@@ -556,8 +559,10 @@ func (r *route) wait(first, most time.Duration) {
 // A target is an address that the user named.
 type target struct {
 	route
-	alias string // its name in the table of -peers; empty: it was given by -peer
-	id    nodeID // of the node that was found there last; zero: none was
+	alias string    // its name in the table of -peers; empty: it was given by -peer
+	met   bool      // a node of the room was found there
+	since time.Time // it was dialed for the first time; zero: never
+	id    nodeID    // of the node that was found there last; zero: none was
 }
 
 // A contact is what we know of another node, connected or not.
@@ -574,6 +579,10 @@ type contact struct {
 	namedAt   time.Time  // when a beacon in its name last came, checked or not
 	reachedAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
 	heardAt   time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
+	name      string     // by its newest beacon that was checked
+	chokes    int        // connections in a row that died while posts were under way
+	mute      int        // dials in a row that nobody answered, though its beacons came
+	otherAt   time.Time  // when a dial first found another node in its place, though its beacons came; zero: none did
 	teller    netip.Addr // the host of the node that last told where it is
 }
 
@@ -760,7 +769,7 @@ func (n *node) heard(x beacon, from netip.Addr) {
 	if silent {
 		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
 	}
-	ct.teller = from
+	ct.teller, ct.name = from, x.name
 	n.meetLocked(ct, addr, silent)
 }
 
@@ -900,9 +909,10 @@ func (n *node) dialNext() {
 	}
 }
 
-// dialedLocked moves the tie of ct as the end of a dial, with err, demands. Who was
-// found there is found, as far as that is known.
-func (n *node) dialedLocked(ct *contact, found nodeID, err error) {
+// dialedLocked moves the tie of ct as the end of a dial demands.
+func (n *node) dialedLocked(ct *contact, last attempt) {
+	found, err := last.found, last.err
+	n.wonderLocked(ct, last)
 	first, most := retryFirst, retryMost
 	if ct.tie == resting {
 		first, most = slowHeartbeat, slowHeartbeat
@@ -931,6 +941,34 @@ func (n *node) dialedLocked(ct *contact, found nodeID, err error) {
 		if n.isGoneLocked(ct, found, err) && found != (nodeID{}) {
 			ct.conn.raw.Close() // another one has taken its place: its reader notices, and dials anew
 		}
+	}
+}
+
+// wonderLocked tells the user, once, what is odd about a dial of ct that has ended:
+// the node is heard, and yet it can't be had.
+func (n *node) wonderLocked(ct *contact, last attempt) {
+	heard := ct.tie == away && time.Since(ct.beaconAt) < silence
+	if !heard || last.err == nil || errors.Is(last.err, errDuplicate) {
+		ct.mute, ct.otherAt = 0, time.Time{}
+		return
+	}
+	host := ct.addr.Addr().String()
+	who := cleanName([]byte(ct.name)) + "@" + host
+	if !last.answered {
+		if ct.mute++; ct.mute >= muteDials {
+			n.warnOnceLocked("mute "+host, "%s is heard, but TCP port %d there does not answer: a firewall? let that port pass there, or port %d here: one of the two is enough",
+				who, ct.addr.Port(), n.port)
+		}
+		return
+	}
+	if last.found == (nodeID{}) || last.found == ct.id {
+		return
+	}
+	if ct.otherAt.IsZero() {
+		ct.otherAt = time.Now() // perhaps it has just gone, and another one has taken its place
+	} else if ct.beaconAt.After(ct.otherAt) {
+		n.warnOnceLocked("twice "+host, "%s is heard, but %s is at its address: two machines seem to have the address %s; give one of them another",
+			who, cmp.Or(n.history.about(last.found).name, "another node"), host)
 	}
 }
 

@@ -1286,6 +1286,7 @@ func TestLabFaults(t *testing.T) {
 		"RestartIsAnotherNode":          restartIsAnotherNode,
 		"FrozenWhileTheOthersLeave":     frozenWhileTheOthersLeave,
 		"DeadTCPIsLostAndBack":          deadTCPIsLostAndBack,
+		"LargePacketsThatVanishAreTold": largePacketsThatVanishAreTold,
 		"OneCableOfTwoMayGo":            oneCableOfTwoMayGo,
 	} {
 		all.Go(func() { t.Run(name, claim) })
@@ -1911,4 +1912,47 @@ func oneCableOfTwoMayGo(t *testing.T) {
 	ann.say("still there?")
 	bob.seesCount(slack(3*time.Second), 1, `: still there\?`)
 	connected(slack(8*time.Second), 2, a, b)
+}
+
+// The path drops what is larger than a tunnel takes, and says nothing of it.
+func largePacketsThatVanishAreTold(t *testing.T) {
+	l := newLAN(t)
+	hosts := []*host{l.host("10.9.0.1/24"), l.host("10.9.0.2/24")}
+	nodes := room(hosts, "Ann", "Bob")
+	ann, bob := nodes[0], nodes[1]
+	ann.say("small")
+	bob.sees(slack(3*time.Second), `: small$`)
+	hosts[1].drops("ip length > 1200")
+	ann.say(strings.Repeat("large ", 1000))
+	ann.complains(slack(20*time.Second), `^p2pchat: two connections in a row with Bob@10.9.0.2 have died while \d+ bytes were under way; .* MTU`)
+	hosts[1].drops("")
+	bob.sees(slack(10*time.Second), `: large large`)
+	time.Sleep(2 * time.Second)
+	if n := count(ann.err.lines(), `two connections in a row`); n != 1 {
+		t.Errorf("Ann is told %d times", n)
+	}
+}
+
+// What lacks of a machine is said on standard error, once.
+
+func TestLabBindAddressThatIsGoneIsTold(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	a := l.host("10.9.0.1/24")
+	ann := a.node("Ann", "-bind", "10.9.0.1").up()
+	a.ip("addr add 10.9.0.9/24 dev eth0", "addr del 10.9.0.1/24 dev eth0")
+	ann.complains(slack(5*time.Second), `^p2pchat: this machine has the address 10.9.0.1 of -bind no longer`)
+}
+
+func TestLabDescriptorsThatAreUsedUpAreTold(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	few := func(c *exec.Cmd) {
+		c.Args = slices.Insert(c.Args, len(netns{}.inside()), "sh", "-c", `ulimit -n 13; exec "$0" "$@"`)
+	}
+	ann := h.nodeWith("Ann", nil, few).up()
+	for i := range 6 {
+		h.node(fmt.Sprint("Node", i))
+	}
+	ann.complains(slack(10*time.Second), `^p2pchat: no more connections can be made: .*; raise the limit of open files`)
 }

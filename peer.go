@@ -50,6 +50,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -73,6 +74,8 @@ const (
 	handshakeTimeout = 5 * time.Second
 	retryFirst       = 1 * time.Second
 	retryMost        = 8 * time.Second
+	namedPatience    = 10 * time.Second       // before the user hears that nobody answers at an address of -peer
+	muteDials        = 3                      // to a node that is heard, and does not answer, before the user hears of it
 	retryNamed       = 2 * time.Second        // an address that the user named; sooner at first
 	askAfter         = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
 	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
@@ -107,6 +110,7 @@ const (
 	dialRate        = 50                    // dials per second to unknown nodes
 	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
 	maxDialsPerAddr = 4                     // of these to one address
+	smallPacket     = 1000                  // bytes, that pass on every path
 	maxJoined       = 4                     // attempts at once to connect with a node that we met before
 	blameWait       = 15 * time.Millisecond // between two such dials to one host, or told of by one, for each that failed of late; but for what a host tells of itself
 	mostBlameWait   = 2 * time.Second
@@ -426,7 +430,7 @@ func (n *node) accept(l net.Listener) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			n.logf("accept: %v", err)
+			n.failed("accept", err)
 			n.pause(tickEvery)
 		}
 	}
@@ -444,6 +448,22 @@ func (n *node) pause(d time.Duration) {
 func (n *node) warnOnceLocked(what, format string, args ...any) {
 	if isFirst(n.said.warned, what) {
 		n.warn(format, args...)
+	}
+}
+
+// warnOnce is warnOnceLocked for callers that don't hold the lock.
+func (n *node) warnOnce(what, format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.warnOnceLocked(what, format, args...)
+}
+
+// failed logs that something failed, and warns the user if that was for lack of
+// descriptors.
+func (n *node) failed(what string, err error) {
+	n.logOnce(what, "%s: %v", what, err)
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		n.warnOnce("files", "no more connections can be made: %v; raise the limit of open files (ulimit -n)", err)
 	}
 }
 
@@ -695,6 +715,7 @@ func (n *node) register(c *conn, x hello) error {
 		if ct.tie == up && n.id.less(c.peer) && x.epoch <= ct.conn.epoch {
 			return errDuplicate
 		}
+		n.chokedLocked(ct)
 		n.retireLocked(ct.conn)
 	default:
 		if !n.admitsLocked(c.addr.Addr()) {
@@ -908,13 +929,30 @@ func (n *node) unregister(c *conn, err error) {
 	case n.ctx.Err() != nil || n.leaving && (c.parted || goodbye):
 		n.moveLocked(ct, away, nil)
 	case c.bye == byeSilent:
+		n.chokedLocked(ct)
 		n.loseLocked(ct, false)
 	case n.history.about(c.peer).state == left || goodbye:
 		n.moveLocked(ct, away, nil)
 		ct.addr, ct.spare = netip.AddrPort{}, netip.AddrPort{} // nothing is there to be dialed
 	default:
+		n.chokedLocked(ct)
 		n.moveLocked(ct, broken, nil)
 		n.redialLocked(ct)
+	}
+}
+
+// chokedLocked looks at a connection of ct that has died. If it was the second in a
+// row that died with posts under way, and nothing had arrived on it at all, large
+// packets probably vanish on the path: heartbeats and handshakes pass.
+func (n *node) chokedLocked(ct *contact) {
+	f := ct.conn.flow
+	if !f.bounded || f.sent-f.arrived < smallPacket || time.Since(ct.conn.since) < slowHeartbeat {
+		ct.chokes = 0
+		return
+	}
+	if ct.chokes++; ct.chokes > 1 && f.arrived == 0 {
+		n.warnOnceLocked("choke "+ct.addr.Addr().String(), "two connections in a row with %s have died while %d bytes were under way; if its network drops large packets, lower the MTU of this machine (as by ip link set dev eth0 mtu 1280)",
+			n.label(ct.id), f.sent-f.arrived)
 	}
 }
 
@@ -959,7 +997,7 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) er
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.dialedLocked(ct, a.found, a.err)
+	n.dialedLocked(ct, a)
 	return a.err
 }
 
@@ -1030,7 +1068,7 @@ func (n *node) settles(ct *contact, a attempt) bool {
 func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, probe bool) (a attempt) {
 	raw, err := n.dial(ctx, "tcp", addr.String())
 	if err != nil {
-		n.logOnce("dial "+addr.String(), "dial %v: %v", addr, err)
+		n.failed("dial "+addr.String(), err)
 		return attempt{err: err}
 	}
 	n.answered(ct)
@@ -1061,7 +1099,7 @@ func (n *node) dialTarget(t *target) {
 	var peer nodeID
 	raw, err := n.dial(ctx, "tcp", t.addr.String())
 	if err != nil {
-		n.logOnce("dial "+t.addr.String(), "dial %v: %v", t.addr, err)
+		n.failed("dial "+t.addr.String(), err)
 	} else {
 		peer, err = n.serve(raw, true, nodeID{})
 	}
@@ -1070,7 +1108,24 @@ func (n *node) dialTarget(t *target) {
 	if peer != (nodeID{}) {
 		t.id = peer
 	}
+	n.missLocked(t, raw != nil, err)
 	t.ended(err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
+}
+
+// missLocked tells the user, once, of an address of -peer where no node of the room
+// was ever found. Of a table not everybody is there at all times.
+func (n *node) missLocked(t *target, answered bool, err error) {
+	if t.since.IsZero() {
+		t.since = time.Now()
+	}
+	t.met = t.met || err == nil || errors.Is(err, errDuplicate) || t.id == n.id
+	switch {
+	case t.met || t.alias != "" || time.Since(t.since) < namedPatience:
+	case !answered:
+		n.warnOnceLocked("peer "+t.addr.String(), "nobody answers at %v, which -peer names (%v); check that p2pchat runs there, and that no firewall stops TCP", t.addr, err)
+	default:
+		n.warnOnceLocked("peer "+t.addr.String(), "who answers at %v, which -peer names, is no node of this room (%v); check the port, and that both have the same secret", t.addr, err)
+	}
 }
 
 // ---- the tick

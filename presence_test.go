@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -575,4 +576,88 @@ func TestIPv4IsDialedFirst(t *testing.T) {
 			})
 		})
 	}
+}
+
+// ---- what the user is told of the network
+
+// wantWarned fails unless g told its user just these things on standard error.
+func (g *guest) wantWarned(want ...string) {
+	g.l.t.Helper()
+	got := g.warnings()
+	ok := len(got) == len(want)
+	for i := range min(len(got), len(want)) {
+		ok = ok && regexp.MustCompile(want[i]).MatchString(got[i])
+	}
+	if !ok {
+		g.l.t.Errorf("%s is told %q, want %q", g.name, got, want)
+	}
+}
+
+func TestWhoIsHeardButNotReachedIsToldOnce(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob", deaf())
+		cid := l.enter("Cid")
+		l.blockTCP(ann, bob)
+		l.blockTCP(cid, bob)
+		bob.mu.Lock()
+		bob.mute = false
+		bob.mu.Unlock()
+		after(time.Minute)
+		ann.wantWarned(`^Bob@10.0.0.2 is heard, but TCP port 7700 there does not answer: a firewall\?`)
+		bob.wantWarned(`^(Ann|Cid)@10.0.0.\d is heard`, `^(Ann|Cid)@10.0.0.\d is heard`)
+		l.setApart(ann, bob, false)
+		l.setApart(cid, bob, false)
+		after(20 * time.Second)
+		ann.wantLines(1, `Bob@10.0.0.2 joined$`)
+	})
+	inBubble(t, func(t *testing.T, l *lab) { // one of the two can dial the other
+		ann, bob := l.enter("Ann", deaf()), l.enter("Bob", deaf())
+		ann.bar(bob)
+		for _, g := range []*guest{ann, bob} {
+			g.mu.Lock()
+			g.mute = false
+			g.mu.Unlock()
+		}
+		after(time.Minute)
+		ann.wantWarned()
+		bob.wantWarned()
+	})
+}
+
+func TestPeerThatNeverAnswersIsToldOnce(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		gone, far := l.enter("Gone", deaf()), l.enter("Far", deaf())
+		other := l.enter("Other", deaf(), withKey(newRoomKey("of another room")))
+		gone.crash()
+		ann := l.enter("Ann", told(gone), listed("Table", gone, 0), deaf(), apartFrom(far))
+		bob := l.enter("Bob", told(far), deaf(), apartFrom(far))
+		cid := l.enter("Cid", told(other), deaf())
+		after(time.Minute)
+		ann.wantWarned(`^nobody answers at 10.0.0.1:7700, which -peer names \(connection refused\); check`)
+		bob.wantWarned(`^nobody answers at 10.0.0.2:7700, which -peer names \(context deadline exceeded\); check`)
+		cid.wantWarned(`^who answers at 10.0.0.3:7700, which -peer names, is no node of this room .*; check`)
+	})
+}
+
+// TestTwoMachinesOfOneAddressAreToldOnce: Ann hears of another node at the place
+// where Bob is.
+func TestTwoMachinesOfOneAddressAreToldOnce(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob, key := l.enter("Ann"), l.enter("Bob"), newKey()
+		after(3 * time.Second)
+		beacons := func(n int) {
+			for range n {
+				ann.hears(key, beacon{node: idOf(key), counter: uint64(time.Now().UnixNano()), port: 7700, name: "Twin"}, bob.addr.Addr())
+				after(beaconEvery)
+			}
+		}
+		beacons(1)
+		after(time.Minute)
+		ann.wantWarned() // it has gone, and Bob took its place
+		beacons(10)
+		ann.wantWarned(`^Twin@10.0.0.2 is heard, but Bob is at its address: two machines seem to have the address 10.0.0.2; give one of them another$`)
+	})
 }
