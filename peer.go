@@ -930,7 +930,7 @@ func (n *node) unregister(c *conn, err error) {
 		n.moveLocked(ct, away, nil)
 	case c.bye == byeSilent:
 		n.chokedLocked(ct)
-		n.loseLocked(ct, false)
+		n.loseLocked(ct, time.Since(ct.beaconAt) > silence) // or it lives, and only we can't reach it
 	case n.history.about(c.peer).state == left || goodbye:
 		n.moveLocked(ct, away, nil)
 		ct.addr, ct.spare = netip.AddrPort{}, netip.AddrPort{} // nothing is there to be dialed
@@ -2063,7 +2063,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	b = c.controlLocked(b)
 	bye, complete, greeted := c.bye, c.complete, !c.telling.asked && c.telling.flag == 0
 	own := c.subs[n.id]
-	run, room := c.flow.run(), c.flow.room()
+	run, room, slow := c.flow.run(), c.flow.room(), c.flow.isSlow(time.Now())
 	if c.due = c.due[:0]; greeted { // posts come behind the vector that announces them
 		c.due = n.history.due(c.due, c.subs)
 	}
@@ -2081,7 +2081,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	if len(c.bulk) > 0 && c.posted-before < min(room, run) {
 		b = c.appendBulk(b, run)
 	}
-	if behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id); behind && room > -run {
+	if behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id); behind && slow && room > -run {
 		b = c.appendEarly(b, own, run)
 	}
 	n.mu.Lock()
@@ -2224,8 +2224,8 @@ func (c *conn) appendPosts(b []byte, s *sub, size int) []byte {
 func (c *conn) appendEarly(b []byte, own *sub, size int) []byte {
 	own.early = max(own.early, c.base)
 	events, first := c.n.history.posts(own.author, own.early+1, size)
-	if len(events) == 0 || len(events[0].sealed) > size {
-		return b
+	if len(events) == 0 || len(events[0].sealed) > size || first+uint64(len(events)) <= c.n.history.about(own.author).last {
+		return b // or it is a flood, which is better kept in order
 	}
 	own.early = first + uint64(len(events)) - 1
 	return c.appendRun(b, own.author, events, size)
@@ -2549,10 +2549,11 @@ type flow struct {
 	window  int64 // bytes that may be under way; 0: firstWindow
 	mark    int64 // bytes sent when the window was used up, which is measured; 0: it wasn't
 	markAt  time.Time
+	took    time.Duration // for a full window to arrive, the last time
 }
 
 const (
-	firstWindow = 16 << 10 // bytes: two seconds at 64 kbit/s
+	firstWindow = 8 << 10 // bytes: a second at 64 kbit/s
 	leastWindow = 4 << 10
 	mostWindow  = 8 << 20
 	flowFast    = 250 * time.Millisecond // a full window that arrives within it grows
@@ -2573,6 +2574,11 @@ func (f *flow) room() int { return int(f.limit() - (f.sent - f.arrived)) }
 // so that the path doesn't run dry.
 func (f *flow) run() int { return int(min(f.limit()/2, maxRun)) }
 
+// isSlow says whether a full window takes long to arrive.
+func (f *flow) isSlow(now time.Time) bool {
+	return f.took >= flowFast || f.mark > 0 && now.Sub(f.markAt) >= flowFast
+}
+
 // send counts size bytes that are sent.
 func (f *flow) send(size int, now time.Time) {
 	if f.sent += int64(size); f.mark == 0 && f.room() <= 0 {
@@ -2589,10 +2595,10 @@ func (f *flow) ack(arrived int64, now time.Time) bool {
 	}
 	f.arrived = arrived
 	if f.mark > 0 && arrived >= f.mark {
-		switch took := now.Sub(f.markAt); {
-		case took > flowSlow:
+		switch f.took = now.Sub(f.markAt); {
+		case f.took > flowSlow:
 			f.window = max(f.limit()/2, leastWindow)
-		case took < flowFast:
+		case f.took < flowFast:
 			f.window = min(2*f.limit(), mostWindow)
 		}
 		f.mark = 0

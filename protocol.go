@@ -244,7 +244,7 @@ package main
 //     HELLO's time and its own clock, but by 5 minutes at most. SEEN of an author of
 //     whom no post was taken waits for one.
 //  23. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
-//     peer that says GOT, a node has at most a window of bytes under way: 16 KiB
+//     peer that says GOT, a node has at most a window of bytes under way: 8 KiB
 //     at first, twice as much when a full window arrived within 0.25 s, half when
 //     it took more than 1 s, 4 KiB to 8 MiB. A run is half a window at most; a
 //     post that is larger goes in pieces, PART, which make the body of a POSTS
