@@ -1254,7 +1254,7 @@ func validName(name string) error {
 	case looksMoved(name):
 		return errors.New("a name can't be \"at\" and an address, which would read as a move to there")
 	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
-		string(appendVisible(nil, []byte(name), false)) != name:
+		!isPlain([]byte(name)) && string(appendVisible(nil, []byte(name), false)) != name:
 		return errors.New("a name can't hold control or invisible characters")
 	}
 	return nil
@@ -1264,8 +1264,11 @@ func validName(name string) error {
 // an address.
 func looksMoved(name string) bool {
 	place, found := strings.CutPrefix(name, "at ")
+	if !found {
+		return false
+	}
 	_, err := netip.ParseAddr(place)
-	return found && err == nil
+	return err == nil
 }
 
 // cleanName returns the form of a name that is safe to show.
