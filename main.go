@@ -70,7 +70,7 @@ const (
 	maxOwn        = 200                    // lines entered earlier that Up brings back
 	prompt        = "> "
 	smallestKeep  = 64 << 10
-	memoryBeside  = 24 << 20 // bytes beside 1.25 times -keep, within which the garbage collector holds the program; 6 MiB more are the program itself
+	memoryBeside  = 22 << 20 // bytes beside 1.25 times -keep, within which the garbage collector holds the program; 8 MiB more are the program itself
 )
 
 const usageText = `usage: p2pchat [flags] NAME
