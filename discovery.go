@@ -367,7 +367,8 @@ func plainZone(zone string) string {
 	return ""
 }
 
-// ownAddr returns the address that others most likely reach us at.
+// ownAddr returns the address that others most likely reach us at. It is invalid
+// while this host has none but its loopback.
 func (d *discovery) ownAddr() netip.Addr {
 	if d.bind.IsValid() {
 		return d.bind
@@ -383,7 +384,7 @@ func (d *discovery) ownAddr() netip.Addr {
 			return all[i]
 		}
 	}
-	return localNet.Addr()
+	return netip.Addr{}
 }
 
 // announced says in words where beacons go, and where they don't.

@@ -931,6 +931,29 @@ func TestLabNetworkWithoutBroadcastStays(t *testing.T) {
 	connected(slack(time.Second), 2, a, b)
 }
 
+// TestLabAddressThatIsNotKnownIsNotMadeUp: Ann is up before her network.
+func TestLabAddressThatIsNotKnownIsNotMadeUp(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	a := newHost(t).withoutIPv6()
+	ann := a.node("Ann")
+	ann.complains(slack(2*time.Second), `^p2pchat: Ann at port 7700 of this host, which has no network yet, in the open room`)
+	l.plug(a, "10.9.0.1/24")
+	bob := l.host("10.9.0.2/24").node("Bob")
+	bob.sees(slack(5*time.Second), ` \* Ann@10.9.0.1 joined$`)
+	ann.say("now I have one")
+	bob.sees(slack(time.Second), ` Ann@10.9.0.1: now I have one$`)
+	ann.closeInput()
+	ann.signal(syscall.SIGTERM)
+	ends(ann, slack(2*time.Second), 0)
+	cid := l.host("10.9.0.3/24").node("Cid")
+	cid.sees(slack(5*time.Second), ` \* Ann@\? joined$`)
+	cid.sees(slack(time.Second), ` \* Ann@\S*\? left$`)
+	if all := bob.out.String() + cid.out.String(); strings.Contains(all, "127.") {
+		t.Errorf("somebody shows an address that is nobody's:\n%s", all)
+	}
+}
+
 func TestLabTakenTCPPortIsAvoided(t *testing.T) {
 	t.Parallel()
 	foreign, err := net.Listen("tcp4", "127.0.0.1:0")

@@ -456,7 +456,11 @@ func (a *app) greet(own netip.AddrPort) {
 	if a.cfg.secret != "" {
 		room = "a private room"
 	}
-	a.v.say("%s at %v in %s of port %d; /help lists the commands", a.cfg.name, own, room, a.cfg.port)
+	place := own.String()
+	if !own.IsValid() {
+		place = fmt.Sprintf("port %d of this host, which has no network yet,", own.Port())
+	}
+	a.v.say("%s at %s in %s of port %d; /help lists the commands", a.cfg.name, place, room, a.cfg.port)
 	if tz := os.Getenv("TZ"); !namesZone(tz, time.Local.String()) {
 		a.v.say("TZ names no time zone: %q, so times are UTC; set it to a name such as Europe/Berlin", tz)
 	}

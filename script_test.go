@@ -66,7 +66,7 @@ var grammar = grammarOf(`127\.0\.0\.1`)
 // grammarOf is the grammar of a line where addresses match ip.
 func grammarOf(ip string) *regexp.Regexp {
 	met := namePat + `@` + ip + `(?::\d+)?`
-	who := met + `\??` // we were never there, or not yet
+	who := `(?:` + met + `\??|` + namePat + `@\?)` // we were never there, or not yet; it knew none
 	return regexp.MustCompile(`^` + stampPat + ` (?:` + strings.Join([]string{
 		`\* (?:` + who + `|` + mePat + `) (?:joined|left|lost|is back|is now ` + namePat + `)`,
 		`\* ` + met + ` is now at ` + ip + `(?::\d+)?`,
