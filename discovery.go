@@ -570,21 +570,33 @@ type target struct {
 type contact struct {
 	route
 	mailbox
+	lifeSign
+	trouble
 	id        nodeID
 	tie       tie
 	conn      *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
 	metAt     time.Time  // when it was connected for the first time; zero: never
 	epoch     uint32     // of our next HELLO to it; see the rules in protocol.go
-	counter   uint64     // of its newest beacon that was checked
-	beaconAt  time.Time  // when that came
-	namedAt   time.Time  // when a beacon in its name last came, checked or not
 	reachedAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
 	heardAt   time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
-	name      string     // by its newest beacon that was checked
-	chokes    int        // connections in a row that died while posts were under way
-	mute      int        // dials in a row that nobody answered, though its beacons came
-	otherAt   time.Time  // when a dial first found another node in its place, though its beacons came; zero: none did
 	teller    netip.Addr // the host of the node that last told where it is
+}
+
+// A lifeSign is what we know of a node by its beacons.
+type lifeSign struct {
+	counter  uint64    // of the newest that was checked
+	name     string    // by that
+	beaconAt time.Time // when that came
+	namedAt  time.Time // when one in its name last came, checked or not
+}
+
+// A trouble is what went wrong of late with reaching a node. The user is told of
+// what persists.
+type trouble struct {
+	brief   int       // connections in a row that ended within retryFirst
+	chokes  int       // connections in a row that died while posts were under way
+	mute    int       // dials in a row that nobody answered, though its beacons came
+	otherAt time.Time // when a dial first found another node in its place, though its beacons came; zero: none did
 }
 
 func (ct *contact) isMet() bool { return !ct.metAt.IsZero() }
@@ -991,6 +1003,9 @@ func (n *node) isGoneLocked(ct *contact, found nodeID, err error) bool {
 // of that, and the peer doesn't make one either, the node is lost.
 func (n *node) redialLocked(ct *contact) {
 	ct.dialAt = time.Time{}
+	if ct.brief > 1 { // it answers, but no connection lasts: that must not keep us busy
+		ct.dialAt = time.Now().Add(min(dialAgain<<min(ct.brief, 10), retryMost))
+	}
 	n.dialLocked(ct)
 }
 

@@ -1375,6 +1375,45 @@ func claims(author nodeID, s span, at netip.AddrPort) []byte {
 	return framed(frameHave, frameList{ids: []nodeID{author}, spans: []span{s}, addrs: []netip.AddrPort{at}}.have())
 }
 
+// TestConnectionsThatEndAtOnceAreDialedRarely: a member that answers each dial
+// and hangs up doesn't keep a node busy; one connection that lasts is enough to
+// be dialed at once again.
+func TestConnectionsThatEndAtOnceAreDialedRarely(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		eve := nodeID{1}
+		waits := func(lasts time.Duration) time.Duration {
+			ann.mu.Lock()
+			c := &conn{n: ann.node, transport: transport{peer: eve, addr: netip.MustParseAddrPort("10.9.9.9:7700"), raw: &meter{}}, since: time.Now(), telling: telling{authors: map[nodeID]bool{}}}
+			ann.moveLocked(ann.contactLocked(eve), up, c)
+			ann.mu.Unlock()
+			time.Sleep(lasts)
+			ann.unregister(c, io.EOF)
+			ann.mu.Lock()
+			defer ann.mu.Unlock()
+			return time.Until(ann.contacts[eve].dialAt)
+		}
+		if first := waits(0); first > 0 {
+			t.Errorf("the first is dialed after %v", first)
+		}
+		last := time.Duration(0)
+		for i := range 20 {
+			if wait := waits(0); wait < last || wait <= 0 || wait > retryMost {
+				t.Errorf("connection %d is dialed anew after %v, the one before after %v", i+2, wait, last)
+			} else {
+				last = wait
+			}
+		}
+		if last != retryMost {
+			t.Errorf("after 21 that ended at once, the wait is %v", last)
+		}
+		if wait := waits(2 * retryFirst); wait > 0 {
+			t.Errorf("after one that lasted, it is dialed after %v", wait)
+		}
+	})
+}
+
 // TestClaimThatIsRepeatedStarvesNobody: Ann hears Cid through Bob alone, and
 // somebody says each second that it has more of Cid than there is.
 func TestClaimThatIsRepeatedStarvesNobody(t *testing.T) {

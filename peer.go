@@ -917,6 +917,9 @@ func (n *node) unregister(c *conn, err error) {
 	for author := range c.theirs {
 		n.lackLocked(author)
 	}
+	if ct.brief++; time.Since(c.since) > retryFirst {
+		ct.brief = 0
+	}
 	goodbye := err == byeError(byeLeaving)
 	switch {
 	case c.bye == byeIdle || err == byeError(byeIdle):
