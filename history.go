@@ -752,11 +752,12 @@ func (h *history) about(id nodeID) author {
 func (h *history) bore(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.names[fold(name)] || isPlain([]byte(name)) {
-		return h.names[fold(name)]
+	name = fold(name)
+	if h.names[name] || isPlain([]byte(name)) {
+		return h.names[name]
 	}
 	for known := range h.names {
-		if isAlike(name, known) {
+		if rest, ok := cutAlike(name, known); ok && rest == "" {
 			return true
 		}
 	}

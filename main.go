@@ -845,38 +845,57 @@ func maybePrivate(line []byte) bool {
 	if len(line) == 0 || line[0] > ' ' && line[0] < utf8.RuneSelf {
 		return len(line) > 0 && line[0] == '@' // most lines: this costs nothing
 	}
-	return bytes.HasPrefix(bytes.TrimLeftFunc(line, isBlank), []byte{'@'})
+	bare := bytes.TrimLeftFunc(line, isBlank)
+	return bytes.HasPrefix(bare, []byte{'@'}) || bytes.HasPrefix(bare, []byte(wideAt))
 }
+
+const wideAt = "\uff20" // which keyboards of East Asia have
 
 // isBlank says whether r is white space, or shows as nothing.
 func isBlank(r rune) bool { return unicode.IsSpace(r) || isHidden(r) }
 
 // isPrivate says whether s is meant for somebody alone, or looks so much like
-// it that it must not go to everybody: NAME/text, where NAME is known or
-// differs from a known one in capitals or in how accents are composed, and
-// @WHO behind white space, where WHO is here or in the table.
+// it that it must not go to everybody: NAME/text, where NAME is known or alike
+// to a known one, and @WHO behind white space, or behind a wide @, where WHO is
+// alike to one who is here or in the table.
 func (a *app) isPrivate(s string) bool {
-	if bare := strings.TrimLeftFunc(s, isBlank); bare[0] == '@' {
-		_, _, _, known := a.who(bare)
-		return known || a.resembles(bare)
+	bare := strings.TrimLeftFunc(s, isBlank)
+	if strings.HasPrefix(fold(bare), "@") {
+		return a.resembled(bare) != ""
 	}
-	name, _, _ := strings.Cut(s, "/")
+	name := whoIn(s)
 	return a.h.bore(name) || slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return isAlike(name, t.alias) })
 }
 
-// resembles says whether s, which begins with @WHO or WHO/, names somebody who
-// is here or in the table, but for capitals and how accents are composed.
-func (a *app) resembles(s string) bool {
-	s, at := strings.CutPrefix(s, "@")
+// whoIn returns WHO of WHO/text. White space at its ends that isn't a space is no
+// part of it, as nobody sees the difference.
+func whoIn(s string) string {
+	name, _, _ := strings.Cut(s, "/")
+	return strings.TrimFunc(name, func(r rune) bool { return isBlank(r) && r != ' ' })
+}
+
+// resembled returns who, of those that are here or in the table, is named by
+// what s begins with, which is @WHO or WHO/, or nearly named; else "". A name
+// doesn't end where a word goes on.
+func (a *app) resembled(s string) string {
+	who, at := strings.CutPrefix(fold(s), "@")
+	if !at {
+		who = fold(whoIn(s))
+	}
 	for _, m := range a.n.members() {
-		for _, name := range append(m.aliases, m.name) {
-			rest, ok := cutAlike(s, name)
-			if ok && name != "" && (rest == "" || !at && rest[0] == '/' || at && (rest[0] == ' ' || rest[0] == '@')) {
-				return true
+		forms := append(m.aliases, m.name)
+		if at {
+			forms = append(forms, m.addr.Addr().String())
+		}
+		for _, form := range forms {
+			rest, ok := cutAlike(who, fold(form))
+			next, _ := utf8.DecodeRuneInString(rest)
+			if ok && form != "" && (rest == "" || at && !unicode.In(next, unicode.L, unicode.M, unicode.N)) {
+				return form
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // command carries out a line that is no message. It returns false when that
@@ -966,13 +985,13 @@ func (a *app) history(arg string) {
 func (a *app) direct(ctx context.Context, s string) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
 	defer cancel()
-	if bare := strings.TrimLeftFunc(s, isBlank); len(bare) < len(s) {
-		who, _, _ := strings.Cut(bare, " ")
-		a.refuse("white space before %s would show this to everybody; take it away to write to one alone, or write @%s to say it to all", who, who)
+	if bare := strings.TrimLeftFunc(s, isBlank); s[0] != '@' && strings.HasPrefix(fold(bare), "@") {
+		who := a.resembled(bare)
+		a.refuse("only a plain @ at the beginning of the line writes to %s alone, and this would go to everybody; begin it with @%s for that, or with @@%s to say it to all", who, who, who)
 		return
 	}
 	to, who, text, known := a.who(s)
-	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || !a.resembles(s)) { // it may be about to come
+	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || a.resembled(s) == "") { // it may be about to come
 		a.n.wait(ctx)
 		to, who, text, known = a.who(s)
 	}
@@ -990,6 +1009,10 @@ func (a *app) direct(ctx context.Context, s string) {
 		a.refuse("nothing to say to %s; write the text after it", who)
 	case len(to) == 0 && known:
 		a.refuse("%s is not connected; write to one who is: %s", who, candidates(a.n.members()))
+	case len(to) == 0 && a.resembled(s) != "" && differs(who, a.resembled(s)) != "":
+		name := a.resembled(s)
+		a.refuse("nobody here is called %q, and %q differs in %s; write to one who is here: %s; or %s before it to send it as a line",
+			who, name, differs(who, name), candidates(a.n.members()), publicly)
 	case len(to) == 0:
 		a.refuse("nobody here is called %q; write to one who is here: %s; or %s before it to send it as a line", who, candidates(a.n.members()), publicly)
 	case len(to) > 1:
@@ -1000,6 +1023,19 @@ func (a *app) direct(ctx context.Context, s string) {
 			a.refuse("%v", err)
 		}
 	}
+}
+
+// differs says in what two names that are alike differ; "" if they are not.
+func differs(a, b string) string {
+	switch {
+	case !isAlike(a, b) || a == b:
+		return ""
+	case strings.EqualFold(a, b):
+		return "capitals"
+	case fold(a) == fold(b):
+		return "capitals, white space or what can't be seen"
+	}
+	return "how an accent is composed: as one character with its letter, or as a second one"
 }
 
 // candidates lists those of all who are here, as one may write to them.

@@ -43,7 +43,7 @@ var typedLines = []string{
 	"hi", "", " /exit", "/exit", "exit", "quit ", "//etc/hosts", "@@home", "/", "//", "@", "@@", "/nonsense", "/members", "/members x",
 	"/history", "/history 3", "/history -1", "/history 99999999999999999999", "/name Bo", "/name a\tb", "/hooray", "/help", "@Tim hello",
 	"@Tim B hello", "@Tim B C hello", "@Tim", "@Timothy hi", "@Ann hi", "@Ann@192.168.0.9:40123 hi", "@192.168.0.7 hi",
-	"@192.168.0.9:7700 hi", " @tim x", "\u00a0@192.168.0.9", "TIM B/x", "\t@tim b", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
+	"@192.168.0.9:7700 hi", " @tim x", " @Tim\tx", " @Tim, x", " @Timo", "\u00a0@192.168.0.9", " @192.168.0.9: x", " @192.168.0.99", "TIM B/x", "\t@tim b", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
 }
 
 // FuzzLine: whatever the input holds, its lines come as they are, and each
@@ -131,8 +131,8 @@ func saysToAll(line string, verbatim bool) (text string, ok bool) {
 		}
 	}
 	bare := strings.TrimLeftFunc(line, isBlank)
-	return line, !regexp.MustCompile(`^@(?i:tim|tim b|tim b c|ann)(?:[ @]|$)`).MatchString(bare) &&
-		!regexp.MustCompile(`^@(?:192\.168\.0\.[789](?::7700)?|192\.168\.0\.9:40123)(?: |$)`).MatchString(bare)
+	return line, !regexp.MustCompile(`^@(?i:tim|tim b|tim b c|ann)(?:[^\pL\pM\pN]|$)`).MatchString(bare) &&
+		!regexp.MustCompile(`^@192\.168\.0\.(?:[789]|10)(?:[^\pL\pM\pN]|$)`).MatchString(bare)
 }
 
 func TestPrivateLineStaysPrivateHoweverManyNamesThereWere(t *testing.T) {

@@ -1294,47 +1294,69 @@ func cleanName(name []byte) string {
 // letter and accent are one character, and is refused.
 func validOwnName(name string) error {
 	for c, rest := cutCharacter(name); c != ""; c, rest = cutCharacter(rest) {
-		if accentScript(c) != nil && utf8.RuneCountInString(c) > 1 {
-			return fmt.Errorf("the accent of %s is a character of its own; write the two as one character, or leave the accent out", c)
+		if r, n := utf8.DecodeRuneInString(c); n < len(c) && unicode.In(r, alphabets...) {
+			return fmt.Errorf("the accent of %s is a character of its own; write the two as one character, if there is such a one, or leave the accent out", c)
 		}
 	}
 	return validName(name)
 }
 
-// fold returns a form of name that is the same for all names which differ in
-// capitals and joiners alone.
-func fold(name string) string { return strings.ToLower(strings.ToUpper(withoutJoiners(name))) }
+// ---- names that look alike
 
-func withoutJoiners(s string) string {
-	return strings.Map(func(r rune) rune {
-		if isJoiner(r) {
-			return -1
+// alphabets are the scripts of which Unicode has most letters with their accents
+// as one character.
+var alphabets = []*unicode.RangeTable{unicode.Latin, unicode.Greek, unicode.Cyrillic}
+
+// fold returns a form of name that is the same for all names which differ only
+// in capitals, in the width of ASCII and of white space, and in what can't be
+// seen. Its syllables of Hangul are spelled out (The Unicode Standard, 3.12).
+func fold(name string) string {
+	var b []rune
+	for _, r := range name {
+		var before rune
+		if len(b) > 0 {
+			before = b[len(b)-1]
 		}
-		return r
-	}, s)
+		if r >= 0xFF01 && r <= 0xFF5E { // ASCII of double width
+			r -= 0xFF01 - '!'
+		}
+		switch syllable := r - 0xAC00; {
+		case unicode.IsSpace(r):
+			if before != ' ' {
+				b = append(b, ' ')
+			}
+		case isHidden(r) || r == '\u0307' && before == 'i': // the dot that the small letter has anyway
+		case r == '\u00df' || r == '\u1e9e': // the sharp s, and its capital
+			b = append(b, 's', 's')
+		case syllable >= 0 && syllable < 19*21*28:
+			b = append(b, 0x1100+syllable/(21*28), 0x1161+syllable/28%21)
+			if final := syllable % 28; final > 0 {
+				b = append(b, 0x11A7+final)
+			}
+		case unicode.IsMark(r):
+			b = append(b, r)
+		default:
+			b = append(b, unicode.ToLower(unicode.ToUpper(r)))
+		}
+	}
+	return string(b)
 }
 
-// isAlike says whether two names differ in nothing but capitals, joiners, and
+// isAlike says whether two names differ in nothing but what fold takes away and
 // the way in which accents are composed.
 func isAlike(a, b string) bool {
-	rest, ok := cutAlike(a, b)
+	rest, ok := cutAlike(fold(a), fold(b))
 	return ok && rest == ""
 }
 
-// cutAlike returns s without name, if s begins with it. Capitals and joiners may
-// differ, and so may the way in which accents are composed: é is one character,
-// or e and a combining mark. Only a table could tell which two of these belong
-// together; so any letter that has its accent within counts as equal to any that
-// has one behind it.
+// cutAlike returns s without name, if s begins with it but for the way in which
+// accents are composed. Both are as fold returns them.
 func cutAlike(s, name string) (rest string, ok bool) {
-	s, name = withoutJoiners(s), withoutJoiners(name)
 	for name != "" {
 		var a, b string
 		a, s = cutCharacter(s)
 		b, name = cutCharacter(name)
-		script := accentScript(a)
-		composed := script != nil && script == accentScript(b) && len(a) > 1 && len(b) > 1 && utf8.RuneCountInString(a+b) > 2
-		if !composed && !strings.EqualFold(a, b) {
+		if a != b && !mayBeSame(a, b) {
 			return s, false
 		}
 	}
@@ -1349,14 +1371,52 @@ func cutCharacter(s string) (c, rest string) {
 	return s[:len(s)-len(rest)], rest
 }
 
-// accentScript returns the script of c if it is one whose letters Unicode has
-// with their accents as one character; else nil.
-func accentScript(c string) *unicode.RangeTable {
-	r, _ := utf8.DecodeRuneInString(c)
-	for _, script := range []*unicode.RangeTable{unicode.Latin, unicode.Greek, unicode.Cyrillic} {
-		if unicode.Is(script, r) {
-			return script
+// mayBeSame says whether two characters, with the marks behind them, can be one
+// that is composed in two ways: \u00e9 is one character, or e and a mark. Only
+// a table could tell which marks make which character; so any character counts
+// that can have such marks within.
+func mayBeSame(a, b string) bool {
+	x, y := []rune(a), []rune(b)
+	if len(x) > len(y) {
+		x, y = y, x
+	}
+	if len(x) == 0 || !shareScript(x[0], y[0]) {
+		return false
+	}
+	lacks := func(r rune) bool { return !slices.Contains(y[1:], r) }
+	switch {
+	case len(y) == 1: // Unicode has some characters twice
+		return isTwin(x[0]) || isTwin(y[0])
+	case unicode.In(x[0], alphabets...):
+		return len(a) > 1 && len(b) > 1 // ASCII has no accents
+	case x[0] == y[0]: // marks in another order, or one that stands for two
+		return len(x) > 1 && slices.ContainsFunc(x[1:], lacks) == (len(x) < len(y))
+	}
+	return len(x) < len(y) && slices.ContainsFunc(y[1:], func(r rune) bool { return canBeWithin(y[0], r) })
+}
+
+// shareScript says whether there is a script that has both.
+func shareScript(x, y rune) bool {
+	for _, script := range unicode.Scripts {
+		if unicode.Is(script, x) {
+			return unicode.Is(script, y)
 		}
 	}
-	return nil
+	return false
+}
+
+// isTwin says whether r may be what Unicode has as another character too: as a
+// Han character for compatibility, or as a Greek letter with an acute accent.
+func isTwin(r rune) bool {
+	return unicode.Is(unicode.Lo, r) && unicode.Is(unicode.Han, r) && !unicode.Is(unicode.Unified_Ideograph, r) || r >= 0x1F70 && r < 0x2000
+}
+
+// canBeWithin says whether there can be a character that has the mark r on
+// letter within. The scripts of India have one layout, where the fifth of every 128
+// is the letter a, of which vowel signs make other letters, and 4D is the virama.
+func canBeWithin(letter, r rune) bool {
+	if isIndian := letter >= 0x900 && letter < 0xE00; isIndian && (letter&0x7F == 0x05 || r&0x7F == 0x4D) {
+		return letter&0x7F == 0x05
+	}
+	return unicode.Is(unicode.Diacritic, r) || r >= 0x653 && r <= 0x655 // of Arabic: maddah and hamza
 }

@@ -1086,8 +1086,32 @@ func TestNamesThatLookAlike(t *testing.T) {
 		{"\u03ac", "\u03b1\u0301", true},
 		{"\u0439", "\u0418\u0306", true},
 		{"\u03c3", "\u03c2", true}, // sigma within a word and at its end
-		{"Stra\u00dfe", "STRASSE", false},
-		{"\u0915\u093f", "\u0915", false}, // a vowel sign of Devanagari is no accent
+		{"Stra\u00dfe", "STRASSE", true},
+		{"\u0130pek", "I\u0307pek", true}, // the dot of the Turkish capital
+		{"\u0130pek", "i\u0307pek", true},
+		{"\u0130pek", "ipek", true},
+		{"\u0130pek", "\u0131PEK", true},
+		{"\uac00\uac01", "\u1100\u1161\u1100\u1161\u11a8", true}, // Hangul
+		{"\uac00", "\uac01", false},
+		{"\u304c", "\u304b\u3099", true}, // Kana with a voiced mark
+		{"\u304c", "\u304d", false},
+		{"\u0622", "\u0627\u0653", true}, // Arabic alef with maddah
+		{"\u0622", "\u0627", false},
+		{"\ufb31", "\u05d1\u05bc", true}, // Hebrew bet with dagesh
+		{"\u05e9\u05c1\u05bc", "\u05e9\u05bc\u05c1", true},
+		{"\u0906", "\u0905\u093e", true}, // Devanagari aa
+		{"\u0958", "\u0915\u093c", true}, // and qa
+		{"\u0930\u093e\u092e", "\u0939\u092e", false},
+		{"\u0995\u09cb", "\u0995\u09c7\u09be", true},  // Bengali o
+		{"\u0e1e\u0e35", "\u0e1e\u0e35\u0e48", false}, // a tone of Thai
+		{"\u8c48", "\uf900", true},
+		{"\u8c48", "\u8c49", false},
+		{"\u03ac", "\u1f71", true},
+		{"Anna Lena", "anna\u00a0 \u2003Lena", true},
+		{"Anna Lena", "AnnaLena", false},
+		{"Tim", "T\u200bi\u00adm", true},
+		{"Tim", "\uff34\uff49\uff4d", true}, // ASCII of double width
+		{"\u0915\u093f", "\u0915", false},   // a vowel sign of Devanagari is no accent
 		{"\u0915\u093f", "\u0915\u0940", false},
 		{"علی\u200cرضا", "علیرضا", true},
 		{"", "", true},

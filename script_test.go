@@ -956,12 +956,16 @@ func TestWhatLooksPrivateIsNotSaidToAll(t *testing.T) {
 	t.Parallel()
 	room := freePort(t)
 	table := file(t, "peers", fmt.Sprintf("Ghost 127.0.0.1:%d\n", freePort(t)))
-	ps := company(t, room, "Tim", "Jos\u00e9")
+	ps := company(t, room, "Tim", "Jos\u00e9", "\u0130pek", "Stra\u00dfe", "Anna Lena", "\uac00\u304c\u0958")
 	nearly := []string{
 		" @Tim x", "\t@Tim x", "\u00a0@Tim x", "\u3000 @Tim x", "\u200b@Tim x", " @Tim", " @tim x", " @Tim@127.0.0.1 x", " @127.0.0.1 x", " @Ghost x",
 		"tim/x", "TIM/x", "Jose\u0301/x", "JOS\u00c9/x", "JOSE\u0301/x", "ghost/x",
+		" @Tim\tx", " @Tim\u00a0x", " @Tim: x", " @Tim, x", " @Tim-x", " @127.0.0.1: x", "\uff20Tim x", " \uff20Tim x", " @T\u200bim x",
+		"I\u0307pek/x", "i\u0307pek/x", "ipek/x", " @ipek x", " @I\u0307pek x", "STRASSE/x", "\u1100\u1161\u304b\u3099\u0915\u093c/x",
+		"Anna  Lena/x", "Anna\u00a0Lena/x", " @Anna  Lena x", "Anna\u200b Lena/x", "\u200bTim/x", "Tim\u00a0/x", "\u00a0Tim/x",
 	}
-	publicly := []string{"and/or", "9/11", "  indented", " @nobody-here", " @Timothy x", "  Tim/x", " tim/x", "Jose/x", "tom/x", "Tim /x", " an @Tim within", "x@Tim y"}
+	publicly := []string{"and/or", "9/11", "  indented", " @nobody-here", " @Timothy x", "  Tim/x", " tim/x", "Jose/x", "tom/x", "Tim /x", " an @Tim within", "x@Tim y",
+		" @127.0.0.12 x", "Anna/x", "\u304b/x"}
 	bot := chat(t, room, []string{"-wait", "20s", "-peers", table, "Bot"},
 		withInput(strings.NewReader(strings.Join(slices.Concat(nearly, publicly), "\n"))))
 	ends(bot, patience, 1)
@@ -980,6 +984,9 @@ func TestWhatLooksPrivateIsNotSaidToAll(t *testing.T) {
 			t.Errorf("%s hears %q, want %q", p.name, got, publicly)
 		}
 	}
+	bot = chat(t, room, []string{"-wait", "20s", "Bot"}, withInput(strings.NewReader("Jose\u0301/x")))
+	ends(bot, patience, 1)
+	bot.complains(patience, `"Jos\x{e9}" differs in how an accent is composed`)
 	// The first line of a pipe is read before anybody is met.
 	for i, line := range []string{" @Tim x", "tim/x", "Jose\u0301/x"} {
 		name := fmt.Sprint("Bot", i)
@@ -1064,13 +1071,15 @@ func TestRefusedLineIsExplainedAndNotSent(t *testing.T) {
 		{"/name bell\x07", `name`},
 		{"/name a\u200bb", `name`},
 		{"/name Jose\u0301", `one character`},
+		{"/name q\u0323", `one character, if there is such a one, or leave the accent out`}, // there is none
 		{"/\x1b]0;owned\x07\u202e", `owned`},
 		{"@\x1b[31mRed\u2028 hello", `Red`},
 		{"@Nobody hello", `Nobody.*@Tim@127\.0\.0\.1:\d+`},
 		{"@Nobody@127.0.0.1 hello", `Nobody`},
 		{"@127.0.0.2 hello", `127\.0\.0\.2`},
 		{"@Tim@127.0.0.1:1 hello", `127\.0\.0\.1:1`},
-		{"@tim hello", `tim`}, // capitals count
+		{"@tim hello", `"tim", and "Tim" differs in capitals;`}, // capitals count
+		{"@Ti\u0301m hello", `nobody here is called "Ti\x{301}m";`},
 		{"@Ghost hello", `Ghost.*not connected`},
 		{"Ghost/hello", `Ghost.*not connected`},
 		{"@Ann hello", `Ann`},
