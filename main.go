@@ -61,12 +61,17 @@ import (
 
 const (
 	aloneHint     = 5 * time.Second        // without company before we say what to try
+	keyLimit      = 500 * time.Millisecond // for the rest of what one key, or one reply of the terminal, sends
+	maxReply      = 1000                   // bytes
 	typedAhead    = 20 * time.Millisecond  // without a key before we give the terminal back
+	sttyLimit     = time.Second            // for stty, which takes milliseconds
 	screenWait    = 200 * time.Millisecond // for a terminal that may take no output
 	farewell      = 150 * time.Millisecond // for what is still to be printed when a signal ends us, or read when /exit does
 	maxSecret     = 1024                   // bytes
 	maxCandidates = 10                     // for a direct message, that are listed
 	maxUnread     = 1 << 20                // bytes that wait for standard error
+	outputStall   = 300 * time.Millisecond // twice without progress before a terminal that we leave counts as stopped
+	maxPiece      = 16 << 10               // bytes that are written to a terminal at once
 	maxOwn        = 200                    // lines entered earlier that Up brings back
 	prompt        = "> "
 	smallestKeep  = 64 << 10
@@ -297,6 +302,9 @@ func (cfg *config) readSecret(file string) error {
 			cfg.warning = fmt.Sprintf("others on this machine can read %s; chmod 600 it", file)
 		}
 	}
+	if strings.HasPrefix(secret, "\xff\xfe") || strings.HasPrefix(secret, "\xfe\xff") {
+		return usagef("the secret is written in UTF-16, which would be another secret than the same text in UTF-8; save it as UTF-8")
+	}
 	secret, ended := strings.CutSuffix(strings.TrimPrefix(secret, byteOrderMark), "\n")
 	if ended || file == "" { // $(cat FILE) has taken the line feed alone
 		secret = strings.TrimSuffix(secret, "\r")
@@ -323,6 +331,7 @@ type app struct {
 	v       *voice
 	input   inputKind
 	screen  *screen        // standard output, and the input where typing is set
+	pieces  atomic.Int64   // that were printed
 	typing  bool           // the input is typed into the screen's last row
 	said    int            // messages of ours; the reader of the input alone, until it ends
 	directs int            // direct messages of ours; likewise
@@ -394,7 +403,7 @@ func (a *app) run() int {
 	ctx, leave := context.WithCancel(context.Background())
 	defer leave()
 	printed, endPrint := context.WithCancelCause(context.Background())
-	go func() { endPrint(a.print(coming)) }()
+	go func() { endPrint(a.print(coming, printed)) }()
 	var network sync.WaitGroup
 	network.Go(func() { a.n.run(ctx, listener) })
 	network.Go(func() { d.run(ctx, a.n) })
@@ -409,7 +418,7 @@ func (a *app) run() int {
 	context.AfterFunc(interrupted, func() {
 		time.AfterFunc(farewell, func() { endPrint(nil) }) // a pipe that is read slowly may take for ever
 	})
-	<-printed.Done()
+	a.awaitPrinted(printed, endPrint)
 	a.saving.Wait()
 	if err := context.Cause(printed); err != context.Canceled && !isClosed(err) {
 		return a.fail("cannot write to standard output: %v; what comes would be lost", err)
@@ -566,10 +575,11 @@ func (a *app) deliveredStatus(interrupted context.Context) int {
 
 // ---- printing
 
-// print prints the log as it grows, until ctx ends and all is printed, or
-// writing fails. When nobody reads standard output any more, a program whose
-// input is still to be delivered goes on without printing.
-func (a *app) print(ctx context.Context) error {
+// print prints the log as it grows, until ctx ends and all is printed, writing
+// fails, or printed ends. When nobody reads standard output any more, a program
+// whose input is still to be delivered goes on without printing. A terminal gets
+// a few whole lines at a time, so that it can be given back between two lines.
+func (a *app) print(ctx, printed context.Context) error {
 	l := newLiner(a.h, a.cfg.port)
 	w := io.Writer(a.screen)
 	var out []byte
@@ -578,12 +588,52 @@ func (a *app) print(ctx context.Context) error {
 		for _, e := range b {
 			out = l.appendEvent(out, e)
 		}
-		_, err := w.Write(out)
-		if a.input == fromPipe && isClosed(err) {
-			w, err = io.Discard, nil
+		for rest := out; len(rest) > 0; {
+			piece := rest
+			if a.screen.isTerminal {
+				piece = firstLines(rest, maxPiece)
+			}
+			rest = rest[len(piece):]
+			_, err := w.Write(piece)
+			if a.input == fromPipe && isClosed(err) {
+				w, err = io.Discard, nil
+			}
+			if err = cmp.Or(err, printed.Err()); err != nil {
+				return err
+			}
+			a.pieces.Add(1)
 		}
-		return err
+		return nil
 	})
+}
+
+// firstLines returns the lines that text begins with, as many as fit into size
+// but one at least.
+func firstLines(text []byte, size int) []byte {
+	if len(text) <= size {
+		return text
+	}
+	end := bytes.LastIndexByte(text[:size], '\n')
+	if end < 0 {
+		end = bytes.IndexByte(text, '\n')
+	}
+	return text[:end+1]
+}
+
+// awaitPrinted waits until all is printed. It gives up when standard output is a
+// terminal that takes nothing.
+func (a *app) awaitPrinted(printed context.Context, endPrint context.CancelCauseFunc) {
+	for before := int64(-1); printed.Err() == nil; {
+		select {
+		case <-printed.Done():
+		case <-time.After(outputStall):
+			now := a.pieces.Load()
+			if a.screen.isTerminal && now == before {
+				endPrint(nil)
+			}
+			before = now
+		}
+	}
 }
 
 // isClosed says whether a write failed because nobody reads any more.
@@ -1151,9 +1201,10 @@ func (v *voice) close() {
 // Until open has taken the terminal over, and where it can't be taken over,
 // text is written as it stands and there is no escape sequence.
 type screen struct {
-	in  io.Reader
-	out io.Writer
-	run func(name string, args ...string) (string, error) // a command with the terminal as its input; nil where there is none
+	in         io.Reader
+	out        io.Writer
+	isTerminal bool                                              // out is one
+	run        func(name string, args ...string) (string, error) // a command with the terminal as its input; nil where there is none
 
 	turn    chan struct{} // full while somebody writes, who alone may, and alone uses columns and buf
 	columns int           // of the window
@@ -1181,13 +1232,19 @@ func newScreen(in io.Reader, out io.Writer) *screen {
 // screenOf returns the screen of standard input and output.
 func screenOf(in, out *os.File) *screen {
 	s := newScreen(in, out)
+	s.isTerminal = kindOf(out) == fromTerminal
 	term := os.Getenv("TERM")
-	if kindOf(in) != fromTerminal || kindOf(out) != fromTerminal || term == "" || term == "dumb" || runtime.GOOS == "windows" {
+	if kindOf(in) != fromTerminal || !s.isTerminal || term == "" || term == "dumb" || runtime.GOOS == "windows" {
 		return s
 	}
 	s.run = func(name string, args ...string) (string, error) {
-		cmd := exec.Command(name, args...)
-		cmd.Stdin = in
+		ctx, cancel := context.Background(), func() {}
+		if name == "stty" { // whatever is called so in PATH
+			ctx, cancel = context.WithTimeout(ctx, sttyLimit)
+		}
+		defer cancel()
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.Stdin, cmd.WaitDelay = in, screenWait
 		text, err := cmd.Output()
 		return strings.TrimSpace(string(text)), err
 	}
@@ -1337,11 +1394,15 @@ func (s *screen) next() (string, error) {
 			s.suspend()
 			continue
 		}
+		asked := time.Now()
 		n, err := s.in.Read(keys)
 		if err != nil {
 			return "", err
 		}
 		s.mu.Lock()
+		if time.Since(asked) > keyLimit {
+			s.row.forgetHalf()
+		}
 		if !s.left {
 			s.row.keys = append(s.row.keys, keys[:n]...)
 		}
@@ -1379,6 +1440,7 @@ func (s *screen) stop() {
 func (s *screen) close() {
 	s.closing.Do(func() {
 		if s.run == nil {
+			within(screenWait, func() { s.Write(nil) }) // a piece that is being written ends with its line
 			return
 		}
 		s.stop()
@@ -1485,6 +1547,12 @@ func (e *editor) key() string {
 		}
 		return "\x1b[" + string(m[2]) // whatever Shift, Alt or Ctrl are held
 	}
+	if size, more := replyIn(b); more {
+		return ""
+	} else if size > 0 {
+		e.keys = b[size:]
+		return "\x1b]"
+	}
 	n := 0
 	if b[0] == '\x1b' && b[1] >= ' ' { // Alt with a character
 		n = 1
@@ -1496,6 +1564,34 @@ func (e *editor) key() string {
 	n += size
 	e.keys = b[n:]
 	return string(b[:n])
+}
+
+// replyIn returns how long the reply is with which b begins: what a terminal
+// tells of itself, such as its colours, an OSC or DCS of ECMA-48, which ends with ST
+// or BEL. more says that its end has yet to come. Without a reply it returns 0;
+// Alt with ] or P begins like one.
+func replyIn(b []byte) (size int, more bool) {
+	if len(b) < 2 || b[0] != '\x1b' || b[1] != ']' && b[1] != 'P' {
+		return 0, false
+	}
+	end := 2 + bytes.IndexFunc(b[2:], unicode.IsControl)
+	switch rest := b[max(end, 2):]; {
+	case end < 2:
+		return 0, len(b) <= maxReply
+	case rest[0] == '\a':
+		return end + 1, false
+	case rest[0] == '\x1b' && (len(rest) == 1 || rest[1] == '\\'):
+		return end + 2, len(rest) == 1
+	}
+	return 0, false
+}
+
+// forgetHalf drops what has yet to become a key, as the rest of it doesn't come:
+// Escape alone. What is being pasted stays.
+func (e *editor) forgetHalf() {
+	if _, more := replyIn(e.keys); more || halfSequence.Match(e.keys) {
+		e.keys = nil
+	}
 }
 
 // press does what a key does to the line.

@@ -1372,7 +1372,7 @@ func cutCharacter(s string) (c, rest string) {
 }
 
 // mayBeSame says whether two characters, with the marks behind them, can be one
-// that is composed in two ways: \u00e9 is one character, or e and a mark. Only
+// that is composed in two ways: é is one character, or e and a mark. Only
 // a table could tell which marks make which character; so any character counts
 // that can have such marks within.
 func mayBeSame(a, b string) bool {

@@ -1605,6 +1605,11 @@ func TestEmptySecretIsRefused(t *testing.T) {
 		ends(p, patience, 2)
 		p.complains(patience, refusal.String())
 	}
+	for _, utf16 := range []string{"\xff\xfep\x00w\x00", "\xfe\xff\x00p\x00w"} { // as some editors and shells of Windows write
+		if err := new(config).readSecret(file(t, "secret", utf16)); err == nil || !strings.Contains(err.Error(), "; save it as UTF-8") {
+			t.Errorf("a secret in UTF-16: %v", err)
+		}
+	}
 	p := startNode(t, freePort(t), []string{"-secret", filepath.Join(t.TempDir(), "none"), "Alex"}, withInput(strings.NewReader("")))
 	ends(p, patience, 1)
 	p.complains(patience, refusal.String())

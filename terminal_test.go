@@ -9,6 +9,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -92,6 +93,9 @@ func TestKeysEditTheLine(t *testing.T) {
 		{"Hindi", "\u0939\u093f\x7f", "|"},
 		{"other keys write nothing", "a\x1b[15~\x1b[[A\x1bOP\x1b[1;5C\x1b[Z\x1b[27;5;9~\x1b[57u\x1b[<0;1;2M\x1bb\x1b\u00e9\x00\x07\x12\x13\x19\x1c\x1f", "a|"},
 		{"Escape", "\x1b\x1b[D\x1b\x1b\x1b[Ca", "a|"},
+		{"replies of the terminal", "a\x1b]11;rgb:ff/ff/ff\x1b\\b\x1b]10;rgb:0/0/0\ac\x1bP1$r0m\x1b\\d", "abcd|"},
+		{"Alt with ] or P is no reply", "\x1b]ab" + keyLeft + "\x1bPc" + keyLeft, "a|cb"},
+		{"a reply has a limit", "\x1b]" + strings.Repeat("x", maxReply) + keyLeft, strings.Repeat("x", maxReply-1) + "|x"},
 		{"bytes that are no text", "a\xffb\xc3", "a\ufffdb|"},
 		{"Ctrl-Left moves", "ab\x1b[1;5Dx", "ax|b"},
 	} {
@@ -527,6 +531,64 @@ func TestGivingBackEndsThoughKeysNeverDo(t *testing.T) {
 		d.keys.Close()
 		held.Wait()
 	})
+}
+
+// TestHalfKeyIsForgotten: Escape alone, or Alt with ], begins no key with what is
+// typed later. A paste may take its time.
+func TestHalfKeyIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t)
+		go d.next()
+		for _, keys := range []string{"a\x1b", "x\x1b]", "[\x1b[20", "c\x1b[200~d", "e\n\x1b[201~"} {
+			io.WriteString(d.keys, keys)
+			time.Sleep(2 * keyLimit)
+		}
+		d.shows(t, erased+row("ax[cde␊"))
+		io.WriteString(d.keys, "\x1b")
+		time.Sleep(keyLimit / 2)
+		io.WriteString(d.keys, "[Dx")
+		d.shows(t, erased+strings.Replace(row("ax[cdex"), "\x1b8", "␊\x1b8", 1))
+	})
+}
+
+// TestOutputThatIsCutEndsWithItsLine: a program that leaves while it prints much
+// stops between two lines.
+func TestOutputThatIsCutEndsWithItsLine(t *testing.T) {
+	for name, taken := range map[string]bool{"typed into our row": true, "plain": false} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(t)
+			d.shows(t, erased+row(""))
+			if !taken {
+				d.run, d.saved = nil, ""
+			}
+			d.isTerminal = true
+			a := atDesk(false)
+			a.screen = d.screen
+			var lines []string
+			for i := range 10_000 {
+				lines = append(lines, fmt.Sprint("line ", i))
+			}
+			a.show(answer(lines...))
+			stuck := make(chan struct{})
+			d.mu.Lock()
+			d.stuck = stuck
+			d.mu.Unlock()
+			printed, end := context.WithCancelCause(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- a.print(context.Background(), printed) }()
+			synctest.Wait()
+			end(nil)
+			time.AfterFunc(screenWait/2, func() { close(stuck) }) // as a terminal that is slow
+			d.close()
+			if err := <-done; err != context.Canceled {
+				t.Errorf("%s: printing ends with %v", name, err)
+			}
+			text := regexp.MustCompile(`\x1b[78]|\x1b\[[0-9;?]*[a-zA-Z]|\r|> `).ReplaceAllString(strings.Join(d.writes, ""), "")
+			if n := len(strings.Split(text, "\n")); !strings.HasSuffix(text, "\n") || n < 100 || n > 1000 {
+				t.Errorf("%s: %d lines are printed, and at last %q", name, n, text[max(0, len(text)-100):])
+			}
+		})
+	}
 }
 
 func TestResizedWindowIsMeasured(t *testing.T) {
@@ -1037,10 +1099,27 @@ func TestStoppedScreenDelaysNoTyping(t *testing.T) {
 	if took := time.Since(began); took > leaving {
 		t.Errorf("leaving took %v", took)
 	}
-	alex.presses("C-q") // what is still to be printed may be waited for
+	if status := alex.ended(); status != "0" { // what can't be printed isn't waited for
+		t.Errorf("exit status %s, want 0", status)
+	}
+}
+
+func TestStoppedPlainTerminalDelaysNoLeaving(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	tim := chat(t, port, []string{"Tim"})
+	alex := terminalNode(t, port, "Alex", "TERM=dumb p2pchat")
+	tim.sees(patience, at("Alex")+` joined$`)
+	alex.presses("C-s")
+	for range 50 {
+		tim.say(strings.Repeat("blah ", 200))
+	}
+	mark(tim)
+	alex.presses("C-d")
 	if status := alex.ended(); status != "0" {
 		t.Errorf("exit status %s, want 0", status)
 	}
+	tim.sees(patience, `\* `+at("Alex")+` left$`)
 }
 
 // TestStoppedScreenDelaysNoSignal: it ends, and the terminal's mode is what it
@@ -1086,6 +1165,8 @@ func TestHangUpLeavesInOrder(t *testing.T) {
 // them, or whose mode can't be set. There the terminal's own line is the input.
 func TestNoEscapesButOnATerminal(t *testing.T) {
 	t.Parallel()
+	endless := file(t, "stty", "#!/bin/sh\nexec sleep 60\n")
+	must(t, os.Chmod(endless, 0o700))
 	for _, c := range []struct {
 		name, command string
 		written       string // where to look
@@ -1094,6 +1175,7 @@ func TestNoEscapesButOnATerminal(t *testing.T) {
 		{"a dumb terminal", "TERM=dumb p2pchat", "written"},
 		{"no TERM", "TERM= p2pchat", "written"},
 		{"no stty", "PATH=/nowhere p2pchat", "written"},
+		{"a stty that never returns", "PATH=" + filepath.Dir(endless) + ":$PATH p2pchat", "written"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
