@@ -99,14 +99,15 @@ const (
 	workPerEntry = 1 * time.Microsecond   // each entry of a HAVE or WANT
 	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
 	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
-	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed
-	workPerTurn  = 1 * time.Millisecond   // a handshake that somebody else begins
+	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed, or of posts, which are hashed
+	workPerTurn  = 2 * time.Millisecond   // a handshake that somebody else begins
 	longestPause = time.Second            // before a reader looks again whether it may go on
 
 	forgetLost      = time.Hour             // after which a lost node that direct messages never passed with is no longer dialed
 	maxHandshakes   = 256                   // under way at once; a handshake takes a few milliseconds
 	maxConns        = 1000                  // far above a sensible full mesh
-	maxConnsPerAddr = 300                   // one host may be a room of 200
+	maxRestPerAddr  = 64                    // and so many of them at rest
+	maxConnsPerAddr = 220                   // one host may be a room of 200
 	dialRate        = 50                    // dials per second to unknown nodes
 	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
 	maxDialsPerAddr = 4                     // of these to one address
@@ -117,15 +118,17 @@ const (
 	maxContacts     = 4096    // nodes that we know of
 	maxStrays       = 100     // nodes that nobody may bring any more, looked for at each tick
 	maxEarly        = 16      // sightings of one author that wait for its join
-	vectorPart      = 2048    // authors of our vector that a peer hears of before it asks us to go on
-	mostClaims      = 4096    // of a peer that we remember
-	maxClaims       = 1 << 15 // of all peers together
-	fewClaims       = 256     // of each, however many peers there are
+	vectorPart      = 1024    // authors of our vector that a peer hears of before it asks us to go on
+	mostClaims      = 2048    // of a peer that we remember
+	maxClaims       = 12_000  // of all peers together; each takes 600 bytes while we ask for its posts
+	fewClaims       = 64      // of each, however many peers there are
 	maxSubs         = 4096    // feeds that a peer may ask for
 	maxSources      = 2048    // feeds of absent authors that we stay subscribed to
 	maxTelling      = 1 << 13 // authors that a peer is to hear of one by one; when there are more it hears our vector anew
 	planAtOnce      = 512     // authors of whom something is lacking, beyond which each is looked at once a second
-	planMost        = 100_000 // claims that are looked at in a tick
+	planMost        = 40_000  // claims that are looked at in a tick
+	maxIdle         = 512     // bytes that an idle connection holds for writing
+	maxHave         = 1 << 15 // bytes of a HAVE, which is laid out under the lock
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
 	maxLooks        = 1000    // at authors of whom something is missing, at once
 	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
@@ -718,7 +721,7 @@ func (n *node) register(c *conn, x hello) error {
 		n.chokedLocked(ct)
 		n.retireLocked(ct.conn)
 	default:
-		if !n.admitsLocked(c.addr.Addr()) {
+		if !n.makeRoomLocked(c.addr.Addr()) {
 			return errors.New("too many connections")
 		}
 	}
@@ -797,16 +800,42 @@ func (n *node) retireLocked(c *conn) {
 	time.AfterFunc(handshakeTimeout, func() { c.raw.Close() })
 }
 
-// admitsLocked says whether one more connection from addr fits our bounds.
-func (n *node) admitsLocked(addr netip.Addr) bool {
-	same := 0
+// makeRoomLocked says whether one more connection from host fits our bounds. If
+// there are too many in all, a connection of the host that has most of them gives
+// way: the oldest on which nothing was ever said, or else the oldest.
+func (n *node) makeRoomLocked(host netip.Addr) bool {
+	count, all := map[netip.Addr]int{}, 0
 	for _, c := range n.conns {
-		if c.addr.Addr() == addr {
-			same++
+		if c.bye == 0 {
+			count[c.addr.Addr()]++
+			all++
 		}
 	}
-	return len(n.conns) < maxConns && same < maxConnsPerAddr
+	if all < maxConns || count[host] >= maxConnsPerAddr {
+		return count[host] < maxConnsPerAddr
+	}
+	busiest := host
+	for other := range count {
+		if count[other] > count[busiest]+1 {
+			busiest = other
+		}
+	}
+	var oldest *conn
+	for _, c := range n.conns {
+		if c.bye == 0 && c.addr.Addr() == busiest && (oldest == nil || c.isSilent() && !oldest.isSilent() ||
+			c.isSilent() == oldest.isSilent() && c.since.Before(oldest.since)) {
+			oldest = c
+		}
+	}
+	if busiest == host || oldest == nil {
+		return false
+	}
+	oldest.endLocked(byeFull)
+	return true
 }
+
+// isSilent says whether the peer has said nothing but that it is here.
+func (c *conn) isSilent() bool { return c.theirs[c.peer].last <= 1 }
 
 // provenLocked returns where we reached the peer of c. The port of a peer that
 // dialed us is its own word. If another node is connected at the same port of the
@@ -922,9 +951,11 @@ func (n *node) unregister(c *conn, err error) {
 	}
 	goodbye := err == byeError(byeLeaving)
 	switch {
-	case c.bye == byeIdle || err == byeError(byeIdle):
-		c.since = time.Now()
-		n.moveLocked(ct, resting, c)
+	case c.bye == byeFull || err == byeError(byeFull):
+		n.moveLocked(ct, away, nil)
+		ct.wait(retryMost, retryMost)
+	case (c.bye == byeIdle || err == byeError(byeIdle)) && n.mayRestLocked(c.addr.Addr()):
+		n.moveLocked(ct, resting, c.atRest())
 		ct.wait(slowHeartbeat, slowHeartbeat)
 		if c.acked() < n.history.about(n.id).last || len(ct.out) > 0 {
 			n.rouseLocked(ct) // BYE crossed what we had to say
@@ -957,6 +988,31 @@ func (n *node) chokedLocked(ct *contact) {
 		n.warnOnceLocked("choke "+ct.addr.Addr().String(), "two connections in a row with %s have died while %d bytes were under way; if its network drops large packets, lower the MTU of this machine (as by ip link set dev eth0 mtu 1280)",
 			n.label(ct.id), f.sent-f.arrived)
 	}
+}
+
+// mayRestLocked says whether one more connection with that host may rest.
+func (n *node) mayRestLocked(host netip.Addr) bool {
+	same := 0
+	for _, c := range n.rested {
+		if c.addr.Addr() == host {
+			same++
+		}
+	}
+	return same < maxRestPerAddr && len(n.rested) < maxConns
+}
+
+// atRest returns what is remembered of c, which has come to rest: what the peer
+// wants to hear, that it has what we said, and with whom it is connected, as far as
+// we know of these anything else.
+func (c *conn) atRest() *conn {
+	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr}, since: time.Now(), wake: make(chan struct{}, 1),
+		complete: c.complete, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}, subs: c.subs}
+	for author, t := range c.theirs {
+		if t.addr.IsValid() && c.n.history.about(author).state != unknown {
+			r.theirs[author] = t
+		}
+	}
+	return r
 }
 
 // loseLocked ends the tie of ct, which went without a word. If a peer is connected
@@ -1337,7 +1393,7 @@ func (n *node) lackLocked(author nodeID) {
 // all, some have to wait.
 func (n *node) planLocked(now time.Time) {
 	serving := map[*conn]bool{}
-	most := planMost / (len(n.conns) + planMost/4000)
+	most := planMost / (len(n.conns) + 40)
 	for author, l := range n.lacking {
 		if s := n.sources[author]; s != nil {
 			serving[s.from] = true
@@ -1415,17 +1471,19 @@ func (n *node) tidyLocked(author nodeID, settled bool) {
 	}
 }
 
-// spareLocked returns how many more claims of the peer we remember. Those of
-// nodes that we are connected with don't count.
-func (c *conn) spareLocked() int {
-	peers := len(c.n.conns)
-	return min(max(fewClaims, maxClaims/max(1, peers)), mostClaims) + peers - len(c.theirs)
+// claimsLocked returns how many claims of a peer we remember beside those of nodes
+// that we are connected with.
+func (n *node) claimsLocked() int {
+	return min(max(fewClaims, maxClaims/max(1, len(n.conns))), mostClaims)
 }
+
+// spareLocked returns how many more claims of the peer we have room for.
+func (c *conn) spareLocked() int { return c.n.claimsLocked() + len(c.n.conns) - len(c.theirs) }
 
 // askOnLocked has the peer go on with its vector, as soon as there is room for
 // more; or begin anew, where there was none for something in it.
 func (c *conn) askOnLocked() {
-	if (c.more || c.dropped && c.toldAll) && c.spareLocked() >= min(max(fewClaims, maxClaims/max(1, len(c.n.conns))), mostClaims)/2 {
+	if (c.more || c.dropped && c.toldAll) && c.spareLocked() >= min(vectorPart, c.n.claimsLocked()) {
 		c.dropped = c.dropped && !c.toldAll
 		c.more, c.toldAll = false, false
 		c.telling.goOn = true
@@ -1559,6 +1617,9 @@ func (c *conn) readLoop() error {
 		}
 		if !wanted {
 			c.debt += workPerFrame + time.Duration(len(body))*workPerByte
+			if typ == framePosts || typ == framePart {
+				c.debt += time.Duration(len(body)) * workPerText
+			}
 		}
 		if c.debt != 0 {
 			c.pay()
@@ -1733,8 +1794,11 @@ func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
 	}
 	own := author == c.peer
 	last := &run[len(run)-1]
-	if !own && !last.verify(author) {
-		return false, fmt.Errorf("post %d of %v has a bad signature", last.number, author)
+	if !own {
+		if !last.verify(author) {
+			return false, fmt.Errorf("post %d of %v has a bad signature", last.number, author)
+		}
+		runtime.Gosched() // that took long, and what is said shall not wait for many of them
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -2042,7 +2106,7 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 		switch b = b[:0]; {
 		case bye != 0:
 			return // the peer closes, so that it hears all; endLocked sees to it that somebody does
-		case size == bareHave && cap(b) > maxLine:
+		case size == bareHave && cap(b) > maxIdle:
 			b = nil // an idle connection holds no large buffer
 			continue
 		case size > 0:
@@ -2159,8 +2223,9 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 		c.nextPartLocked()
 	}
 	b = beginHave(b, n.contactLocked(c.peer).taken)
+	most := len(t.authors)
 	for author := range t.authors {
-		if len(b)-start > maxRun {
+		if len(b)-start > maxHave {
 			break
 		}
 		s := n.history.span(author)
@@ -2173,6 +2238,9 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 	}
 	var flags byte
 	if len(t.authors) == 0 {
+		if most > 8 {
+			t.authors = map[nodeID]bool{} // a map doesn't shrink
+		}
 		flags, t.flag = t.flag, 0
 		t.toldAll = t.toldAll || flags == haveComplete
 	}

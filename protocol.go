@@ -74,7 +74,7 @@ package main
 //	   6  DIRECT  number 8, time 8, text of at most 196,608 bytes
 //	   7  SEEN    author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
 //	   8  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle,
-//	              5 protocol error
+//	              5 protocol error, 6 too many connections
 //	   9  PART    more 1 (0: this is the last), a piece of the body of a POSTS frame
 //	  10  GOT     arrived 8: bytes in the bodies of all POSTS and PART so far
 //
@@ -173,13 +173,13 @@ package main
 //
 //  11. Each side begins with its vector: one or more HAVE, the last of them with
 //     flag 1, with entries for all authors of whom it holds posts, itself
-//     included, and for all nodes that it is connected with. After 2,048 authors
+//     included, and for all nodes that it is connected with. After 1,024 authors
 //     it says flag 2 in place of 1, and goes on when it hears flag 4. The first
 //     such part holds the entries for the two nodes themselves and for all that
 //     the sender is connected with; as soon as it is in, the vector counts as
 //     complete for what follows. Flag 4 after the end asks for the whole vector
 //     anew. A reader may pass over entries that it has no room for, and ask for
-//     them in this way; but of the first part it remembers at least 256.
+//     them in this way; but of the first part it remembers at least 64.
 //  12. Later entries replace those before of the same author. One is sent
 //     - to the author, when posts that came from it were taken. This is the
 //     acknowledgement, and says the last number even if nothing is held any more.
@@ -258,7 +258,9 @@ package main
 //  25. A node that leaves says so by its last post. It sends all that the peer
 //     lacks, and when it has heard the peer's whole vector, BYE leaving. What the
 //     peer sends behind that is not taken.
-//  26. After BYE idle both are still connected for what their vectors say. The one
+//  26. A node that has too many connections says BYE 6 to make room for another. It
+//     is dialed again after 8 s at the earliest; neither counts as lost for that.
+//  27. After BYE idle both are still connected for what their vectors say. The one
 //     that has something to say dials again. If no beacon came for 3 s, each
 //     tries every 3 s to make a TLS handshake, and closes; if that fails, the
 //     other is lost.
@@ -350,6 +352,7 @@ const (
 	byeSilent    = 3
 	byeIdle      = 4
 	byeProtocol  = 5
+	byeFull      = 6
 )
 
 const (
