@@ -1311,6 +1311,7 @@ func TestLabFaults(t *testing.T) {
 		"DeadTCPIsLostAndBack":          deadTCPIsLostAndBack,
 		"LargePacketsThatVanishAreTold": largePacketsThatVanishAreTold,
 		"OneCableOfTwoMayGo":            oneCableOfTwoMayGo,
+		"RenumberedInterfaceIsUsed":     renumberedInterfaceIsUsed,
 	} {
 		all.Go(func() { t.Run(name, claim) })
 	}
@@ -1910,6 +1911,27 @@ func TestLabHintNamesWhatCarriesNothing(t *testing.T) {
 	if _, err := os.Stat("/dev/net/tun"); err == nil && !strings.Contains(hint, "not on tun0, where broadcasts don't pass: name a node there with -peer") {
 		t.Errorf("the hint doesn't say what to do about tun0: %s", hint)
 	}
+}
+
+// An interface comes back under its name and with its address, but the system
+// numbers it anew, and link-local addresses go by that number.
+func renumberedInterfaceIsUsed(t *testing.T) {
+	l := newLAN(t)
+	a, b := l.host("fe80::1/64"), newHost(t)
+	l.plug(b, "fe80::2/64")
+	ann, bob := a.node("Ann"), b.node("Bob")
+	ann.sees(slack(3*time.Second), ` \* Bob@fe80::2%eth0 joined$`)
+	bob.sees(slack(3*time.Second), ` \* Ann@fe80::1%eth0 joined$`)
+	b.cables[0].remove()
+	b.ip("link add other type veth peer name rehto") // takes the number
+	ann.sees(slack(9*time.Second), ` \* Bob@fe80::2%eth0 lost$`)
+	bob.say("all alone")
+	began := time.Now()
+	b.cables[0].insert()
+	ann.sees(slack(5*time.Second), ` \* Bob@fe80::2%eth0 is back$`)
+	ann.seesCount(slack(5*time.Second)-time.Since(began), 1, ": all alone")
+	t.Logf("whole again after %v", time.Since(began))
+	connected(slack(5*time.Second), 2, a, b)
 }
 
 // Of two interfaces in one subnet one loses its cable, and with it IPv4 loses
