@@ -42,7 +42,7 @@ const (
 	beaconsPerSec = 25                   // of all nodes of a room together: in a large room each sends fewer
 	answerGap     = 5 * time.Millisecond // for each node of the room, from a beacon to one that announceSoon asks for
 	answerMost    = 1 * time.Second
-	spareEvery    = 4                      // rounds of beacons, of which one has the spare ones as well
+	spareEvery    = 8                      // rounds of beacons, of which one has the spare ones as well
 	retryGap      = 200 * time.Millisecond // after an error of the socket
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
 	maxNamed      = 4                      // destinations of beacons, or interfaces, that the user is told of

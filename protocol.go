@@ -118,16 +118,16 @@ package main
 //     more than 50 nodes the interval is 0.04 s for each node. When three quarters
 //     of it are over, it is sent as soon as another is heard, so that all wake an
 //     idle node together; so are the heartbeats that are due soon. When nobody is
-//     missing, only every fourth round goes to 255.255.255.255, or by IPv6 where
-//     there is IPv4 too. Every member can
-//     seal a beacon in another's name, but not sign it: a reader believes nothing
-//     of one whose signature it did not check, not even its counter.
+//     missing, only every eighth round goes to 255.255.255.255, or by IPv6 where
+//     there is IPv4 too. Every member can seal a beacon in another's name, but not
+//     sign it: a reader believes nothing of one whose signature it did not check,
+//     not even its counter.
 //  4. A node that hears the beacon of another that it isn't connected with dials
 //     the packet's source address at the beacon's port. If that is an IPv6 one,
 //     0.3 s are left for an IPv4 one to come, which is dialed first; IPv6 is dialed
-//     when that fails, or has not answered for 1.5 s. The lower ID dials at
-//     once. The higher answers with a beacon, and dials 1 s later if they are
-//     still not connected. A dial that failed is repeated after 1, 2, 4 and then
+//     when that fails, or has not answered for 1 s. The lower ID dials at once. The
+//     higher answers with a beacon, and dials 1 s later if they are still not
+//     connected. A dial that failed is repeated after 1, 2, 4 and then
 //     every 8 s, as long as the other is heard. So it is enough that one of the
 //     two can dial.
 //  5. A node also dials the nodes that its peers are connected with, at the
