@@ -117,9 +117,9 @@ package main
 //     later, and then every 2 s, a quarter more or less at random; in a room of
 //     more than 50 nodes the interval is 0.04 s for each node. When three quarters
 //     of it are over, it is sent as soon as another is heard, so that all wake an
-//     idle node together; so are the heartbeats that are due soon. When nobody is
-//     missing, only every eighth round goes to 255.255.255.255, or by IPv6 where
-//     there is IPv4 too. Every member can seal a beacon in another's name, but not
+//     idle node together; so are the heartbeats that are due soon. After the start,
+//     and while nobody is missing, only every eighth round goes to 255.255.255.255,
+//     or by IPv6 where there is IPv4 too. Every member can seal a beacon in another's name, but not
 //     sign it: a reader believes nothing of one whose signature it did not check,
 //     not even its counter.
 //  4. A node that hears the beacon of another that it isn't connected with dials
