@@ -1183,6 +1183,7 @@ func writePage(t testing.TB, r *rand.Rand, posts int) *filePage {
 	for i := range 3 {
 		all = append(all, newScribe(i+1, fmt.Sprint("N", i)))
 	}
+	h.reached(all[0].id, netip.MustParseAddrPort("[fe80::7%eth0]:40123"), "N0")
 	at := int64(scribeTime)
 	for range posts {
 		s := all[r.IntN(3)]
