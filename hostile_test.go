@@ -1384,14 +1384,14 @@ func TestConnectionsThatEndAtOnceAreDialedRarely(t *testing.T) {
 		ann := l.enter("Ann")
 		eve := nodeID{1}
 		waits := func(lasts time.Duration) time.Duration {
-			ann.mu.Lock()
+			ann.node.mu.Lock()
 			c := &conn{n: ann.node, transport: transport{peer: eve, addr: netip.MustParseAddrPort("10.9.9.9:7700"), raw: &meter{}}, since: time.Now(), telling: telling{authors: map[nodeID]bool{}}}
 			ann.moveLocked(ann.contactLocked(eve), up, c)
-			ann.mu.Unlock()
+			ann.node.mu.Unlock()
 			time.Sleep(lasts)
 			ann.unregister(c, io.EOF)
-			ann.mu.Lock()
-			defer ann.mu.Unlock()
+			ann.node.mu.Lock()
+			defer ann.node.mu.Unlock()
 			return time.Until(ann.contacts[eve].dialAt)
 		}
 		if first := waits(0); first > 0 {
