@@ -1464,7 +1464,12 @@ func (s *screen) restore() (saved string) {
 	s.mu.Lock()
 	s.hidden = true
 	s.mu.Unlock()
-	within(screenWait, func() { s.Write(nil) })
+	gone := make(chan struct{}) // the row is
+	hide := func() { s.Write(nil); close(gone) }
+	if !within(screenWait, hide) && s.isOurs() {
+		within(screenWait, func() { s.set("-ixon") }) // which undoes Ctrl-S, or the shell's prompt would stand behind the row
+		within(screenWait, func() { <-gone })
+	}
 	s.mu.Lock()
 	saved, s.saved = s.saved, ""
 	s.mu.Unlock()
@@ -1474,13 +1479,22 @@ func (s *screen) restore() (saved string) {
 	return saved
 }
 
-// within waits for f, but not for longer than d.
-func within(d time.Duration, f func()) {
+// isOurs says whether the terminal was taken over.
+func (s *screen) isOurs() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.saved != ""
+}
+
+// within waits for f, but not for longer than d. It says whether f has ended.
+func within(d time.Duration, f func()) bool {
 	done := make(chan struct{})
 	go func() { f(); close(done) }()
 	select {
 	case <-done:
+		return true
 	case <-time.After(d):
+		return false
 	}
 }
 

@@ -1149,6 +1149,7 @@ func TestStoppedScreenDelaysNoSignal(t *testing.T) {
 	if took := time.Since(began); took > leaving {
 		t.Errorf("leaving took %v", took)
 	}
+	alex.last("$") // and not behind the row
 }
 
 func TestHangUpLeavesInOrder(t *testing.T) {
