@@ -108,7 +108,7 @@ func TestNewHostGetsAConnectionOfTheBusiest(t *testing.T) {
 		raw, _ := net.Pipe()
 		var all []*conn
 		connect := func(i int, host byte) {
-			c := &conn{n: n, wake: make(chan struct{}, 1), since: time.Now().Add(time.Duration(i) * time.Second), theirs: map[nodeID]claim{}}
+			c := &conn{n: n, wake: make(chan struct{}, 1), encounter: encounter{since: time.Now().Add(time.Duration(i) * time.Second)}, holdings: holdings{theirs: map[nodeID]claim{}}}
 			c.peer, c.raw, c.addr = newScribe(i, "").id, &meter{Conn: raw}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, host}), 7700)
 			if i == 0 {
 				c.theirs[c.peer] = claim{span: span{first: 1, last: 2}}

@@ -18,7 +18,9 @@ package main
 // that was never met, which anybody can make up, has to pass a gate first.
 //
 // peer.go makes a connection of what was dialed, and moves the tie when one is
-// registered or ends. What is said on connections is no business of this file.
+// registered or ends. What silence, or the end of a connection, means for the tie
+// is judged here, and so is who is there for the user. What is said on connections
+// is no business of this file.
 
 import (
 	"cmp"
@@ -1178,4 +1180,177 @@ func (b *checkBudget) admit(from netip.Addr, now time.Time) bool {
 	b.all++
 	b.of[from] = of + 1
 	return true
+}
+
+// ---- what silence and broken connections mean
+
+// A judgement is what the silence of a peer says of it.
+type judgement int
+
+const (
+	alive    judgement = iota
+	doubtful           // its connection may be dead
+	silent             // it is lost
+)
+
+// judgeSilence judges a peer of which nothing came for quiet on its connection.
+// Beacons show that a program runs, and a dial that was answered that its host
+// can be reached; the last of each was so long ago. Where both are so, packets
+// vanish by chance, and the handshake of the fresh connection is waited for. But
+// where one is not so, nothing that is said comes through.
+func judgeSilence(quiet, beacon, answer time.Duration) judgement {
+	switch {
+	case quiet > silence && (beacon > silence || answer > handshakeTimeout):
+		return silent
+	case quiet > suspicion:
+		return doubtful
+	}
+	return alive
+}
+
+// loseLocked ends the tie of ct, which went without a word. If a peer is connected
+// with it, and it isn't known to be gone, the peer brings what it says, and it is
+// not lost.
+func (n *node) loseLocked(ct *contact, gone bool) {
+	n.moveLocked(ct, away, nil)
+	n.news[ct.id] = bulletin{cameWent: true}
+	if gone || n.throughLocked(ct.id) == nil {
+		n.sawOwnLocked(ct.id, post{kind: kindLost})
+	}
+}
+
+// sawOwnLocked notes that a node went without a word, or that it is back, if it was
+// ever seen to have come.
+func (n *node) sawOwnLocked(id nodeID, p post) {
+	if n.history.about(id).state != unknown && n.history.note(id, p) {
+		n.relayLocked(id)
+	}
+}
+
+// chokedLocked looks at a connection of ct that has died. If it was the second in a
+// row that died with posts under way, and nothing had arrived on it at all, large
+// packets probably vanish on the path: heartbeats and handshakes pass.
+func (n *node) chokedLocked(ct *contact) {
+	f := ct.conn.flow
+	if !f.bounded || f.sent-f.arrived < smallPacket || time.Since(ct.conn.since) < slowHeartbeat {
+		ct.chokes = 0
+		return
+	}
+	if ct.chokes++; ct.chokes > 1 && f.arrived == 0 {
+		n.warnOnceLocked("choke "+ct.addr.Addr().String(), "two connections in a row with %s have died while %d bytes were under way; if its network drops large packets, lower the MTU of this machine (as by ip link set dev eth0 mtu 1280)",
+			n.label(ct.id), f.sent-f.arrived)
+	}
+}
+
+// doubtLocked has a fresh connection be dialed with any node that was reached at
+// the address where ct, a new one, is: it may have taken its place.
+func (n *node) doubtLocked(ct *contact) {
+	for _, o := range n.contacts {
+		if o != ct && o.tie == up && o.conn.addr == ct.conn.addr {
+			o.dialAt = time.Time{}
+			n.moveLocked(o, suspect, o.conn)
+			n.dialLocked(o)
+		}
+	}
+}
+
+// missLocked tells the user, once, of an address of -peer where no node of the room
+// was ever found. Of a table not everybody is there at all times.
+func (n *node) missLocked(t *target, answered bool, err error) {
+	if t.since.IsZero() {
+		t.since = time.Now()
+	}
+	t.met = t.met || err == nil || errors.Is(err, errDuplicate) || t.id == n.id
+	switch {
+	case t.met || t.alias != "" || time.Since(t.since) < namedPatience:
+	case !answered:
+		n.warnOnceLocked("peer "+t.addr.String(), "nobody answers at %v, which -peer names (%v); check that p2pchat runs there, and that no firewall stops TCP", t.addr, err)
+	default:
+		n.warnOnceLocked("peer "+t.addr.String(), "who answers at %v, which -peer names, is no node of this room (%v); check the port, and that both have the same secret", t.addr, err)
+	}
+}
+
+// ---- who is there, for the user
+
+// A member is a node as the user may name it: connected, resting since some
+// time, or only named in the table.
+type member struct {
+	id      nodeID // zero: not here
+	name    string
+	aliases []string // in the table
+	addr    netip.AddrPort
+	since   time.Time
+	idle    bool
+	through string // by whom alone it is heard, with the address; empty: it is connected
+}
+
+// members returns who is here, by name, and then whom the table names besides.
+func (n *node) members() (all []member) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, ct := range n.contacts {
+		if c := ct.conn; c != nil {
+			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since, idle: n.conns[id] == nil})
+		}
+	}
+	slices.SortFunc(all, compareMembers)
+	for _, t := range n.targets {
+		i := slices.IndexFunc(all, func(m member) bool { return m.id == t.id })
+		if i < 0 || t.id == (nodeID{}) {
+			i, all = len(all), append(all, member{})
+		}
+		if t.alias != "" {
+			all[i].aliases = append(all[i].aliases, t.alias)
+		}
+	}
+	return all
+}
+
+// beyond returns, by name, who is heard through others alone, as they say.
+func (n *node) beyond() (all []member) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, ct := range n.contacts {
+		known, c := n.history.about(id), n.throughLocked(id)
+		if ct.conn == nil && c != nil && known.last > 0 && known.state != left {
+			claimed := c.theirs[id]
+			all = append(all, member{
+				id: id, name: known.name, addr: claimed.addr, since: time.Unix(claimed.since, 0),
+				through: fmt.Sprintf("%s@%v", n.history.about(c.peer).name, c.addr),
+			})
+		}
+	}
+	slices.SortFunc(all, compareMembers)
+	return all
+}
+
+func compareMembers(a, b member) int {
+	return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
+}
+
+// label returns the name and the address of a node as lines show them.
+func (n *node) label(id nodeID) string {
+	l, known := liner{port: n.roomPort}, n.history.about(id)
+	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
+}
+
+// alone says whether we never met anybody.
+func (n *node) alone() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gather.from == ""
+}
+
+// size returns how many nodes the room has, ourselves included: those that
+// we are connected with, and those that we heard of lately, which strangers
+// can make up.
+func (n *node) size() (connected, heardOf int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, ct := range n.contacts {
+		if time.Since(ct.heardAt) < silence {
+			heardOf++
+		}
+	}
+	return len(n.conns) + 1, heardOf + 1
 }

@@ -43,7 +43,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"net"
 	"net/netip"
 	"runtime"
@@ -261,37 +260,57 @@ type gather struct {
 type conn struct {
 	n *node // immutable, as all up to the next empty line are once they are set
 	transport
+	encounter
+	wake chan struct{} // the writer has something to do
+
+	// guarded by n.mu
+	holdings
+	work    tab       // that the peer made us do
+	chatAt  time.Time // when it last carried chat
+	ackedAt time.Time // when it last acknowledged, or began to lag
+	bye     byte      // why we are about to end it; 0: we aren't
+	parted  bool      // the peer hears that we leave: what comes after is not taken
+	telling telling
+	wants   map[nodeID]want // what to ask for
+	subs    map[nodeID]*sub // what to send
+	flow    flow
+	served  served // what the peer sent of what it was asked for
+
+	writing // the writer's own
+	reading // the reader's own, but that partAt is guarded by n.mu
+}
+
+// An encounter is how a connection began.
+type encounter struct {
 	since time.Time     // it was registered, or came to rest
 	epoch uint32        // of the HELLO that made it
 	base  uint64        // number of our last post when it came
 	ahead time.Duration // the peer's clock, of ours; more than clockLimit is not believed
-	wake  chan struct{} // the writer has something to do
+}
 
-	// guarded by n.mu
-	work     tab              // that the peer made us do
-	theirs   map[nodeID]claim // what the peer has
-	complete bool             // its vector is in, or the first part of it
-	more     bool             // it waits for our word to go on with its vector
-	toldAll  bool             // its vector has ended
-	dropped  bool             // we had no room for something in it
-	chatAt   time.Time        // when it last carried chat
-	ackedAt  time.Time        // when it last acknowledged, or began to lag
-	bye      byte             // why we are about to end it; 0: we aren't
-	parted   bool             // the peer hears that we leave: what comes after is not taken
-	telling  telling
-	wants    map[nodeID]want // what to ask for
-	subs     map[nodeID]*sub // what to send
+// A holdings is what a peer has, by its own word.
+type holdings struct {
+	theirs   map[nodeID]claim
+	vector   uint64 // number of its own last post when its vector began to be in
+	complete bool   // its vector is in, or the first part of it
+	more     bool   // it waits for our word to go on with its vector
+	toldAll  bool   // its vector has ended
+	dropped  bool   // we had no room for something in it
+}
 
-	flow flow
+// A writing is what the writer of a connection is about to send.
+type writing struct {
+	due    []*sub
+	bulk   []byte // what is left of a run that goes in pieces
+	bulkOf nodeID // and whose posts they are
+	posted int    // bytes in the bodies of all POSTS and PART that it has composed
+}
 
-	due    []*sub // the writer's own: what it is about to send
-	bulk   []byte // likewise: what is left of a run that goes in pieces
-	bulkOf nodeID // likewise: and whose posts they are
-	posted int    // likewise: bytes in the bodies of all POSTS and PART that it has composed
-
-	debt time.Duration // the reader's own: the work that the peer has still to pay for
-	part []byte        // likewise: the pieces of a run so far
-	incoming
+// A reading is where the reader of a connection stands.
+type reading struct {
+	debt   time.Duration // the work that the peer has still to pay for
+	part   []byte        // the pieces of a run so far
+	partAt time.Time     // when one last came
 }
 
 // A transport is what is underneath a connection.
@@ -301,13 +320,6 @@ type transport struct {
 	dialed bool // by us
 	peer   nodeID
 	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
-}
-
-// An incoming is what a peer sends, for who asks it for more.
-type incoming struct {
-	served served    // of what it was asked for
-	partAt time.Time // when a piece of a run last came
-	vector uint64    // number of its own last post when its vector was complete
 }
 
 // A telling is what a peer is still to be told by HAVE.
@@ -750,18 +762,6 @@ func (n *node) register(c *conn, x hello) error {
 	return nil
 }
 
-// doubtLocked has a fresh connection be dialed with any node that was reached at
-// the address where ct, a new one, is: it may have taken its place.
-func (n *node) doubtLocked(ct *contact) {
-	for _, o := range n.contacts {
-		if o != ct && o.tie == up && o.conn.addr == ct.conn.addr {
-			o.dialAt = time.Time{}
-			n.moveLocked(o, suspect, o.conn)
-			n.dialLocked(o)
-		}
-	}
-}
-
 // greetLocked has the peer hear our whole vector, from its beginning: all of whom
 // we hold posts, or whom we are connected with.
 func (c *conn) greetLocked() {
@@ -975,21 +975,6 @@ func (n *node) unregister(c *conn, err error) {
 	}
 }
 
-// chokedLocked looks at a connection of ct that has died. If it was the second in a
-// row that died with posts under way, and nothing had arrived on it at all, large
-// packets probably vanish on the path: heartbeats and handshakes pass.
-func (n *node) chokedLocked(ct *contact) {
-	f := ct.conn.flow
-	if !f.bounded || f.sent-f.arrived < smallPacket || time.Since(ct.conn.since) < slowHeartbeat {
-		ct.chokes = 0
-		return
-	}
-	if ct.chokes++; ct.chokes > 1 && f.arrived == 0 {
-		n.warnOnceLocked("choke "+ct.addr.Addr().String(), "two connections in a row with %s have died while %d bytes were under way; if its network drops large packets, lower the MTU of this machine (as by ip link set dev eth0 mtu 1280)",
-			n.label(ct.id), f.sent-f.arrived)
-	}
-}
-
 // mayRestLocked says whether one more connection with that host may rest.
 func (n *node) mayRestLocked(host netip.Addr) bool {
 	same := 0
@@ -1005,33 +990,14 @@ func (n *node) mayRestLocked(host netip.Addr) bool {
 // wants to hear, that it has what we said, and with whom it is connected, as far as
 // we know of these anything else.
 func (c *conn) atRest() *conn {
-	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr}, since: time.Now(), wake: make(chan struct{}, 1),
-		complete: c.complete, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}, subs: c.subs}
+	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr}, encounter: encounter{since: time.Now()}, wake: make(chan struct{}, 1),
+		holdings: holdings{complete: c.complete, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
 	for author, t := range c.theirs {
 		if t.addr.IsValid() && c.n.history.about(author).state != unknown {
 			r.theirs[author] = t
 		}
 	}
 	return r
-}
-
-// loseLocked ends the tie of ct, which went without a word. If a peer is connected
-// with it, and it isn't known to be gone, the peer brings what it says, and it is
-// not lost.
-func (n *node) loseLocked(ct *contact, gone bool) {
-	n.moveLocked(ct, away, nil)
-	n.news[ct.id] = bulletin{cameWent: true}
-	if gone || n.throughLocked(ct.id) == nil {
-		n.sawOwnLocked(ct.id, post{kind: kindLost})
-	}
-}
-
-// sawOwnLocked notes that a node went without a word, or that it is back, if it was
-// ever seen to have come.
-func (n *node) sawOwnLocked(id nodeID, p post) {
-	if n.history.about(id).state != unknown && n.history.note(id, p) {
-		n.relayLocked(id)
-	}
 }
 
 // dialContact dials the node of ct at addr, again and again while its
@@ -1171,22 +1137,6 @@ func (n *node) dialTarget(t *target) {
 	t.ended(err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
 }
 
-// missLocked tells the user, once, of an address of -peer where no node of the room
-// was ever found. Of a table not everybody is there at all times.
-func (n *node) missLocked(t *target, answered bool, err error) {
-	if t.since.IsZero() {
-		t.since = time.Now()
-	}
-	t.met = t.met || err == nil || errors.Is(err, errDuplicate) || t.id == n.id
-	switch {
-	case t.met || t.alias != "" || time.Since(t.since) < namedPatience:
-	case !answered:
-		n.warnOnceLocked("peer "+t.addr.String(), "nobody answers at %v, which -peer names (%v); check that p2pchat runs there, and that no firewall stops TCP", t.addr, err)
-	default:
-		n.warnOnceLocked("peer "+t.addr.String(), "who answers at %v, which -peer names, is no node of this room (%v); check the port, and that both have the same secret", t.addr, err)
-	}
-}
-
 // ---- the tick
 
 func (n *node) ticks() {
@@ -1321,30 +1271,6 @@ func (n *node) beat() {
 			wake(c.wake)
 		}
 	}
-}
-
-// A judgement is what the silence of a peer says of it.
-type judgement int
-
-const (
-	alive    judgement = iota
-	doubtful           // its connection may be dead
-	silent             // it is lost
-)
-
-// judgeSilence judges a peer of which nothing came for quiet on its connection.
-// Beacons show that a program runs, and a dial that was answered that its host
-// can be reached; the last of each was so long ago. Where both are so, packets
-// vanish by chance, and the handshake of the fresh connection is waited for. But
-// where one is not so, nothing that is said comes through.
-func judgeSilence(quiet, beacon, answer time.Duration) judgement {
-	switch {
-	case quiet > silence && (beacon > silence || answer > handshakeTimeout):
-		return silent
-	case quiet > suspicion:
-		return doubtful
-	}
-	return alive
 }
 
 // moved is told which addresses this host has; none means that it isn't known.
@@ -2403,89 +2329,6 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 	})
 }
 
-// label returns the name and the address of a node as lines show them.
-func (n *node) label(id nodeID) string {
-	l, known := liner{port: n.roomPort}, n.history.about(id)
-	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
-}
-
-// A member is a node as the user may name it: connected, resting since some
-// time, or only named in the table.
-type member struct {
-	id      nodeID // zero: not here
-	name    string
-	aliases []string // in the table
-	addr    netip.AddrPort
-	since   time.Time
-	idle    bool
-	through string // by whom alone it is heard, with the address; empty: it is connected
-}
-
-// members returns who is here, by name, and then whom the table names besides.
-func (n *node) members() (all []member) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for id, ct := range n.contacts {
-		if c := ct.conn; c != nil {
-			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since, idle: n.conns[id] == nil})
-		}
-	}
-	slices.SortFunc(all, compareMembers)
-	for _, t := range n.targets {
-		i := slices.IndexFunc(all, func(m member) bool { return m.id == t.id })
-		if i < 0 || t.id == (nodeID{}) {
-			i, all = len(all), append(all, member{})
-		}
-		if t.alias != "" {
-			all[i].aliases = append(all[i].aliases, t.alias)
-		}
-	}
-	return all
-}
-
-// beyond returns, by name, who is heard through others alone, as they say.
-func (n *node) beyond() (all []member) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for id, ct := range n.contacts {
-		known, c := n.history.about(id), n.throughLocked(id)
-		if ct.conn == nil && c != nil && known.last > 0 && known.state != left {
-			claimed := c.theirs[id]
-			all = append(all, member{
-				id: id, name: known.name, addr: claimed.addr, since: time.Unix(claimed.since, 0),
-				through: fmt.Sprintf("%s@%v", n.history.about(c.peer).name, c.addr),
-			})
-		}
-	}
-	slices.SortFunc(all, compareMembers)
-	return all
-}
-
-func compareMembers(a, b member) int {
-	return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
-}
-
-// alone says whether we never met anybody.
-func (n *node) alone() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.gather.from == ""
-}
-
-// size returns how many nodes the room has, ourselves included: those that
-// we are connected with, and those that we heard of lately, which strangers
-// can make up.
-func (n *node) size() (connected, heardOf int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, ct := range n.contacts {
-		if time.Since(ct.heardAt) < silence {
-			heardOf++
-		}
-	}
-	return len(n.conns) + 1, heardOf + 1
-}
-
 // ---- waiting to be heard
 
 // deliveredLocked returns the number of our newest post that every peer has, not
@@ -2606,73 +2449,3 @@ func (m *meter) sinceRead() time.Duration {
 }
 
 func (m *meter) sinceWrite() time.Duration { return time.Duration(m.now() - m.wrote.Load()) }
-
-// A flow bounds how many bytes of posts are under way to a peer, by how long
-// they take to arrive. On a fast network the bound grows until it doesn't
-// matter. On a slow path it holds about half a second's worth, so that a fresh
-// line never waits for long behind a long history, and nothing is asked for
-// again that is only slow. A peer that never says what has arrived is not
-// bounded. The zero value is ready. Guarded by node.mu.
-type flow struct {
-	bounded bool
-	sent    int64 // bytes so far
-	arrived int64 // of these, by the peer's word
-	window  int64 // bytes that may be under way; 0: firstWindow
-	mark    int64 // bytes sent when the window was used up, which is measured; 0: it wasn't
-	markAt  time.Time
-	took    time.Duration // for a full window to arrive, the last time
-}
-
-const (
-	firstWindow = 8 << 10 // bytes: a second at 64 kbit/s
-	leastWindow = 4 << 10
-	mostWindow  = 8 << 20
-	flowFast    = 250 * time.Millisecond // a full window that arrives within it grows
-	flowSlow    = 1 * time.Second        // and one that takes longer shrinks
-)
-
-func (f *flow) limit() int64 {
-	if !f.bounded {
-		return math.MaxInt64
-	}
-	return cmp.Or(f.window, firstWindow)
-}
-
-// room returns how many bytes may be sent at this moment.
-func (f *flow) room() int { return int(f.limit() - (f.sent - f.arrived)) }
-
-// run returns how large a frame of posts may be: at least two fit the window,
-// so that the path doesn't run dry.
-func (f *flow) run() int { return int(min(f.limit()/2, maxRun)) }
-
-// isSlow says whether a full window takes long to arrive.
-func (f *flow) isSlow(now time.Time) bool {
-	return f.took >= flowFast || f.mark > 0 && now.Sub(f.markAt) >= flowFast
-}
-
-// send counts size bytes that are sent.
-func (f *flow) send(size int, now time.Time) {
-	if f.sent += int64(size); f.mark == 0 && f.room() <= 0 {
-		f.mark, f.markAt = f.sent, now
-	}
-}
-
-// ack takes the peer's word that so many bytes have arrived, and says whether
-// any of them are new.
-func (f *flow) ack(arrived int64, now time.Time) bool {
-	f.bounded = true
-	if arrived = min(arrived, f.sent); arrived <= f.arrived {
-		return false
-	}
-	f.arrived = arrived
-	if f.mark > 0 && arrived >= f.mark {
-		switch f.took = now.Sub(f.markAt); {
-		case f.took > flowSlow:
-			f.window = max(f.limit()/2, leastWindow)
-		case f.took < flowFast:
-			f.window = min(2*f.limit(), mostWindow)
-		}
-		f.mark = 0
-	}
-	return true
-}

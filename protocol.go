@@ -1,8 +1,9 @@
 package main
 
 // This file holds the formats: the beacons and frames that p2pchat sends, the
-// records of its history file, and the lines that it prints. It does no I/O
-// and looks at no clock.
+// records of its history file, and the lines that it prints. It also holds the
+// flow, which says how many bytes of posts may be under way. It does no I/O and
+// looks at no clock.
 //
 // A beacon says where its node can be reached, under the room's key. Frames
 // prove that key, and then carry posts: what an author said, numbered, chained
@@ -768,6 +769,78 @@ func appendBye(b []byte, why byte) []byte {
 func parseBye(body []byte) (byte, error) {
 	f := fields{b: body}
 	return byte(f.uint(1)), f.err("bye")
+}
+
+// ---- the flow of posts
+
+// A flow bounds how many bytes of posts are under way to a peer, by how long
+// they take to arrive. On a fast network the bound grows until it doesn't
+// matter. On a slow path it holds about half a second's worth, so that a fresh
+// line never waits for long behind a long history, and nothing is asked for
+// again that is only slow. A peer that never says what has arrived is not
+// bounded. The zero value is ready. Guarded by node.mu.
+type flow struct {
+	bounded bool
+	sent    int64 // bytes so far
+	arrived int64 // of these, by the peer's word
+	window  int64 // bytes that may be under way; 0: firstWindow
+	mark    int64 // bytes sent when the window was used up, which is measured; 0: it wasn't
+	markAt  time.Time
+	took    time.Duration // for a full window to arrive, the last time
+}
+
+const (
+	firstWindow = 8 << 10 // bytes: a second at 64 kbit/s
+	leastWindow = 4 << 10
+	mostWindow  = 8 << 20
+	flowFast    = 250 * time.Millisecond // a full window that arrives within it grows
+	flowSlow    = 1 * time.Second        // and one that takes longer shrinks
+)
+
+func (f *flow) limit() int64 {
+	if !f.bounded {
+		return math.MaxInt64
+	}
+	return cmp.Or(f.window, firstWindow)
+}
+
+// room returns how many bytes may be sent at this moment.
+func (f *flow) room() int { return int(f.limit() - (f.sent - f.arrived)) }
+
+// run returns how large a frame of posts may be: at least two fit the window,
+// so that the path doesn't run dry.
+func (f *flow) run() int { return int(min(f.limit()/2, maxRun)) }
+
+// isSlow says whether a full window takes long to arrive.
+func (f *flow) isSlow(now time.Time) bool {
+	return f.took >= flowFast || f.mark > 0 && now.Sub(f.markAt) >= flowFast
+}
+
+// send counts size bytes that are sent.
+func (f *flow) send(size int, now time.Time) {
+	if f.sent += int64(size); f.mark == 0 && f.room() <= 0 {
+		f.mark, f.markAt = f.sent, now
+	}
+}
+
+// ack takes the peer's word that so many bytes have arrived, and says whether
+// any of them are new.
+func (f *flow) ack(arrived int64, now time.Time) bool {
+	f.bounded = true
+	if arrived = min(arrived, f.sent); arrived <= f.arrived {
+		return false
+	}
+	f.arrived = arrived
+	if f.mark > 0 && arrived >= f.mark {
+		switch f.took = now.Sub(f.markAt); {
+		case f.took > flowSlow:
+			f.window = max(f.limit()/2, leastWindow)
+		case f.took < flowFast:
+			f.window = min(2*f.limit(), mostWindow)
+		}
+		f.mark = 0
+	}
+	return true
 }
 
 // ---- posts
