@@ -895,11 +895,12 @@ func maybePrivate(line []byte) bool {
 	if len(line) == 0 || line[0] > ' ' && line[0] < utf8.RuneSelf {
 		return len(line) > 0 && line[0] == '@' // most lines: this costs nothing
 	}
-	bare := bytes.TrimLeftFunc(line, isBlank)
-	return bytes.HasPrefix(bare, []byte{'@'}) || bytes.HasPrefix(bare, []byte(wideAt))
+	return hasAt(string(bytes.TrimLeftFunc(line, isBlank)))
 }
 
-const wideAt = "\uff20" // which keyboards of East Asia have
+// hasAt says whether s begins with @, or with the wide one that keyboards of East
+// Asia have.
+func hasAt(s string) bool { return strings.HasPrefix(s, "@") || strings.HasPrefix(s, "\uff20") }
 
 // isBlank says whether r is white space, or shows as nothing.
 func isBlank(r rune) bool { return unicode.IsSpace(r) || isHidden(r) }
@@ -910,7 +911,7 @@ func isBlank(r rune) bool { return unicode.IsSpace(r) || isHidden(r) }
 // alike to one who is here or in the table.
 func (a *app) isPrivate(s string) bool {
 	bare := strings.TrimLeftFunc(s, isBlank)
-	if strings.HasPrefix(fold(bare), "@") {
+	if hasAt(bare) {
 		return a.resembled(bare) != ""
 	}
 	name := whoIn(s)
@@ -1035,7 +1036,7 @@ func (a *app) history(arg string) {
 func (a *app) direct(ctx context.Context, s string) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
 	defer cancel()
-	if bare := strings.TrimLeftFunc(s, isBlank); s[0] != '@' && strings.HasPrefix(fold(bare), "@") {
+	if bare := strings.TrimLeftFunc(s, isBlank); s[0] != '@' && hasAt(bare) {
 		who := a.resembled(bare)
 		a.refuse("only a plain @ at the beginning of the line writes to %s alone, and this would go to everybody; begin it with @%s for that, or with @@%s to say it to all", who, who, who)
 		return
