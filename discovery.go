@@ -970,7 +970,12 @@ func (n *node) wonderLocked(ct *contact, last attempt) {
 	host := ct.addr.Addr().String()
 	who := cleanName([]byte(ct.name)) + "@" + host
 	if !last.answered {
-		if ct.mute++; ct.mute >= muteDials {
+		ct.mute++
+		switch noWay := errors.Is(last.err, syscall.ENETUNREACH); {
+		case ct.mute < muteDials || noWay && n.throughLocked(ct.id) != nil: // somebody brings what it says
+		case noWay: // a broadcast comes to a machine that has no address of the family or the network, too
+			n.warnOnceLocked("mute "+host, "%s is heard, but this machine has no way to %s; give it an address in that network, or start a node on a machine that both can reach", who, host)
+		default:
 			n.warnOnceLocked("mute "+host, "%s is heard, but TCP port %d there does not answer: a firewall? let that port pass there, or port %d here: one of the two is enough",
 				who, ct.addr.Port(), n.port)
 		}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -625,6 +626,34 @@ func TestWhoIsHeardButNotReachedIsToldOnce(t *testing.T) {
 	})
 }
 
+// TestWhoLacksAFamilyIsToldOfItOnlyWhereItMatters: Ann has no IPv4 address, say,
+// and yet hears Bob's broadcasts.
+func TestWhoLacksAFamilyIsToldOfItOnlyWhereItMatters(t *testing.T) {
+	t.Parallel()
+	for _, third := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", low())
+			bob := l.enter("Bob", apartFrom(ann))
+			ann.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == bob.addr.String() {
+					return nil, syscall.ENETUNREACH
+				}
+				return ann.dialOut(ctx, network, addr)
+			}
+			l.blockTCP(ann, bob)
+			if third {
+				l.enter("Cid")
+			}
+			after(time.Minute)
+			if third {
+				ann.wantWarned()
+			} else {
+				ann.wantWarned(`^Bob@10.0.0.2 is heard, but this machine has no way to 10.0.0.2; give it an address`)
+			}
+		})
+	}
+}
+
 func TestPeerThatNeverAnswersIsToldOnce(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
@@ -660,4 +689,56 @@ func TestTwoMachinesOfOneAddressAreToldOnce(t *testing.T) {
 		beacons(10)
 		ann.wantWarned(`^Twin@10.0.0.2 is heard, but Bob is at its address: two machines seem to have the address 10.0.0.2; give one of them another$`)
 	})
+}
+
+// ---- where beacons go
+
+func TestBeaconsGoToEverybodyOnALink(t *testing.T) {
+	t.Parallel()
+	lan := net.Interface{Index: 2, Name: "eth0", Flags: net.FlagUp | net.FlagBroadcast | net.FlagMulticast}
+	odd := net.Interface{Index: 3, Name: "no\u00a0name", Flags: lan.Flags}
+	tunnel := net.Interface{Index: 4, Name: "wg0", Flags: net.FlagUp | net.FlagPointToPoint | net.FlagMulticast}
+	for _, c := range []struct {
+		i         net.Interface
+		prefix    string
+		own, goes string // "": nowhere
+	}{
+		{lan, "192.168.0.7/24", "192.168.0.7", "192.168.0.255"},
+		{lan, "10.9.0.1/15", "10.9.0.1", "10.9.255.255"},
+		{lan, "10.9.0.2/31", "10.9.0.2", "255.255.255.255"},
+		{lan, "10.9.0.2/32", "10.9.0.2", "255.255.255.255"},
+		{lan, "fe80::7/64", "fe80::7%eth0", "ff02::1%eth0"},
+		{lan, "fd00::7/128", "fd00::7", "ff02::1%eth0"},
+		{odd, "fd00::7/64", "fd00::7", "ff02::1"}, // an interface that is not there has no number
+		{tunnel, "10.8.0.1/24", "", ""},
+		{tunnel, "fe80::8/64", "", ""},
+	} {
+		var l local
+		p := netip.MustParsePrefix(c.prefix)
+		l.add(c.i, p, p.Addr())
+		switch {
+		case c.goes == "":
+			if len(l.segments) != 0 || !slices.Equal(l.mute, []string{c.i.Name}) {
+				t.Errorf("%s on %s: announced at %v, and %v are mute", c.prefix, c.i.Name, l.segments, l.mute)
+			}
+		case len(l.segments) != 1 || l.segments[0].own().String() != c.own || l.segments[0].group().String() != c.goes:
+			t.Errorf("%s on %s: announced at %v, want from %s to %s", c.prefix, c.i.Name, l.segments, c.own, c.goes)
+		}
+	}
+	for own, want := range map[string]string{
+		"10.9.0.1 10.8.0.1 fe80::1%eth0": "10.8.0.1", "127.0.0.1 fe80::1%eth0": "fe80::1%eth0", "127.0.0.1 ::1": "invalid IP", "": "invalid IP",
+	} {
+		l := local{}
+		for s := range strings.FieldsSeq(own) {
+			l.own = append(l.own, netip.MustParseAddr(s))
+		}
+		if len(l.own) > 2 {
+			l.segments = []segment{{prefix: netip.MustParsePrefix("fe80::1/64"), zone: "eth0"}, {prefix: netip.MustParsePrefix("10.8.0.1/24")}}
+		}
+		d := new(discovery)
+		d.local.Store(&l)
+		if got := d.ownAddr().String(); got != want {
+			t.Errorf("of %q we are at %s, want %s", own, got, want)
+		}
+	}
 }
