@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -18,8 +19,11 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -211,6 +215,173 @@ func TestAuthorsAreToldInPartsByTheirIDs(t *testing.T) {
 	if len(want) > 0 {
 		t.Errorf("%d authors are not told", len(want))
 	}
+}
+
+// TestLargeVectorIsToldInParts: Bob, and then Cid, learn from the others what many
+// said who have left.
+func TestLargeVectorIsToldInParts(t *testing.T) {
+	t.Parallel()
+	const n = vectorPart + vectorPart/2
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		for i := range n {
+			s := newScribe(1000+i, "Cron")
+			run := []post{s.writes(kindJoin, scribeTime, ""), s.writes(kindLeave, scribeTime+1, "")}
+			must2nd(t)(ann.h().add(s.id, run, true, false))
+		}
+		all := []*guest{ann}
+		for _, name := range []string{"Bob", "Cid"} {
+			g := l.enter(name)
+			after(3 * time.Second)
+			g.wantLines(n, `^\* Cron@.* left$`)
+			g.wantLines(1, `^\* history: `)
+			all = append(all, g)
+		}
+		after(time.Second)
+		for _, g := range all {
+			g.node.mu.Lock()
+			if len(g.lacking) > 0 || len(g.sources) > len(all) {
+				t.Errorf("%s lacks something of %d authors, and has %d sources", g.name, len(g.lacking), len(g.sources))
+			}
+			for _, c := range g.conns {
+				if len(c.theirs) > len(all) || len(c.subs) > len(all) || len(c.telling.authors) > 0 {
+					t.Errorf("%s remembers %d claims of a peer, %d that it wants, and %d to tell it", g.name, len(c.theirs), len(c.subs), len(c.telling.authors))
+				}
+			}
+			g.node.mu.Unlock()
+		}
+	})
+}
+
+// ---- what a member may have us remember
+
+// TestClaimsOfNobodyTakeLittle: several members claim to have posts of authors that
+// nobody is, each of whom they are connected with on a host of its own.
+func TestClaimsOfNobodyTakeLittle(t *testing.T) {
+	t.Parallel()
+	const members, claimed = 7, 2500
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		bob := l.enter("Bob", deaf(), told(ann))
+		after(2 * time.Second)
+		var dials atomic.Int64
+		ann.node.dial = func(context.Context, string, string) (net.Conn, error) {
+			dials.Add(1)
+			return nil, errors.New("no such host")
+		}
+		m := &burdener{source: rand.NewChaCha8([32]byte{1})}
+		for range members {
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(haves(m.invented(claimed), haveComplete, func(i int) (span, netip.AddrPort) {
+				return span{1, 1, 1}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), 7700)
+			}))
+			v.repeats(heartbeat, func(int) []byte { return framed(frameHave, frameList{}.have()) })
+		}
+		for i := range 5 {
+			bob.says("line %d", i)
+			after(time.Second)
+			ann.wantLines(i+1, `^Bob@10.0.0.2: line`)
+		}
+		if n := dials.Load(); n > 50 {
+			t.Errorf("%d dials in 5 s, want at most 50", n)
+		}
+		ann.node.mu.Lock()
+		defer ann.node.mu.Unlock()
+		claims := 0
+		for _, c := range ann.conns {
+			claims += len(c.theirs)
+		}
+		const most = maxClaims + members*(fewClaims+members)
+		if claims > most || len(ann.lacking) > most || len(ann.sources) > most || len(ann.contacts) > maxContacts {
+			t.Errorf("Ann remembers %d claims, %d authors that she lacks, %d sources, %d contacts", claims, len(ann.lacking), len(ann.sources), len(ann.contacts))
+		}
+	})
+}
+
+// TestWantsOfNobodyTakeLittle: a member asks again and again for what authors say
+// that nobody is, and reads nothing of the answers.
+func TestWantsOfNobodyTakeLittle(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		reads := make(chan struct{})
+		defer close(reads)
+		v := l.visitor(ann, newKey(), "Mallory", func(*visitor, byte, []byte) { <-reads })
+		m := &burdener{source: rand.NewChaCha8([32]byte{2})}
+		v.says(hasNothing())
+		for range 5 {
+			ids := m.invented(5000)
+			v.says(wantsOf(ids, 1), wantsOf(ids, 0), wantsOf(ids, 1))
+		}
+		after(time.Second)
+		ann.node.mu.Lock()
+		defer ann.node.mu.Unlock()
+		for _, c := range ann.conns {
+			if len(c.subs) > maxSubs || len(c.telling.authors) > maxTelling+1 {
+				t.Errorf("Ann remembers %d subscriptions of Mallory, and %d authors to tell her of", len(c.subs), len(c.telling.authors))
+			}
+		}
+	})
+}
+
+// TestFramesThatDontEndTakeLittle: many members begin large frames and leave them
+// unfinished, while the one of Bob merely takes long.
+func TestFramesThatDontEndTakeLittle(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		frame := framed(99, make([]byte, maxFrame-10))
+		begins := func() *visitor {
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(hasNothing(), frame[:len(frame)-1])
+			return v
+		}
+		alone := begins()
+		after(2 * slowFrame)
+		if alone.isCutOff() {
+			t.Error("one that takes long is cut off")
+		}
+		var all []*visitor
+		for range 2 * maxLoading / maxFrame {
+			all = append(all, begins())
+		}
+		after(slowFrame + time.Second)
+		open := 0
+		for _, v := range all {
+			if !v.isCutOff() {
+				open++
+			}
+		}
+		if open > maxLoading/maxFrame || open < maxLoading/maxFrame-1 {
+			t.Errorf("%d large frames are being read that don't come to an end, want %d", open, maxLoading/maxFrame)
+		}
+	})
+}
+
+// TestWhoAsksForTheSameAgainPaysForIt: Mallory has Ann send her history ten times.
+func TestWhoAsksForTheSameAgainPaysForIt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		for range 50 {
+			ann.says("%s", strings.Repeat("x", 10_000))
+		}
+		owes := func(times int) time.Duration {
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(hasNothing())
+			synctest.Wait()
+			for range times {
+				v.says(wantsOf([]nodeID{ann.id}, 1))
+				synctest.Wait()
+			}
+			ann.node.mu.Lock()
+			defer ann.node.mu.Unlock()
+			return ann.conns[v.id].work.owed
+		}
+		if once, often := owes(0), owes(10); once > 100*time.Microsecond || often < 9*500_000*workPerByte {
+			t.Errorf("who got the history owes %v, and who got it ten times %v", once, often)
+		}
+	})
 }
 
 // ---- what a member may do

@@ -973,6 +973,14 @@ func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
 	return part, more
 }
 
+// total returns what all events cost that were ever held. It is more than their
+// size.
+func (h *history) total() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.came
+}
+
 // due appends to list the subs for which there is something to send, those
 // with the fewest posts first: so a fresh line goes before a long history.
 func (h *history) due(list []*sub, subs map[nodeID]*sub) []*sub {

@@ -89,6 +89,7 @@ const (
 	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
 
+	slowFrame    = 3 * time.Second        // a large frame that takes longer, where there are many of them, doesn't come to an end
 	workShare    = 20                     // of our time, 1 part goes to what peers have us do besides taking posts
 	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
 	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
@@ -126,6 +127,7 @@ const (
 	maxTelling      = 1 << 13 // authors that a peer is to hear of one by one; when there are more it hears our vector anew
 	planAtOnce      = 512     // authors of whom something is lacking, beyond which each is looked at once a second
 	planMost        = 40_000  // claims that are looked at in a tick
+	maxLoading      = 4 << 20 // bytes of large frames that don't come to an end
 	maxIdle         = 512     // bytes that an idle connection holds for writing
 	maxHave         = 1 << 15 // bytes of a HAVE, which is laid out under the lock
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
@@ -277,7 +279,7 @@ type conn struct {
 	served  served // what the peer sent of what it was asked for
 
 	writing // the writer's own
-	reading // the reader's own, but that partAt is guarded by n.mu
+	reading // the reader's own, but that what follows on part is guarded by n.mu
 }
 
 // An encounter is how a connection began.
@@ -311,6 +313,8 @@ type reading struct {
 	debt   time.Duration // the work that the peer has still to pay for
 	part   []byte        // the pieces of a run so far
 	partAt time.Time     // when one last came
+	load   int           // bytes of the large frame that is being read; 0: none is
+	loadAt time.Time     // since when
 }
 
 // A transport is what is underneath a connection.
@@ -1183,6 +1187,7 @@ func (n *node) tick() {
 		n.gate.forgive()
 		n.said.forgetLocked(now)
 	}
+	n.unloadLocked(now)
 	n.planLocked(now)
 	n.findStraysLocked(now)
 	n.gatherLocked(now, true)
@@ -1357,6 +1362,12 @@ func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
 		claimed := s.from.theirs[author]
 		claimed.stalls++
 		s.from.theirs[author] = claimed
+		if len(n.lacking) > planAtOnce && claimed.stalls > maxStalls && author != s.from.peer { // it is in the way of others
+			delete(s.from.theirs, author)
+			s.from.dropped = true
+			n.dropSourceLocked(author)
+			return
+		}
 	}
 	if do.settled {
 		delete(n.lacking, author)
@@ -1397,19 +1408,22 @@ func (n *node) tidyLocked(author nodeID, settled bool) {
 	}
 }
 
-// claimsLocked returns how many claims of a peer we remember beside those of nodes
-// that we are connected with.
-func (n *node) claimsLocked() int {
-	return min(max(fewClaims, maxClaims/max(1, len(n.conns))), mostClaims)
+// spareLocked returns how many more claims of the peer we have room for. As many as
+// there are peers don't count, for of each of these it tells where it is connected
+// with it.
+func (c *conn) spareLocked() int {
+	peers, all := len(c.n.conns), 0
+	for _, o := range c.n.conns {
+		all += max(0, len(o.theirs)-peers)
+	}
+	own := len(c.theirs) - peers
+	return max(fewClaims-own, min(mostClaims-own, maxClaims-all))
 }
-
-// spareLocked returns how many more claims of the peer we have room for.
-func (c *conn) spareLocked() int { return c.n.claimsLocked() + len(c.n.conns) - len(c.theirs) }
 
 // askOnLocked has the peer go on with its vector, as soon as there is room for
 // more; or begin anew, where there was none for something in it.
 func (c *conn) askOnLocked() {
-	if (c.more || c.dropped && c.toldAll) && c.spareLocked() >= min(vectorPart, c.n.claimsLocked()) {
+	if (c.more || c.dropped && c.toldAll) && (c.spareLocked() >= vectorPart || len(c.theirs) <= len(c.n.conns)) {
 		c.dropped = c.dropped && !c.toldAll
 		c.more, c.toldAll = false, false
 		c.telling.goOn = true
@@ -1525,10 +1539,16 @@ func (n *node) gatherLocked(now time.Time, thorough bool) {
 
 func (c *conn) readLoop() error {
 	for {
-		typ, body, err := readFrame(c.tls, maxFrame)
+		typ, size, err := readHead(c.tls, maxFrame)
 		if err != nil {
 			return err
 		}
+		c.loading(size)
+		body, err := readBody(c.tls, size)
+		if err != nil {
+			return err
+		}
+		c.loading(0)
 		if typ == framePosts || typ == framePart || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
@@ -1550,6 +1570,37 @@ func (c *conn) readLoop() error {
 		if c.debt != 0 {
 			c.pay()
 		}
+	}
+}
+
+// loading notes that the body of a frame of that size is being read; 0: it was.
+func (c *conn) loading(size int) {
+	if size > largeFrame || size == 0 && c.load > 0 { // only the reader changes load
+		c.n.mu.Lock()
+		defer c.n.mu.Unlock()
+		c.load, c.loadAt = size, time.Now()
+	}
+}
+
+// unloadLocked ends connections on which large frames don't come to an end, where
+// these take too much memory together: those that have taken longest. A path that
+// is slow carries no large frames.
+func (n *node) unloadLocked(now time.Time) {
+	var slow []*conn
+	size := 0
+	for _, c := range n.conns {
+		if c.load > 0 && now.Sub(c.loadAt) > slowFrame {
+			slow = append(slow, c)
+			size += c.load
+		}
+	}
+	slices.SortFunc(slow, func(a, b *conn) int { return a.loadAt.Compare(b.loadAt) })
+	for _, c := range slow {
+		if size <= maxLoading {
+			return
+		}
+		size -= c.load
+		c.raw.Close()
 	}
 }
 
@@ -1787,6 +1838,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 	n.tidyLocked(author, false)
 	if author != c.peer {
 		c.debt -= workPerEntry + workPerClaim
+		n.forgetSourceLocked(author)
 	}
 	if g := &n.gather; !g.done {
 		if awaited := n.history.awaited(author); last.number-uint64(count) < awaited {
@@ -1796,6 +1848,18 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 				n.gatherLocked(now, false)
 			}
 		}
+	}
+}
+
+// forgetSourceLocked forgets who sent us the feed of an author that has left. One that
+// was lost may come back, and whoever brings it says so; but where we would have to
+// remember many, we ask again when it does.
+func (n *node) forgetSourceLocked(author nodeID) {
+	switch state := n.history.about(author).state; {
+	case state == left:
+		delete(n.sources, author)
+	case state == lost && len(n.sources) > maxSources && !n.hereLocked(author):
+		n.dropSourceLocked(author)
 	}
 }
 
@@ -2079,7 +2143,11 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c.flow.send(c.posted-before, time.Now())
+	now, sent := time.Now(), c.posted-before
+	c.flow.send(sent, now)
+	if sent > 0 && int64(c.posted) > n.history.total() { // it asked again for what it got already
+		n.work.add(&c.work, time.Duration(sent)*workPerByte, len(n.conns), now)
+	}
 	b = c.appendDirectsLocked(b)
 	if bye == byeLeaving && complete && greeted && len(b) == 0 && len(c.due)+len(c.bulk) == 0 {
 		c.parted = true

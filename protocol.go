@@ -320,14 +320,15 @@ import (
 
 const (
 	version       = 1
-	maxFrame      = 1 << 20     // bytes; far above the largest post
-	maxLine       = 1 << 16     // bytes of one line of input
-	maxText       = 3 * maxLine // a line whose every byte became U+FFFD
-	maxLines      = 40_000      // lines of a post; a node puts 32,768 into one at most
-	maxRun        = 1 << 18     // bytes of posts that a sender puts into one frame, unless one post is larger
-	maxNameBytes  = 128         // 32 characters of 4 bytes
-	maxStranger   = 256         // bytes of a frame in the handshake
-	beaconSigned  = 176         // bytes of a beacon before its signature
+	maxFrame      = 1 << 20        // bytes; far above the largest post
+	largeFrame    = maxLine + 4096 // bytes; more than a line takes
+	maxLine       = 1 << 16        // bytes of one line of input
+	maxText       = 3 * maxLine    // a line whose every byte became U+FFFD
+	maxLines      = 40_000         // lines of a post; a node puts 32,768 into one at most
+	maxRun        = 1 << 18        // bytes of posts that a sender puts into one frame, unless one post is larger
+	maxNameBytes  = 128            // 32 characters of 4 bytes
+	maxStranger   = 256            // bytes of a frame in the handshake
+	beaconSigned  = 176            // bytes of a beacon before its signature
 	beaconPlain   = beaconSigned + signatureSize
 	beaconSize    = beaconPlain + 28 // bytes of a beacon once it is sealed
 	signatureSize = ed25519.SignatureSize
@@ -563,20 +564,46 @@ func endFrame(b []byte, start int) []byte {
 	return b
 }
 
-// readFrame reads one frame of at most limit bytes, without its length. The body
-// is in memory of its own, since the history keeps the posts that lie in it.
+// readFrame reads one frame of at most limit bytes, without its length.
 func readFrame(r io.Reader, limit int) (typ byte, body []byte, err error) {
+	typ, size, err := readHead(r, limit)
+	if err == nil {
+		body, err = readBody(r, size)
+	}
+	return typ, body, err
+}
+
+// readHead reads the type of a frame, and returns the size of its body.
+func readHead(r io.Reader, limit int) (typ byte, size int, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, nil, err
+		return 0, 0, err
 	}
-	n := int(binary.BigEndian.Uint32(head[:])) - 1
-	if n < 0 || n >= limit {
-		return 0, nil, fmt.Errorf("frame of %d bytes, limit %d", n+1, limit)
+	size = int(binary.BigEndian.Uint32(head[:])) - 1
+	if size < 0 || size >= limit {
+		return 0, 0, fmt.Errorf("frame of %d bytes, limit %d", size+1, limit)
 	}
-	body = make([]byte, n)
-	_, err = io.ReadFull(r, body)
-	return head[4], body, err
+	return head[4], size, nil
+}
+
+// readBody reads the body of a frame, into memory of its own, since the history
+// keeps the posts that lie in it. For a large one it takes all the memory only when
+// part of it has come.
+func readBody(r io.Reader, size int) ([]byte, error) {
+	const part = 16 << 10
+	if size <= largeFrame {
+		body := make([]byte, size)
+		_, err := io.ReadFull(r, body)
+		return body, err
+	}
+	var begun [part]byte
+	if _, err := io.ReadFull(r, begun[:]); err != nil {
+		return nil, err
+	}
+	body := make([]byte, size)
+	copy(body, begun[:])
+	_, err := io.ReadFull(r, body[part:])
+	return body, err
 }
 
 func appendProof(b, mac []byte) []byte {
