@@ -590,6 +590,7 @@ type lifeSign struct {
 	name     string    // by that
 	beaconAt time.Time // when that came
 	namedAt  time.Time // when one in its name last came, checked or not
+	named    uint64    // the greatest counter of those that came from its address and were not checked
 }
 
 // A trouble is what went wrong of late with reaching a node. The user is told of
@@ -807,7 +808,12 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 		return ct.isSpare(from) && n.checks.admit(from, now)
 	case ct.tie == up && ct.conn.raw.sinceRead() < slowHeartbeat+tickEvery:
 		ct.namedAt = now
+		if from == ct.addr.Addr() {
+			ct.named = max(ct.named, x.counter)
+		}
 		return ct.lacks(from) && n.checks.admit(from, now)
+	case (ct.tie == up || ct.tie == suspect) && x.counter <= ct.named:
+		return false // it was passed over when it came first, and is no sign of life now
 	case ct.tie == up || ct.tie == resting || ct.tie == waking: // it is a sign of life
 	case ct.addr == netip.AddrPortFrom(from, x.port) && now.Sub(ct.beaconAt) < beaconEvery:
 		return false

@@ -818,6 +818,34 @@ func TestFrozenNodeIsLostThoughItsBeaconsAreForged(t *testing.T) {
 
 // ---- another secret
 
+// TestFrozenNodeIsLostThoughAMemberClaimsIt: somebody says twice a second that it
+// is connected with a node of which nothing comes any more.
+func TestFrozenNodeIsLostThoughAMemberClaimsIt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob, cid := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+		for _, g := range []*guest{ann, bob} {
+			v := l.visitor(g, newKey(), "Mallory", nil)
+			v.says(hasNothing())
+			v.repeats(500*time.Millisecond, func(i int) []byte {
+				return claims(cid.id, span{1, 1, 0}, netip.AddrPortFrom(cid.addr.Addr(), uint16(7700+i%2)))
+			})
+		}
+		after(10 * time.Second)
+		l.split([]*guest{ann, bob}, []*guest{cid})
+		after(8 * time.Second)
+		for _, g := range []*guest{ann, bob} {
+			g.wantLines(1, `^\* Cid@10.0.0.3 lost$`)
+			g.wantLines(0, `is back$`)
+		}
+		after(time.Minute)
+		for _, g := range []*guest{ann, bob} {
+			g.wantLines(1, `^\* Cid@10.0.0.3 lost$`)
+			g.wantLines(0, `is back$`)
+		}
+	})
+}
+
 func TestOtherSecretIsWorthOneLogLineAMinute(t *testing.T) {
 	t.Parallel()
 	const secrets = "swordfish of the west\nswordfish of the east"

@@ -132,6 +132,7 @@ const (
 	maxHave         = 1 << 15 // bytes of a HAVE, which is laid out under the lock
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
 	maxLooks        = 1000    // at authors of whom something is missing, at once
+	progress        = 4 << 10 // bytes: a peer that takes them is not waited for in vain
 	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
@@ -2003,9 +2004,15 @@ func (c *conn) handleGot(body []byte) (wanted bool, err error) {
 	n, now := c.n, time.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	before := c.flow.arrived
 	if wanted = c.flow.ack(arrived, now); wanted {
-		c.ackedAt, n.takenAt = now, now
 		wake(c.wake)
+	}
+	if c.flow.arrived/progress > before/progress { // of a post that takes long
+		c.ackedAt = now
+		if n.bestAck < n.history.about(n.id).last {
+			n.takenAt = now
+		}
 	}
 	return wanted, nil
 }
