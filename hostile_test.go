@@ -596,7 +596,7 @@ func (s *siege) withstand(a *attack) {
 		for _, p := range s.nodes {
 			p.out.waitFor(patience-time.Since(entered), met.Match)
 		}
-		five := regexp.MustCompile(` \* \w+@` + regexp.QuoteMeta(attackLAN) + `[1-5]\?? joined\n`)
+		five := regexp.MustCompile(` \* \w+@(` + regexp.QuoteMeta(attackLAN) + `[1-5]|fe80::\S+)\?? joined\n`) // IPv6 where the beacons of IPv4 are drowned
 		guest.out.waitFor(patience-time.Since(entered), func(text []byte) bool { return len(five.FindAllIndex(text, 5)) == 5 })
 		joined <- time.Since(entered)
 	}()
