@@ -586,11 +586,12 @@ type contact struct {
 
 // A lifeSign is what we know of a node by its beacons.
 type lifeSign struct {
-	counter  uint64    // of the newest that was checked
-	name     string    // by that
-	beaconAt time.Time // when that came
-	namedAt  time.Time // when one in its name last came, checked or not
-	named    uint64    // the greatest counter of those that came from its address and were not checked
+	counter   uint64    // of the newest that was checked
+	unchecked *beacon   // the first, which told where it is, if that was not checked yet; else nil
+	name      string    // by the newest that was believed
+	beaconAt  time.Time // when that came
+	namedAt   time.Time // when one in its name last came, believed or not
+	named     uint64    // the greatest counter of those that came from its address and were not checked
 }
 
 // A trouble is what went wrong of late with reaching a node. The user is told of
@@ -756,15 +757,15 @@ func (n *node) isListedLocked(id nodeID) bool {
 	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.alias != "" && t.id == id })
 }
 
-// heard takes a beacon that came from the given address. Every member can make
-// one in the name of another node, so nothing of it counts, its counter neither,
-// before its signature was checked.
+// heard takes a beacon that came from the given address. Every member can make one
+// in the name of another node, so neither its address nor its counter is believed
+// before its signature was checked, if they differ from what is known.
 func (n *node) heard(x beacon, from netip.Addr) {
 	if !n.isWorthACheck(&x, from) {
 		return
 	}
 	if !x.verify() {
-		n.logOnce("forged beacon from "+from.String(), "beacon from %v: not signed by %v", from, x.node)
+		n.logForged(&x, from)
 		return
 	}
 	n.mu.Lock()
@@ -779,31 +780,30 @@ func (n *node) heard(x beacon, from netip.Addr) {
 		}
 		return
 	}
-	silent := time.Since(ct.beaconAt) > silence
-	ct.counter, ct.beaconAt = x.counter, time.Now()
-	ct.namedAt = ct.beaconAt
-	if silent {
-		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
-	}
-	ct.teller, ct.name = from, x.name
-	n.meetLocked(ct, addr, silent)
+	ct.counter, ct.unchecked = x.counter, nil
+	n.seenLocked(ct, &x, addr)
 }
 
-// isWorthACheck says whether a beacon that came from the given address would
-// change anything, and may be checked. While a connection stands, all that a beacon
-// does is to make our heartbeats rarer.
+// isWorthACheck takes what can be taken of a beacon without a check, and says
+// whether it would change anything beyond that, and may be checked. While a
+// connection stands, all that a beacon does is to make our heartbeats rarer. That
+// of a node of which nothing is known is checked when the node is dialed, which
+// most are not: they dial us.
 func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := time.Now()
+	now, addr := time.Now(), netip.AddrPortFrom(from, x.port)
 	ct := n.contacts[x.node]
 	switch {
 	case x.node == n.id || n.leaving:
 		return false
 	case ct == nil:
-		if n.gate.doubts(from) && len(n.contacts) > maxContacts/2 {
-			return false // dials there failed so often of late that this one can wait
+		if !n.gate.doubts(from) || len(n.contacts) <= maxContacts/2 { // else dials there failed so often of late that this one can wait
+			ct, first := n.contactLocked(x.node), *x
+			ct.unchecked = &first
+			n.seenLocked(ct, x, addr)
 		}
+		return false
 	case x.counter <= ct.counter: // it came in another way already, or is a replay
 		return ct.isSpare(from) && n.checks.admit(from, now)
 	case ct.tie == up && ct.conn.raw.sinceRead() < slowHeartbeat+tickEvery:
@@ -815,10 +815,52 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 	case (ct.tie == up || ct.tie == suspect) && x.counter <= ct.named:
 		return false // it was passed over when it came first, and is no sign of life now
 	case ct.tie == up || ct.tie == resting || ct.tie == waking: // it is a sign of life
-	case ct.addr == netip.AddrPortFrom(from, x.port) && now.Sub(ct.beaconAt) < beaconEvery:
+	case ct.tie == away && ct.addr == addr && (!ct.isMet() || now.Sub(ct.beaconAt) < silence):
+		n.seenLocked(ct, x, addr)
+		return false
+	case ct.addr == addr && now.Sub(ct.beaconAt) < beaconEvery:
 		return false
 	}
 	return n.checks.admit(from, now)
+}
+
+// seenLocked notes that a beacon of ct came from addr.
+func (n *node) seenLocked(ct *contact, x *beacon, addr netip.AddrPort) {
+	silent := time.Since(ct.beaconAt) > silence
+	ct.beaconAt = time.Now()
+	ct.namedAt = ct.beaconAt
+	if silent {
+		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
+	}
+	ct.teller, ct.name = addr.Addr(), x.name
+	n.meetLocked(ct, addr, silent)
+}
+
+// isGenuine checks x, the first beacon of ct, now that the node is about to be
+// dialed. If that is forged, nothing is known of the node any more.
+func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
+	good := x == nil || x.verify()
+	if !good {
+		n.logForged(x, from)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if x != nil && ct.unchecked == x {
+		ct.unchecked = nil
+		if good {
+			ct.counter = max(ct.counter, x.counter)
+		} else {
+			ct.addr, ct.spare, ct.beaconAt, ct.namedAt = netip.AddrPort{}, netip.AddrPort{}, time.Time{}, time.Time{}
+		}
+	}
+	if !good {
+		ct.dialing, ct.dialAt = false, time.Time{}
+	}
+	return good
+}
+
+func (n *node) logForged(x *beacon, from netip.Addr) {
+	n.logOnce("forged beacon from "+from.String(), "beacon from %v: not signed by %v", from, x.node)
 }
 
 // toldLocked makes for a connection with a node that the peer of c says to be at
@@ -900,7 +942,7 @@ func (n *node) dialLocked(ct *contact) {
 		return
 	}
 	ct.dialing = true
-	addr, probe := ct.addr, ct.tie == resting
+	addr, probe, unchecked := ct.addr, ct.tie == resting, ct.unchecked
 	n.wg.Go(func() {
 		if met {
 			n.dialContact(ct, addr, met, probe)
@@ -909,7 +951,10 @@ func (n *node) dialLocked(ct *contact) {
 		next := sync.OnceFunc(n.dialNext)
 		defer next()
 		defer time.AfterFunc(dialTurn, next).Stop()
-		err := n.dialContact(ct, addr, met, probe)
+		err := errForged
+		if n.isGenuine(ct, unchecked, host) {
+			err = n.dialContact(ct, addr, met, probe)
+		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.gate.done(host, teller, err != nil && !errors.Is(err, errDuplicate))

@@ -138,6 +138,7 @@ const (
 
 var (
 	errDuplicate = errors.New("another connection with this node stands")
+	errForged    = errors.New("its beacon is forged")
 	errGaveWay   = errors.New("it gave way to others that connect")
 )
 
@@ -748,7 +749,7 @@ func (n *node) register(c *conn, x hello) error {
 	c.ackedAt, c.chatAt = now, now
 	n.moveLocked(ct, up, c)
 	ct.learn(c.addr)
-	ct.fails, ct.heardAt = 0, now
+	ct.fails, ct.heardAt, ct.unchecked = 0, now, nil
 	if !ct.isMet() {
 		ct.metAt = now
 		n.doubtLocked(ct)

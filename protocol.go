@@ -120,9 +120,9 @@ package main
 //     of it are over, it is sent as soon as another is heard, so that all wake an
 //     idle node together; so are the heartbeats that are due soon. After the start,
 //     and while nobody is missing, only every eighth round goes to 255.255.255.255,
-//     or by IPv6 where there is IPv4 too. Every member can seal a beacon in another's name, but not
-//     sign it: a reader believes nothing of one whose signature it did not check,
-//     not even its counter.
+//     or by IPv6 where there is IPv4 too. Every member can seal a beacon in another's
+//     name, but not sign it: a reader checks the signature before it dials the
+//     sender, believes the counter, or gives up an address that it knows for another.
 //  4. A node that hears the beacon of another that it isn't connected with dials
 //     the packet's source address at the beacon's port. If that is an IPv6 one,
 //     0.3 s are left for an IPv4 one to come, which is dialed first; IPv6 is dialed
