@@ -122,7 +122,8 @@ func recipe(t testing.TB, comment string) string {
 }
 
 // earlierLog is what chat.log holds before a recipe is run.
-const earlierLog = "2026-11-22 15:04:09 Tim@192.168.0.7: one\n2026-11-22 15:04:10 * Ann@192.168.0.9 joined\n2026-11-22 15:04:11 Tim@192.168.0.7: two\n"
+const earlierLog = "2026-11-22 15:04:09 Tim@192.168.0.7: one\n2026-11-22 15:04:10 * Ann B@192.168.0.9 joined\n2026-11-22 15:04:11 Tim@192.168.0.7: two: 2\n" +
+	"2026-11-22 15:04:12 Ann B@[fe80::9%eth0]:7701 -> me: psst\n2026-11-22 15:04:13 Ann B@192.168.0.9: he wrote -> me: psst\n"
 
 // follow runs a recipe in a directory of its own, where p2pchat is the
 // program, bound to loopback, in the room of the given port.
@@ -209,6 +210,14 @@ func TestRecipesDoWhatTheySay(t *testing.T) {
 	t.Run("stat", func(t *testing.T) {
 		_, p, _ := meet(t, "who said how much")
 		p.sees(within, `^2 Tim@192.168.0.7:$`)
+		p.sees(within, `^1 Ann B@192.168.0.9:$`)
+	})
+	t.Run("direct messages", func(t *testing.T) {
+		_, p, _ := meet(t, "direct messages to me")
+		p.sees(within, ` Ann B@\S+ -> me: psst$`)
+		if code := p.exits(within); code != 0 || p.count(`.`) != 1 {
+			t.Errorf("exit status %d, prints %q, want the one direct message", code, p.out)
+		}
 	})
 	t.Run("only what people say", func(t *testing.T) {
 		tim, p, _ := meet(t, "only what people say")
