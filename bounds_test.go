@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -393,6 +394,44 @@ type burden struct {
 	run  func(m *burdener)
 }
 
+const burdenProgram = "P2PCHAT_BURDEN"
+
+// The test binary is the member when it is told so: what to do, and the loopback
+// addresses of the nodes. It ends with its standard input.
+func init() {
+	what, nodes, _ := strings.Cut(os.Getenv(burdenProgram), " at ")
+	i := slices.IndexFunc(burdens, func(b burden) bool { return b.name == what })
+	if i < 0 {
+		return
+	}
+	ctx, stop := context.WithTimeout(context.Background(), attackDeadline)
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		stop()
+	}()
+	var all sync.WaitGroup
+	for j, node := range strings.Fields(nodes) {
+		if !netip.MustParseAddrPort(node).Addr().IsLoopback() {
+			panic("not loopback: " + node)
+		}
+		m := &burdener{ctx: ctx, to: node, source: rand.NewChaCha8([32]byte{byte(i), byte(j)})}
+		all.Go(func() { burdens[i].run(m) })
+	}
+	all.Wait()
+	os.Exit(0)
+}
+
+// burden starts the member, with less right to the processor than those whom it
+// burdens have.
+func (b *burden) start(t testing.TB, ps ...*proc) *proc {
+	t.Helper()
+	what := burdenProgram + "=" + b.name + " at"
+	for _, p := range ps {
+		what += fmt.Sprint(" 127.0.0.1:", ready(p))
+	}
+	return start(t, b.name, []string{"nice", "-n", "19", self(t)}, withEnv("P2PCHAT_RUN=", what))
+}
+
 // A burdener is a member that has connections with one node.
 type burdener struct {
 	ctx    context.Context
@@ -728,11 +767,11 @@ func (w *stopwatch) listener() *sink {
 	return s
 }
 
-// converse has ps[0] say a line each 10 ms for as long as it takes, and returns
+// converse has ps[0] say a line each 20 ms for as long as it takes, and returns
 // what that costs until ps[1] has printed them.
 func (w *stopwatch) converse(t testing.TB, ps []*proc, d time.Duration) (c cost) {
 	t.Helper()
-	const gap = 10 * time.Millisecond
+	const gap = 20 * time.Millisecond
 	n := int(d / gap)
 	began, before := time.Now(), make([]float64, len(ps))
 	for i, p := range ps {
@@ -808,7 +847,7 @@ func TestOneMemberCostsTheOthersLittle(t *testing.T) {
 		t.Skip("takes minutes, and looks into /proc; set P2PCHAT_FIGURES=1")
 	}
 	f := &bench{program: cmp.Or(os.Getenv("P2PCHAT_PROGRAM"), self(t))}
-	for i, b := range burdens {
+	for _, b := range burdens {
 		t.Run(b.name, func(t *testing.T) {
 			port := freePort(t)
 			w := new(stopwatch)
@@ -817,19 +856,13 @@ func TestOneMemberCostsTheOthersLittle(t *testing.T) {
 			ps := []*proc{ann, bob}
 			f.settle(t, ps, 2)
 			calm := w.converse(t, ps, 2*time.Second)
-			ctx, stop := context.WithCancel(t.Context())
-			var all sync.WaitGroup
-			for j, p := range ps {
-				m := &burdener{ctx: ctx, to: fmt.Sprint("127.0.0.1:", ready(p)), source: rand.NewChaCha8([32]byte{byte(i), byte(j)})}
-				all.Go(func() { b.run(m) })
-			}
+			member := b.start(t, ps...)
 			time.Sleep(500 * time.Millisecond)
 			joined := make(chan float64, 1)
 			go func() { joined <- f.entry(t, port, 6*time.Second, "Ann", "Bob") }()
 			during := w.converse(t, ps, 8*time.Second)
 			in := <-joined
-			stop()
-			all.Wait()
+			member.closeInput()
 			fmt.Printf("| %s | lost %d | p50 %.1f p99 %.1f (calm %.1f) ms | %+.1f MiB | %+.0f %% | newcomer %.2f s |\n", b.name, during.lost,
 				during.late.median(), during.late.quantile(0.99), calm.late.quantile(0.99), during.mib-calm.mib, during.cpu-calm.cpu, in)
 		})

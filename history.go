@@ -981,19 +981,31 @@ func (h *history) total() int64 {
 	return h.came
 }
 
-// due appends to list the subs for which there is something to send, those
-// with the fewest posts first: so a fresh line goes before a long history.
-func (h *history) due(list []*sub, subs map[nodeID]*sub) []*sub {
+// due appends to list the subs of stirred authors for which there is something to
+// send. It takes the others out of stirred. Our own go first, if they are behind by
+// what was said since the peer came: that is, after the post of number base. Then
+// those with the fewest posts: so a fresh line goes before a long history.
+func (h *history) due(list []*sub, subs map[nodeID]*sub, stirred map[nodeID]bool, base uint64) []*sub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for author, s := range subs {
-		f := h.knownLocked(author)
-		s.behind = f.last + 1 - min(s.next, f.last+1)
-		if s.behind > 0 || len(f.seen) > 0 && f.seen[len(f.seen)-1].seq > s.notes {
+	for author := range stirred {
+		s, f := subs[author], h.knownLocked(author)
+		if s != nil {
+			s.behind = f.last + 1 - min(s.next, f.last+1)
+		}
+		if s != nil && (s.behind > 0 || len(f.seen) > 0 && f.seen[len(f.seen)-1].seq > s.notes) {
 			list = append(list, s)
+		} else {
+			delete(stirred, author)
 		}
 	}
-	slices.SortFunc(list, func(a, b *sub) int { return cmp.Compare(a.behind, b.behind) })
+	rank := func(s *sub) uint64 {
+		if s.author == h.self && s.next > base {
+			return 0
+		}
+		return s.behind
+	}
+	slices.SortFunc(list, func(a, b *sub) int { return cmp.Compare(rank(a), rank(b)) })
 	return list
 }
 

@@ -93,10 +93,10 @@ const (
 	workShare    = 20                     // of our time, 1 part goes to what peers have us do besides taking posts
 	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
 	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
-	workSlice    = 256                    // entries of a frame between two looks at the time
+	workSlice    = 256                    // entries of a frame that are taken in one go
 	workPerFrame = 5 * time.Microsecond   // about what a frame costs that we didn't want
 	workPerByte  = 3 * time.Nanosecond    // and each byte of it
-	workPerEntry = 1 * time.Microsecond   // each entry of a HAVE or WANT
+	workPerEntry = 2 * time.Microsecond   // each entry of a HAVE or WANT
 	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
 	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
 	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed, or of posts, which are hashed
@@ -277,6 +277,7 @@ type conn struct {
 	telling telling
 	wants   map[nodeID]want // what to ask for
 	subs    map[nodeID]*sub // what to send
+	stirred map[nodeID]bool // authors of these of whom something may be new
 	flow    flow
 	served  served // what the peer sent of what it was asked for
 
@@ -745,7 +746,7 @@ func (n *node) register(c *conn, x hello) error {
 	}
 	now := time.Now()
 	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch, n.history.about(n.id).last
-	c.theirs, c.subs, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]want{}
+	c.theirs, c.subs, c.stirred, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]bool{}, map[nodeID]want{}
 	c.ackedAt, c.chatAt = now, now
 	n.moveLocked(ct, up, c)
 	ct.learn(c.addr)
@@ -863,7 +864,9 @@ func (n *node) provenLocked(c *conn) netip.AddrPort {
 // welcomeLocked tells the history and the user that the peer is here.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, n.provenLocked(c), x.name)
-	n.history.note(c.peer, post{kind: kindBack, addr: c.addr})
+	if n.history.note(c.peer, post{kind: kindBack, addr: c.addr}) {
+		n.relayLocked(c.peer)
+	}
 	if n.gather.from == "" {
 		now := time.Now()
 		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: now, severalAt: now}
@@ -1375,6 +1378,7 @@ func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
 		delete(n.lacking, author)
 		if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
 			n.history.takeEarly(author)
+			n.relayLocked(author)
 		}
 		n.tidyLocked(author, true)
 	} else if len(n.lacking) > planAtOnce {
@@ -1545,6 +1549,11 @@ func (c *conn) readLoop() error {
 		if err != nil {
 			return err
 		}
+		work := workOf(typ, size)
+		if size > largeFrame && typ != framePosts && typ != framePart { // while its peer waits, it takes no memory
+			c.debt, work = c.debt+work, 0
+			c.pay()
+		}
 		c.loading(size)
 		body, err := readBody(c.tls, size)
 		if err != nil {
@@ -1564,15 +1573,28 @@ func (c *conn) readLoop() error {
 			return err
 		}
 		if !wanted {
-			c.debt += workPerFrame + time.Duration(len(body))*workPerByte
-			if typ == framePosts || typ == framePart {
-				c.debt += time.Duration(len(body)) * workPerText
-			}
+			c.debt += work
 		}
 		if c.debt != 0 {
 			c.pay()
 		}
 	}
+}
+
+// workOf returns about what it costs to read a frame and to do what it asks for.
+func workOf(typ byte, size int) time.Duration {
+	work := workPerFrame + time.Duration(size)*workPerByte
+	switch typ {
+	case frameHave:
+		work += time.Duration(size/haveEntry) * workPerEntry
+	case frameWant:
+		work += time.Duration(size/wantEntry) * workPerEntry
+	case frameSeen:
+		work += workPerNote
+	case frameDirect, framePosts, framePart:
+		work += workPerNote + time.Duration(size)*workPerText
+	}
+	return work
 }
 
 // loading notes that the body of a frame of that size is being read; 0: it was.
@@ -1621,12 +1643,10 @@ func (c *conn) pay() {
 }
 
 // sliceLocked is called for each entry of a frame. Now and then it lets others
-// have the lock, and the peer wait.
+// have the lock.
 func (c *conn) sliceLocked(entry *int) {
-	c.debt += workPerEntry
 	if *entry++; *entry%workSlice == 0 {
 		c.n.mu.Unlock()
-		c.pay()
 		runtime.Gosched()
 		c.n.mu.Lock()
 	}
@@ -1753,7 +1773,10 @@ func (c *conn) handlePart(body []byte) (wanted bool, err error) {
 	}
 	run := c.part
 	c.part = nil
-	return c.handlePosts(run)
+	if wanted, err = c.handlePosts(run); !wanted {
+		c.debt += workOf(framePosts, len(run)-len(piece))
+	}
+	return wanted, err
 }
 
 // isSourceLocked says whether the peer sends author's feed because it is the
@@ -1868,14 +1891,21 @@ func (n *node) forgetSourceLocked(author nodeID) {
 // relayLocked has those who asked for author's feed get what is new of it.
 func (n *node) relayLocked(author nodeID) {
 	for _, c := range n.conns {
-		if c.subs[author] != nil {
-			wake(c.wake)
-		}
+		c.stirLocked(author)
 	}
 	for id, c := range n.rested {
 		if c.subs[author] != nil {
 			n.rouseLocked(n.contacts[id])
 		}
+	}
+}
+
+// stirLocked has the writer of c look whether it has something of author to send,
+// if the peer asked for that.
+func (c *conn) stirLocked(author nodeID) {
+	if c.subs[author] != nil {
+		c.stirred[author] = true
+		wake(c.wake)
 	}
 }
 
@@ -1973,7 +2003,7 @@ func (c *conn) completeLocked(first bool) {
 	if first {
 		c.complete, c.vector = true, c.theirs[c.peer].last
 		c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
-		wake(c.wake)
+		c.stirLocked(n.id)
 		if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
 			n.dropSourceLocked(c.peer)
 			n.sources[c.peer] = &source{from: c, since: time.Now()}
@@ -2030,6 +2060,7 @@ func (c *conn) handleWant(body []byte) error {
 			return // who asks for more of them at once is not answered, and asks again
 		}
 		c.subs[author] = &sub{author: author, next: w.from, over: w.over}
+		c.stirLocked(author)
 		if s := n.history.span(author); w.from < s.first || w.from > s.last {
 			c.tellLocked(author) // perhaps it was asked for because we had it once
 		}
@@ -2040,7 +2071,6 @@ func (c *conn) handleWant(body []byte) error {
 
 func (c *conn) handleSeen(body []byte) error {
 	n := c.n
-	c.debt += workPerNote
 	x, err := parseSeen(body)
 	if err != nil {
 		return err
@@ -2070,7 +2100,6 @@ func (n *node) sawLocked(c *conn, x sighting) {
 
 func (c *conn) handleDirect(body []byte) error {
 	n := c.n
-	c.debt += workPerNote + time.Duration(len(body))*workPerText
 	x, err := parseDirect(body)
 	if err != nil {
 		return err
@@ -2130,7 +2159,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	own := c.subs[n.id]
 	run, room, slow := c.flow.run(), c.flow.room(), c.flow.isSlow(time.Now())
 	if c.due = c.due[:0]; greeted { // posts come behind the vector that announces them
-		c.due = n.history.due(c.due, c.subs)
+		c.due = n.history.due(c.due, c.subs, c.stirred, c.base)
 	}
 	n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
@@ -2337,7 +2366,7 @@ func (n *node) say(kind byte, text []byte) {
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
 		c.chatAt = time.Now()
-		wake(c.wake)
+		c.stirLocked(n.id)
 	}
 	for id := range n.rested {
 		n.rouseLocked(n.contacts[id])

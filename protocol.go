@@ -647,6 +647,11 @@ const (
 	haveGoOn     = 4 // asks for the next part, or behind the end for the whole anew
 )
 
+const (
+	haveEntry = 32 + 8 + 8 + 8 + 3 // bytes of an entry of HAVE, at least
+	wantEntry = 32 + 8 + 1         // bytes of an entry of WANT
+)
+
 const bareHave = 4 + 1 + 1 + 8 // bytes of a HAVE frame without entries
 
 // beginHave starts a HAVE that acknowledges direct messages up to taken;
