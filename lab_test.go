@@ -1370,7 +1370,7 @@ func longFreezeIsLostAndBack(t *testing.T) {
 	cid.say("five")
 	ann.seesCount(slack(3*time.Second), 1, ": five")
 	bob.seesCount(slack(3*time.Second), 1, ": five")
-	connected(slack(5*time.Second), 3*2, hosts...)
+	connected(slack(8*time.Second), 3*2, hosts...)
 	want := map[string][]string{"Ann": {"one", "two", "three"}, "Bob": {"four"}, "Cid": {"five"}}
 	for _, p := range nodes {
 		p.holds(want)
@@ -1461,7 +1461,7 @@ func partitionHeals(t *testing.T) {
 	for i, p := range nodes[:9] {
 		p.seesCount(slack(5*time.Second)-time.Since(healed), []int{4, 5}[i/5], ` is back$`)
 	}
-	connected(slack(5*time.Second)-time.Since(healed), 9*8, hosts[:9]...)
+	connected(slack(8*time.Second)-time.Since(healed), 9*8, hosts[:9]...)
 	t.Logf("whole again after %v", time.Since(healed))
 	for _, p := range nodes[:9] {
 		p.holds(want)
@@ -1598,7 +1598,7 @@ func interfaceMayGoAndComeBack(t *testing.T) {
 	ann.sees(slack(5*time.Second)-time.Since(began), ` \* Cid@\S+ is back$`)
 	bob.sees(slack(5*time.Second)-time.Since(began), ` \* Cid@\S+ is back$`)
 	t.Logf("whole again after %v", time.Since(began))
-	connected(slack(5*time.Second), 3*2, hosts...)
+	connected(slack(8*time.Second), 3*2, hosts...)
 	for _, p := range nodes {
 		p.holds(map[string][]string{"Ann": {"while away"}, "Cid": {"all alone"}})
 	}
@@ -1667,11 +1667,15 @@ func deadTCPIsLostAndBack(t *testing.T) {
 	nodes := room(hosts, "Ann", "Bob")
 	ann, bob := nodes[0], nodes[1]
 	began := time.Now()
-	hosts[0].drops("meta l4proto tcp")
+	for _, h := range hosts {
+		h.drops("meta l4proto tcp")
+	}
 	ann.sees(slack(8*time.Second), ` \* Bob@10.9.0.2 lost$`)
 	bob.sees(slack(8*time.Second)-time.Since(began), ` \* Ann@10.9.0.1 lost$`)
 	ann.say("while away")
-	hosts[0].drops("")
+	for _, h := range hosts {
+		h.drops("")
+	}
 	bob.sees(slack(9*time.Second), ` \* Ann@\S+ is back$`)
 	ann.sees(slack(3*time.Second), ` \* Bob@\S+ is back$`)
 	bob.seesCount(slack(3*time.Second), 1, ": while away")
