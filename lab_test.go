@@ -944,7 +944,6 @@ func TestLabAddressThatIsNotKnownIsNotMadeUp(t *testing.T) {
 	ann.say("now I have one")
 	bob.sees(slack(time.Second), ` Ann@10.9.0.1: now I have one$`)
 	ann.closeInput()
-	ann.signal(syscall.SIGTERM)
 	ends(ann, slack(2*time.Second), 0)
 	cid := l.host("10.9.0.3/24").node("Cid")
 	cid.sees(slack(5*time.Second), ` \* Ann@\? joined$`)

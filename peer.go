@@ -349,6 +349,7 @@ type sub struct {
 	next   uint64 // number of the post to send next
 	over   bool   // or of one later, if that was dropped
 	behind uint64 // posts still to be sent, as of the last look
+	fresh  bool   // the peer had nothing of the feed: what is live may go ahead of the history
 	early  uint64 // number of the last post that was sent ahead of its turn
 	notes  uint64 // seq of the last sighting sent
 }
@@ -2002,7 +2003,8 @@ func (c *conn) completeLocked(first bool) {
 	n := c.n
 	if first {
 		c.complete, c.vector = true, c.theirs[c.peer].last
-		c.subs[n.id] = &sub{author: n.id, next: c.theirs[n.id].last + 1}
+		has := c.theirs[n.id].last
+		c.subs[n.id] = &sub{author: n.id, next: has + 1, fresh: has == 0}
 		c.stirLocked(n.id)
 		if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
 			n.dropSourceLocked(c.peer)
@@ -2175,7 +2177,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	if len(c.bulk) > 0 && c.posted-before < min(room, run) {
 		b = c.appendBulk(b, run)
 	}
-	if behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id); behind && slow && room > -run {
+	if behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id); behind && slow && own.fresh && room > -run {
 		b = c.appendEarly(b, own, run)
 	}
 	n.mu.Lock()

@@ -198,9 +198,9 @@ package main
 //
 //  14. A node's own feed goes unasked to each peer, from the number behind the last
 //     that the peer's vector names of it, as soon as that vector is complete and
-//     its own is sent. Where not all of it can be under way, what is said since
-//     the connection was made may go ahead, and goes again in its turn; the reader
-//     shows it at once, and only once.
+//     its own is sent. If the peer has nothing of it, and the path is slow, what is
+//     said since the connection was made may go ahead, and goes again in its turn;
+//     the reader shows it at once, and only once.
 //  15. The feeds of others go to those who ask by WANT, and that is a
 //     subscription: what the sender gets later follows. So the number may be one
 //     more than the sender has. A WANT replaces the one before of the same author.
