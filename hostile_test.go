@@ -634,7 +634,7 @@ func (s *siege) withstand(a *attack) {
 	}
 	t.Logf("%s: %s; median latency %v of %d lines; newcomer in after %v; %d MB more, %d lines on standard error at the most",
 		a.name, done[len(done)-1], median(took), len(took), join.Round(time.Millisecond), more, lines)
-	if m := median(took); m > noise*latency {
+	if m := median(took); m > slack(noise*latency) {
 		t.Errorf("%s: the median latency is %v", a.name, m)
 	}
 	if join > max(noise*time.Second, slack(2*time.Second)) {
