@@ -53,6 +53,7 @@ import (
 const (
 	clockLimit  = 5 * time.Minute // a clock further ahead than this drags nobody along
 	eventCost   = 128             // bytes of memory that an event takes beside its post: 94 in a long run, 144 alone in a frame
+	directShare = 16              // part of keep that direct messages from one node may take, and of all nodes four times as much
 	authorCost  = 512             // and an author of whom anything is held
 	dropAtOnce  = 1000            // events that are dropped at once, besides two for each that comes: some hundred microseconds
 	spareKeep   = 16              // keep may be exceeded by 1/16 of it while a cursor has still to pass what is to go
@@ -172,13 +173,14 @@ func (a *author) isClosed() bool { return a.fork || a.state == left }
 type feed struct {
 	id nodeID // immutable
 	author
-	logged bool     // posts of it are or were in the log, so those that follow are new
-	held   int      // events in the log
-	posts  *store   // consecutive numbers up to last
-	early  []*event // said and shown ahead of posts that are still missing; they come again in their turn
-	notes  *store   // what this node noted of the author
-	seen   []*event // the last of these that say lost or is back
-	idle   bool     // it is in history.idle
+	logged  bool     // posts of it are or were in the log, so those that follow are new
+	held    int      // events in the log
+	posts   *store   // consecutive numbers up to last
+	early   []*event // said and shown ahead of posts that are still missing; they come again in their turn
+	notes   *store   // what this node noted of the author
+	directs int64    // what those of these cost that are direct messages from it
+	seen    []*event // the last of these that say lost or is back
+	idle    bool     // it is in history.idle
 
 	notedAt int64 // time of the last of seen, corrected to our clock; µs since 1970
 	toldAt  int64 // when a minute began in which others told of some; µs since 1970
@@ -306,6 +308,7 @@ type history struct {
 	last      *event
 	size      int64 // what the log costs, with its authors
 	came      int64 // what all events ever cost
+	directs   int64 // what direct messages from others cost
 	owed      int64 // what our own posts cost that setDelivered has not named
 	oldest    byAge // all stores of events, but for those that begin with what must stay
 	feeds     map[nodeID]*feed
@@ -665,6 +668,11 @@ func (h *history) noteLocked(f *feed, p post, at int64) bool {
 		f.notedAt = cmp.Or(at, p.time)
 	}
 	h.logLocked(f.notes, e)
+	if e.kind == kindDirectFrom {
+		f.directs += e.cost()
+		h.directs += e.cost()
+		h.boundDirectsLocked(f)
+	}
 	h.grownLocked(1)
 	return true
 }
@@ -778,18 +786,45 @@ func (h *history) dropOldestLocked(most int) {
 			return
 		}
 		h.horizon = max(h.horizon, s.age)
-		h.unlogLocked(e)
-		s.shift()
-		h.rankLocked(s)
+		h.dropFirstLocked(s)
 		f := e.feed
-		if len(f.seen) > 0 && f.seen[0] == e {
-			f.seen = f.seen[1:]
-		}
 		if f.id == h.self && e.kind == kindLines {
 			if n := e.number(); n > h.bestAck {
 				h.unheard, h.unheardTo = h.unheard+e.lines(), n
 			}
 		}
+	}
+}
+
+// dropFirstLocked drops the first event of s.
+func (h *history) dropFirstLocked(s *store) {
+	e := s.event(0)
+	h.unlogLocked(e)
+	s.shift()
+	h.rankLocked(s)
+	if f := e.feed; len(f.seen) > 0 && f.seen[0] == e {
+		f.seen = f.seen[1:]
+	}
+}
+
+// boundDirectsLocked drops the oldest direct messages that f has sent, if they are
+// more than its part of keep, or the oldest of who has sent most, if all are more
+// than theirs: a member that sends them to us alone doesn't take the place of what
+// everybody said.
+func (h *history) boundDirectsLocked(f *feed) {
+	one, all := h.keep/directShare, 4*h.keep/directShare
+	if f.directs <= one && h.directs > all {
+		for _, o := range h.feeds {
+			if o.directs > f.directs {
+				f = o
+			}
+		}
+	}
+	for passed := h.passedLocked(); f.directs > one || h.directs > all; {
+		if f.notes.count <= 1 || f.notes.event(0).seq > passed {
+			return
+		}
+		h.dropFirstLocked(f.notes)
 	}
 }
 
@@ -812,6 +847,10 @@ func (h *history) unlogLocked(e *event) {
 	}
 	e.earlier, e.later = nil, nil
 	h.size -= e.cost()
+	if e.kind == kindDirectFrom {
+		e.feed.directs -= e.cost()
+		h.directs -= e.cost()
+	}
 	if e.feed.held--; e.feed.held == 0 {
 		h.size -= authorCost
 		h.restLocked(e.feed)
