@@ -330,7 +330,7 @@ func TestWantsOfNobodyTakeLittle(t *testing.T) {
 func TestDirectMessagesDontTakeThePlaceOfTalk(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
-		const keep = 1 << 20
+		const keep = 256 << 10
 		ann := l.enter("Ann", deaf())
 		bob := l.enter("Bob", deaf(), told(ann), withKeep(keep))
 		after(2 * time.Second)
@@ -342,7 +342,7 @@ func TestDirectMessagesDontTakeThePlaceOfTalk(t *testing.T) {
 				if n == 99 {
 					after(time.Second) // what was printed may go
 				}
-				v.says(appendDirect(nil, direct{n + 1, time.Now().UnixMicro(), fmt.Appendf(bytes.Repeat([]byte{'x'}, 10_000), "%d", n)}))
+				v.says(appendDirect(nil, direct{n + 1, time.Now().UnixMicro(), fmt.Appendf(bytes.Repeat([]byte{'x'}, 2_000), "%d", n)}))
 			}
 			after(time.Second)
 			bob.wantLines(100*(i+1), `^Mallory\d@.* -> me: x+\d+$`)
