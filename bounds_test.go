@@ -462,11 +462,12 @@ func init() {
 // burdens have.
 func (b *burden) start(t testing.TB, ps ...*proc) *proc {
 	t.Helper()
-	what := burdenProgram + "=" + b.name + " at"
+	var what strings.Builder
+	what.WriteString(burdenProgram + "=" + b.name + " at")
 	for _, p := range ps {
-		what += fmt.Sprint(" 127.0.0.1:", ready(p))
+		what.WriteString(fmt.Sprint(" 127.0.0.1:", ready(p)))
 	}
-	return start(t, b.name, []string{"nice", "-n", "19", self(t)}, withEnv("P2PCHAT_RUN=", what))
+	return start(t, b.name, []string{"nice", "-n", "19", self(t)}, withEnv("P2PCHAT_RUN=", what.String()))
 }
 
 // A burdener is a member that has connections with one node.

@@ -1048,7 +1048,7 @@ func TestVisitsLeaveNothingBehind(t *testing.T) {
 
 // hostileStrings returns what could break, forge or hide a line of a terminal.
 func hostileStrings() (all []string) {
-	for r := rune(0); r < ' '; r++ {
+	for r := range ' ' {
 		all = append(all, string(r), fmt.Sprintf("x%cy%cz", r, r))
 	}
 	for r := rune(0x7f); r < 0xa0; r++ {

@@ -95,7 +95,7 @@ func TestReadmeAndUsageListTheSame(t *testing.T) {
 
 func TestReadmeShowsTheGrammar(t *testing.T) {
 	n := 0
-	for _, l := range strings.Split(section(t, "Output"), "\n") {
+	for l := range strings.SplitSeq(section(t, "Output"), "\n") {
 		if l, ok := strings.CutPrefix(l, "    "); ok {
 			n++
 			l = regexp.MustCompile(`192\.168\.0\.\d+`).ReplaceAllString(l, "127.0.0.1") // where the grammar of the tests lives
@@ -145,7 +145,7 @@ func follow(t testing.TB, port int, recipe string) (p *proc, dir string) {
 		withEnv("PATH="+bin+":"+os.Getenv("PATH")), func(c *exec.Cmd) { c.Dir, c.WaitDelay = dir, 5*time.Second })
 	t.Cleanup(func() { // a recipe may listen for ever
 		b, _ := os.ReadFile(pids)
-		for _, pid := range strings.Fields(string(b)) {
+		for pid := range strings.FieldsSeq(string(b)) {
 			n, err := strconv.Atoi(pid)
 			must(t, err)
 			if node, err := os.FindProcess(n); err == nil {

@@ -564,7 +564,7 @@ func (g *guest) screen() []string {
 
 func withoutStamps(text string) []string {
 	var lines []string
-	for _, s := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+	for s := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
 		if len(s) > len(stampLayout) {
 			lines = append(lines, s[len(stampLayout)+1:])
 		}

@@ -1994,11 +1994,11 @@ func TestTimeZone(t *testing.T) {
 				if os.Geteuid() != 0 {
 					t.Skip("it takes root to hide zone files from a program")
 				}
-				hide := ""
+				var hide strings.Builder
 				for _, dir := range zones {
-					hide += `if [ -d "` + dir + `" ]; then mount -t tmpfs none "` + dir + `" || exit 3; fi; `
+					hide.WriteString(`if [ -d "` + dir + `" ]; then mount -t tmpfs none "` + dir + `" || exit 3; fi; `)
 				}
-				argv = append([]string{"unshare", "-m", "sh", "-c", hide + `exec "$0" "$@"`}, argv...)
+				argv = append([]string{"unshare", "-m", "sh", "-c", hide.String() + `exec "$0" "$@"`}, argv...)
 			}
 			alex := start(t, "Alex", argv, withEnv("TZ="+c.tz))
 			alex.say("/members", "/exit")

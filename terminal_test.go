@@ -1199,7 +1199,7 @@ func TestNoEscapesButOnATerminal(t *testing.T) {
 				!bytes.Contains(written, []byte(" Alex (me): from the keyboard\r\n")) {
 				t.Errorf("what was written is %q", written)
 			}
-			for _, l := range strings.Split(strings.TrimSuffix(string(written), "\n"), "\n") {
+			for l := range strings.SplitSeq(strings.TrimSuffix(string(written), "\n"), "\n") {
 				if c.written == "chat.log" && (!grammar.MatchString(l) || unclean(l) != "") {
 					t.Errorf("line outside the grammar: %q", l)
 				}
