@@ -1151,7 +1151,7 @@ func (g *dialGate) of(host netip.Addr) dialed {
 	return dialed{}
 }
 
-// doubts says whether so many dials of late were in vain because of host that
+// doubts says whether so many dials of late failed because of host that
 // it need not be listened to.
 func (g *dialGate) doubts(host netip.Addr) bool { return g.of(host).blame >= maxDialsPerAddr }
 

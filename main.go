@@ -1168,7 +1168,7 @@ func (v *voice) say(format string, args ...any) {
 	select {
 	case v.turn <- struct{}{}:
 		go v.write() // waited for by close, but not for ever: w may block
-	default: // whoever has the turn finds it
+	default: // the goroutine that has the turn finds it
 	}
 }
 

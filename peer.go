@@ -3,7 +3,7 @@ package main
 // This file holds the connections of a node: exactly one with each other node.
 //
 // A connection begins with a handshake, which proves that both sides know the
-// room's key. Whoever dialed, the node with the lower ID decides which connection
+// room's key. No matter which side dialed, the node with the lower ID decides which connection
 // of a pair stands: the other says HELLO, and only the answer registers the
 // connection. So a duplicate ends before anybody noticed it.
 //
@@ -132,7 +132,7 @@ const (
 	maxHave         = 1 << 15 // bytes of a HAVE, which is laid out under the lock
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
 	maxLooks        = 1000    // at authors of whom something is missing, at once
-	progress        = 4 << 10 // bytes: a peer that takes them is not waited for in vain
+	progress        = 4 << 10 // bytes: a peer that takes so many is worth waiting for
 	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
@@ -373,7 +373,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 }
 
 // tlsConfig returns what both sides of a connection use: a certificate that
-// says nothing but the key. Whoever has the other key is as good as any:
+// says nothing but the key. A peer may have any other key:
 // that it is proven is what matters.
 func tlsConfig(key ed25519.PrivateKey) *tls.Config {
 	template := &x509.Certificate{
@@ -417,7 +417,7 @@ func (n *node) leave() {
 		wake(c.wake)
 	}
 	for len(n.conns)+len(n.handshakes)+len(n.owedLocked()) > 0 && ctx.Err() == nil {
-		n.waitLocked(ctx) // whoever connects meanwhile hears it too
+		n.waitLocked(ctx) // nodes that connect meanwhile hear it too
 	}
 }
 
@@ -644,7 +644,7 @@ func (c *conn) shake(expect nodeID) (first []byte, err error) {
 }
 
 // prove exchanges the proofs of the room key. The dialing side begins, so
-// that whoever is asked shows nothing before it has seen a good one: its own
+// that the side which is asked shows nothing before it has seen a good one: its own
 // is returned, to be sent with what it says next.
 func (c *conn) prove(exporter []byte) (say []byte, err error) {
 	n := c.n
@@ -1878,7 +1878,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 }
 
 // forgetSourceLocked forgets who sent us the feed of an author that has left. One that
-// was lost may come back, and whoever brings it says so; but where we would have to
+// was lost may come back, and the node that brings it says so; but where we would have to
 // remember many, we ask again when it does.
 func (n *node) forgetSourceLocked(author nodeID) {
 	switch state := n.history.about(author).state; {
@@ -2546,7 +2546,7 @@ func (m *meter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// sinceRead says for how long a Read has waited in vain. While we don't read,
+// sinceRead says for how long a Read has waited and got nothing. While we don't read,
 // nobody can be called silent.
 func (m *meter) sinceRead() time.Duration {
 	if began := m.reading.Load(); began > 0 {

@@ -143,7 +143,7 @@ package main
 //     Then the higher ID says HELLO, and the lower answers HELLO, or BYE
 //     duplicate. Any other frame ends the connection, and a handshake that is not
 //     done after 5 s is given up.
-//  7. Of each pair one connection stands, whoever dialed: for the lower ID from
+//  7. Of each pair one connection stands, no matter which dialed: for the lower ID from
 //     when it answers HELLO, for the higher from when it hears that. The lower
 //     answers BYE duplicate if a connection with the higher stands already, unless
 //     that has been silent for 4 s, or the epoch in HELLO is greater than in the
