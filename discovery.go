@@ -1390,6 +1390,66 @@ func (n *node) label(id nodeID) string {
 	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
 }
 
+// differs says in what two names that are alike differ; "" if they are not.
+func differs(a, b string) string {
+	switch {
+	case !isAlike(a, b) || a == b:
+		return ""
+	case strings.EqualFold(a, b):
+		return "capitals"
+	case fold(a) == fold(b):
+		return "capitals, white space or what can't be seen"
+	}
+	return "how an accent is composed: as one character with its letter, or as a second one"
+}
+
+// candidates lists those of all who are here, as one may write to them.
+func candidates(all []member) string {
+	var list []string
+	for _, m := range all {
+		if m.id != (nodeID{}) {
+			list = append(list, fmt.Sprintf("@%s@%v", m.name, m.addr))
+		}
+	}
+	if len(list) > maxCandidates {
+		list = append(list[:maxCandidates], "whom else /members lists")
+	}
+	return cmp.Or(strings.Join(list, ", "), "nobody")
+}
+
+// whoOf finds, among all, those that a direct message may be meant for: those
+// that the longest WHO that fits names. known says that WHO is a name, though
+// nobody who is connected may bear it.
+func whoOf(s string, all []member) (to []member, who, text string, known bool) {
+	s, at := strings.CutPrefix(s, "@")
+	end := " " // of WHO
+	if !at {
+		end = "/"
+	}
+	who, _, _ = strings.Cut(s, end) // unless a longer one fits
+	for _, m := range all {
+		here, forms := m.id != (nodeID{}), m.aliases
+		if here {
+			forms = append(forms, m.name)
+		}
+		if ip, addr := m.addr.Addr().String(), m.addr.String(); here && at {
+			forms = append(forms, m.name+"@"+ip, m.name+"@"+addr, ip, addr)
+		}
+		for _, form := range forms {
+			if len(form) < len(who) || !strings.HasPrefix(s+end, form+end) {
+				continue
+			}
+			if known = true; len(form) > len(who) {
+				who, to = form, nil
+			}
+			if here && !slices.ContainsFunc(to, func(o member) bool { return o.id == m.id }) {
+				to = append(to, m)
+			}
+		}
+	}
+	return to, who, strings.TrimPrefix(s[len(who):], end), known
+}
+
 // alone says whether we never met anybody.
 func (n *node) alone() bool {
 	n.mu.Lock()

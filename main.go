@@ -1041,10 +1041,10 @@ func (a *app) direct(ctx context.Context, s string) {
 		a.refuse("only a plain @ at the beginning of the line writes to %s alone, and this would go to everybody; begin it with @%s for that, or with @@%s to say it to all", who, who, who)
 		return
 	}
-	to, who, text, known := a.who(s)
+	to, who, text, known := whoOf(s, a.n.members())
 	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || a.resembled(s) == "") { // it may be about to come
 		a.n.wait(ctx)
-		to, who, text, known = a.who(s)
+		to, who, text, known = whoOf(s, a.n.members())
 	}
 	if far, _, _, _ := whoOf(s, a.n.beyond()); len(to) == 0 && len(far) > 0 {
 		a.refuse("%s@%v? is not connected with this node: it is heard through %s alone, and a direct message goes to its receiver alone; write to one who is connected: %s",
@@ -1074,71 +1074,6 @@ func (a *app) direct(ctx context.Context, s string) {
 			a.refuse("%v", err)
 		}
 	}
-}
-
-// differs says in what two names that are alike differ; "" if they are not.
-func differs(a, b string) string {
-	switch {
-	case !isAlike(a, b) || a == b:
-		return ""
-	case strings.EqualFold(a, b):
-		return "capitals"
-	case fold(a) == fold(b):
-		return "capitals, white space or what can't be seen"
-	}
-	return "how an accent is composed: as one character with its letter, or as a second one"
-}
-
-// candidates lists those of all who are here, as one may write to them.
-func candidates(all []member) string {
-	var list []string
-	for _, m := range all {
-		if m.id != (nodeID{}) {
-			list = append(list, fmt.Sprintf("@%s@%v", m.name, m.addr))
-		}
-	}
-	if len(list) > maxCandidates {
-		list = append(list[:maxCandidates], "whom else /members lists")
-	}
-	return cmp.Or(strings.Join(list, ", "), "nobody")
-}
-
-// who finds the receivers that a direct message may mean: those of the
-// longest WHO that fits. known says that WHO is a name, though nobody who is
-// connected may bear it.
-func (a *app) who(s string) (to []member, who, text string, known bool) {
-	return whoOf(s, a.n.members())
-}
-
-// whoOf is who among all of those.
-func whoOf(s string, all []member) (to []member, who, text string, known bool) {
-	s, at := strings.CutPrefix(s, "@")
-	end := " " // of WHO
-	if !at {
-		end = "/"
-	}
-	who, _, _ = strings.Cut(s, end) // unless a longer one fits
-	for _, m := range all {
-		here, forms := m.id != (nodeID{}), m.aliases
-		if here {
-			forms = append(forms, m.name)
-		}
-		if ip, addr := m.addr.Addr().String(), m.addr.String(); here && at {
-			forms = append(forms, m.name+"@"+ip, m.name+"@"+addr, ip, addr)
-		}
-		for _, form := range forms {
-			if len(form) < len(who) || !strings.HasPrefix(s+end, form+end) {
-				continue
-			}
-			if known = true; len(form) > len(who) {
-				who, to = form, nil
-			}
-			if here && !slices.ContainsFunc(to, func(o member) bool { return o.id == m.id }) {
-				to = append(to, m)
-			}
-		}
-	}
-	return to, who, strings.TrimPrefix(s[len(who):], end), known
 }
 
 // ---- standard error

@@ -164,7 +164,7 @@ func FuzzWho(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		to, who, text, known := a.who(s)
+		to, who, text, known := whoOf(s, a.n.members())
 		rest, at := strings.CutPrefix(s, "@")
 		if !at {
 			return
