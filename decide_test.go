@@ -191,7 +191,7 @@ func TestSilenceIsJudgedByConnectionAndBeacons(t *testing.T) {
 	}
 }
 
-// TestDurationsAgree holds the relations between the durations of peer.go.
+// TestDurationsAgree holds the relations between the durations of the node.
 func TestDurationsAgree(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

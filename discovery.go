@@ -466,6 +466,31 @@ func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 
 // ---- who is there, and how to reach them
 
+const (
+	suspicion       = 4 * time.Second // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
+	silence         = 7 * time.Second // nothing came on a connection: lost. Outlives a 3 s stall, noticed within 8 s
+	beaconFresh     = 5 * time.Second
+	familyGap       = 300 * time.Millisecond // before a node of which we know an IPv6 address alone is dialed: its quick beacons come 250 ms apart
+	dialJoin        = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
+	dialTurn        = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
+	dialAgain       = 10 * time.Millisecond  // after a broken connection could not be made again
+	dialTimeout     = 4 * time.Second        // and if a broken connection is not replaced within it, its peer is lost; at once if its host refuses
+	retryFirst      = 1 * time.Second
+	retryMost       = 8 * time.Second
+	namedPatience   = 10 * time.Second      // before the user hears that nobody answers at an address of -peer
+	muteDials       = 3                     // to a node that is heard, and does not answer, before the user hears of it
+	retryNamed      = 2 * time.Second       // an address that the user named; sooner at first
+	forgetLost      = time.Hour             // after which a lost node that direct messages never passed with is no longer dialed
+	dialRate        = 50                    // dials per second to unknown nodes
+	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
+	maxDialsPerAddr = 4                     // of these to one address
+	maxJoined       = 4                     // attempts at once to connect with a node that we met before
+	blameWait       = 15 * time.Millisecond // between two such dials to one host, or told of by one, for each that failed of late; but for what a host tells of itself
+	mostBlameWait   = 2 * time.Second
+	maxContacts     = 4096 // nodes that we know of
+	maxStrays       = 100  // nodes that nobody may bring any more, looked for at each tick
+)
+
 // A tie is how we stand with another node. Only moveLocked changes one, and logs
 // it under -v.
 //
@@ -740,6 +765,22 @@ func (n *node) hereLocked(id nodeID) bool {
 	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id) != nil
 }
 
+// expectingLocked says whether some node is known that we may yet be
+// connected with.
+func (n *node) expectingLocked() bool {
+	for _, c := range n.conns {
+		if !c.complete {
+			return true
+		}
+	}
+	for id, ct := range n.contacts {
+		if !n.reachedLocked(id).IsValid() && (ct.dialing || n.hereLocked(id)) {
+			return true
+		}
+	}
+	return len(n.handshakes) > 0
+}
+
 // misses says whether somebody was here who is lost, or nobody is here.
 func (n *node) misses() bool {
 	n.mu.Lock()
@@ -975,6 +1016,103 @@ func (n *node) dialNext() {
 	}
 }
 
+// dialContact dials the node of ct at addr, again and again while its
+// connection is broken or waking: a dying process still accepts for a moment.
+// As a probe it only finds out whether the node lives.
+func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) error {
+	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+	defer cancel()
+	most := 1
+	if met && !probe {
+		most = maxJoined
+	}
+	var a attempt
+	for again, wait := true, dialAgain; again; wait *= 2 {
+		a = n.firstOf(ctx, ct, addr, most, probe)
+		n.mu.Lock()
+		again = a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a.found, a.err)
+		n.mu.Unlock()
+		if again {
+			n.pause(wait)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dialedLocked(ct, a)
+	return a.err
+}
+
+// An attempt is how an attempt to connect with a node ended.
+type attempt struct {
+	found    nodeID // who is there, as far as that is known
+	answered bool   // somebody listens there
+	err      error
+}
+
+// firstOf returns how the first attempt ends that succeeds, or else the last one.
+// The first is made at addr. Another one, at the node's address of the other
+// family if one is known by then, follows when that fails. While none has ended,
+// another one joins after each dialJoin, by turns at the two addresses, but no more
+// than most beside the first at each address: where packets vanish by chance, each
+// connection waits longer and longer to repeat one.
+func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, most int, probe bool) (last attempt) {
+	ended, over := make(chan attempt), make(chan struct{})
+	defer close(over)
+	join := time.NewTicker(dialJoin)
+	defer join.Stop()
+	begun, underWay := map[netip.AddrPort]bool{}, 0
+	begin := func(addr netip.AddrPort) {
+		begun[addr], most, underWay = true, most-1, underWay+1
+		n.wg.Go(func() {
+			a := n.attempt(ctx, ct, addr, probe)
+			select {
+			case ended <- a:
+			case <-over:
+			}
+		})
+	}
+	begin(addr)
+	for turn := addr; underWay > 0; {
+		failed := false
+		select {
+		case a := <-ended:
+			underWay--
+			a.answered = a.answered || last.answered
+			if last = a; n.settles(ct, a) {
+				return last
+			}
+			failed = true
+		case <-join.C:
+		}
+		n.mu.Lock()
+		other := ct.besides(turn)
+		n.mu.Unlock()
+		if other.IsValid() {
+			turn = other
+		}
+		if !begun[turn] || most > 0 && !failed {
+			begin(turn)
+		}
+	}
+	return last
+}
+
+// settles says whether no other attempt to connect with the node of ct is needed.
+func (n *node) settles(ct *contact, a attempt) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return a.err == nil || errors.Is(a.err, errDuplicate) || ct.isOwed() && n.isGoneLocked(ct, a.found, a.err)
+}
+
+// answered notes that somebody listens at an address of ct, if that is a suspect.
+func (n *node) answered(ct *contact) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ct.tie == suspect && ct.reachedAt.IsZero() {
+		ct.reachedAt = time.Now()
+	}
+}
+
 // dialedLocked moves the tie of ct as the end of a dial demands.
 func (n *node) dialedLocked(ct *contact, last attempt) {
 	found, err := last.found, last.err
@@ -1005,7 +1143,7 @@ func (n *node) dialedLocked(ct *contact, last attempt) {
 		}
 	case suspect:
 		if n.isGoneLocked(ct, found, err) && found != (nodeID{}) {
-			ct.conn.raw.Close() // another one has taken its place: its reader notices, and dials anew
+			ct.conn.hangUp() // another one has taken its place
 		}
 	}
 }

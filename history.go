@@ -26,8 +26,10 @@ package main
 // oldest of all is the first of some author's.
 //
 // A lack is an author of whom some peer may have more than we. What to do about
-// it is decided from values alone, without a lock or a clock: peer.go gathers
-// them, and does what was decided.
+// it is decided from values alone, without a lock or a clock. The end of the file
+// gathers these under the lock of the node, and notes for the connections what to
+// ask for; peer.go sends it. A newcomer's wait for what was said before it came is
+// there too.
 //
 // How an event looks as a line is laid out in protocol.go.
 
@@ -1448,6 +1450,26 @@ func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer
 
 // ---- what is missing, and whom to ask for it
 
+const (
+	askAfter       = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
+	askAfterBeacon = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
+	noProgress     = 2 * time.Second        // of a feed that was asked for: ask somebody else
+	trial          = 3 * time.Second        // of a source that still brings something, before another has its turn
+	maxBackoff     = 5                      // doublings of it, where much is lacking, for a peer that brings nothing
+	maxStalls      = 3                      // times in a row that nothing came, after which a claim is believed last
+	gapPatience    = 2 * time.Second        // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
+	healPatience   = 5 * time.Second        // if we hold posts from before the gap: a link that was cut is used again within it
+	gatherPatience = 4 * time.Second        // without gatherFloor bytes before a newcomer prints what it has
+	mostClaims     = 2048                   // of a peer that we remember
+	maxClaims      = 12_000                 // of all peers together; each takes 600 bytes while we ask for its posts
+	fewClaims      = 64                     // of each, however many peers there are
+	maxSources     = 2048                   // feeds of absent authors that we stay subscribed to
+	planAtOnce     = 512                    // authors of whom something is lacking, beyond which each is looked at once a second
+	planMost       = 40_000                 // claims that are looked at in a tick
+	maxLooks       = 1000                   // at authors of whom something is missing, at once
+	gatherFloor    = 8 << 10                // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
+)
+
 // A claim is what a peer has of an author, by its own word.
 type claim struct {
 	span
@@ -1623,4 +1645,276 @@ func (l *lack) best() (best int, can help) {
 		}
 	}
 	return best, can
+}
+
+// An exchange is what of the feeds is still to be had, and to be told.
+type exchange struct {
+	lacking map[nodeID]lacked   // authors of whom somebody may have more than we
+	sources map[nodeID]*source  // who sends us a feed
+	news    map[nodeID]bulletin // what peers are to hear of
+	gather  gather
+
+	offers   []offer // memory that decideLocked uses again
+	offering []*conn // likewise
+}
+
+// A lacked says since when we know that we lack something.
+type lacked struct {
+	since time.Time
+	again time.Time // we needn't look for somebody to ask before
+}
+
+// A bulletin is news of an author: we took posts of it.
+type bulletin struct {
+	cameWent bool    // it came or went
+	known    []*conn // peers that had these posts
+}
+
+// A source is who sends us a feed: its author, unasked, or somebody whom we
+// asked.
+type source struct {
+	from  *conn
+	since time.Time  // it last brought something, or began to owe us something
+	over  bool       // it was asked to leave out what nobody has
+	early []sighting // of an author whose join is still on its way
+}
+
+// lackLocked notes that somebody may have more of author than we.
+func (n *node) lackLocked(author nodeID) {
+	if author == n.id {
+		return
+	}
+	l, ok := n.lacking[author]
+	if !ok {
+		l.since = time.Now()
+		if s := n.sources[author]; s != nil {
+			s.since = l.since // restart noProgress: until now nothing was due
+		}
+	}
+	n.lacking[author] = lacked{since: l.since}
+}
+
+// planLocked sees to it that every feed we lack posts of is asked for at one
+// peer that has them. Where so many are lacking that it takes long to look at
+// all, some have to wait.
+func (n *node) planLocked(now time.Time) {
+	serving := map[*conn]bool{}
+	most := planMost / (len(n.conns) + 40)
+	for author, l := range n.lacking {
+		if s := n.sources[author]; s != nil {
+			serving[s.from] = true
+		}
+		if most > 0 && !now.Before(l.again) {
+			most--
+			n.decideLocked(author, l, now)
+		}
+	}
+	for c := range serving {
+		c.served.busy += min(now.Sub(n.clock.planAt), tickEvery)
+	}
+	n.clock.planAt = now
+}
+
+// decideLocked asks a peer for what is lacking of author, if its lack decides so.
+func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
+	l := lack{mine: n.history.about(author), waited: now.Sub(since.since), delay: n.delayLocked(author, now), source: -1}
+	l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
+	s, offers, peers := n.sources[author], n.offers[:0], n.offering[:0]
+	for _, c := range n.conns {
+		if s != nil && s.from == c {
+			l.source, l.over = len(peers), s.over
+			l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
+		}
+		if c.complete {
+			offers, peers = append(offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
+		} else if l.source == len(peers) {
+			l.source = -1 // nothing can be said of it yet
+		}
+	}
+	l.offers, n.offers, n.offering = offers, offers, peers
+	do := l.decide()
+	if do.stalled {
+		claimed := s.from.theirs[author]
+		claimed.stalls++
+		s.from.theirs[author] = claimed
+		if len(n.lacking) > planAtOnce && claimed.stalls > maxStalls && author != s.from.peer { // it is in the way of others
+			delete(s.from.theirs, author)
+			s.from.dropped = true
+			n.dropSourceLocked(author)
+			return
+		}
+	}
+	if do.settled {
+		delete(n.lacking, author)
+		if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
+			n.history.takeEarly(author)
+			n.relayLocked(author)
+		}
+		n.tidyLocked(author, true)
+	} else if len(n.lacking) > planAtOnce {
+		since.again = now.Add(time.Second)
+		if do.want.from > 0 {
+			since.again = now.Add(noProgress << min(peers[do.ask].theirs[author].stalls, maxBackoff))
+		}
+		n.lacking[author] = since
+	}
+	if do.want.from > 0 {
+		n.askLocked(peers[do.ask], author, do.want)
+	}
+}
+
+// tidyLocked forgets what peers said to have of author, and we have as well. It
+// may still help to find out what became of the author, unless that is settled.
+func (n *node) tidyLocked(author nodeID, settled bool) {
+	mine := n.history.about(author)
+	if !settled && mine.state == present && !n.reachedLocked(author).IsValid() {
+		return
+	}
+	for _, c := range n.conns {
+		t, ok := c.theirs[author]
+		if !ok || author == c.peer || t.addr.IsValid() || t.last > mine.last {
+			continue
+		}
+		delete(c.theirs, author)
+		if b, told := n.news[author]; told && t.last == mine.last {
+			b.known = append(b.known, c)
+			n.news[author] = b
+		}
+		c.askOnLocked()
+	}
+}
+
+// spareLocked returns how many more claims of the peer we have room for. As many as
+// there are peers don't count, for of each of these it tells where it is connected
+// with it.
+func (c *conn) spareLocked() int {
+	peers, all := len(c.n.conns), 0
+	for _, o := range c.n.conns {
+		all += max(0, len(o.theirs)-peers)
+	}
+	own := len(c.theirs) - peers
+	return max(fewClaims-own, min(mostClaims-own, maxClaims-all))
+}
+
+// askOnLocked has the peer go on with its vector, as soon as there is room for
+// more; or begin anew, where there was none for something in it.
+func (c *conn) askOnLocked() {
+	if (c.more || c.dropped && c.toldAll) && (c.spareLocked() >= vectorPart || len(c.theirs) <= len(c.n.conns)) {
+		c.dropped = c.dropped && !c.toldAll
+		c.more, c.toldAll = false, false
+		c.telling.goOn = true
+		wake(c.wake)
+	}
+}
+
+// askLocked sends the peer of c a want of author's posts, and nobody else any
+// longer, but for the author, who sends them all the same.
+func (n *node) askLocked(c *conn, author nodeID, w want) {
+	if s := n.sources[author]; s != nil && s.from != c && s.from.peer != author {
+		n.dropSourceLocked(author)
+	}
+	n.sources[author] = &source{from: c, since: time.Now(), over: w.over}
+	c.wants[author] = w
+	wake(c.wake)
+}
+
+// dropSourceLocked asks nobody for author's posts any more.
+func (n *node) dropSourceLocked(author nodeID) {
+	if s := n.sources[author]; s != nil {
+		s.from.wants[author] = want{}
+		wake(s.from.wake)
+		delete(n.sources, author)
+	}
+}
+
+// forgetSourceLocked forgets who sent us the feed of an author that has left. One that
+// was lost may come back, and the node that brings it says so; but where we would have to
+// remember many, we ask again when it does.
+func (n *node) forgetSourceLocked(author nodeID) {
+	switch state := n.history.about(author).state; {
+	case state == left:
+		delete(n.sources, author)
+	case state == lost && len(n.sources) > maxSources && !n.hereLocked(author):
+		n.dropSourceLocked(author)
+	}
+}
+
+// delayLocked says how long to wait before asking a third for author's posts.
+func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
+	c, ct := n.conns[author], n.contacts[author]
+	switch {
+	case c != nil && c.complete:
+		return 0
+	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
+		return askAfterBeacon
+	case n.throughLocked(author) != nil:
+		return askAfter
+	}
+	return 0
+}
+
+// A gather is how a newcomer waits for what was said before it came, which it
+// prints in one frame. What is missing itself, the history knows.
+type gather struct {
+	from      string         // the first peer, as it is shown; empty until there is one
+	done      bool           // the frame is printed
+	brought   map[nodeID]int // awaited posts that each peer brought
+	bytes     int            // of them, since at
+	at        time.Time      // when gatherFloor bytes of them had last come
+	severalAt time.Time      // when something was last missing that more than one peer could bring
+}
+
+// came counts bytes of awaited posts.
+func (g *gather) came(bytes int, now time.Time) {
+	if g.bytes += bytes; g.bytes >= gatherFloor {
+		g.at, g.bytes = now, 0
+	}
+}
+
+// gatherLocked ends a newcomer's wait when all is in that the first peers
+// announced, or when too little has come for gatherPatience. What only peers of
+// one host claim to have is waited for no longer than that while there is
+// something to print that came from others: one member, who may claim anything
+// under as many names as it likes, doesn't keep what they said from the screen.
+//
+// It asks whether all is in, and only if it is to be thorough whether it is
+// time to give up.
+func (n *node) gatherLocked(now time.Time, thorough bool) {
+	g := &n.gather
+	if g.done || g.from == "" {
+		return
+	}
+	var only *conn // who can bring what is missing, where all who can are of one host
+	missing, several, looks := false, false, 0
+	for _, c := range n.conns {
+		if c.complete && !c.toldAll { // the rest of its vector is still to come
+			missing, several, only = true, several || only != nil && only.addr.Addr() != c.addr.Addr(), c
+		}
+	}
+	awaiting := n.history.eachMissing(func(author nodeID, last uint64) bool {
+		for _, c := range n.conns {
+			if c.theirs[author].last > last || c.peer == author && c.vector > last {
+				missing = true
+				several = several || only != nil && only.addr.Addr() != c.addr.Addr()
+				only = c
+			}
+		}
+		looks++
+		return looks < maxLooks && !several && (thorough || !missing)
+	})
+	if missing && !thorough {
+		return
+	}
+	others := false // brought more than their own join
+	for peer, count := range g.brought {
+		others = others || count > 1 && only != nil && peer != only.peer
+	}
+	if several || !others {
+		g.severalAt = now
+	}
+	if (missing || !awaiting) && now.Sub(g.at) < gatherPatience && now.Sub(g.severalAt) < gatherPatience {
+		return
+	}
+	*g = gather{from: g.from, done: true}
+	n.history.release(g.from, n.hereLocked)
 }

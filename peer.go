@@ -21,8 +21,9 @@ package main
 //	conn.wants    what is still to be asked of a peer
 //	conn.subs     what a peer gets from us
 //
-// What to ask of which peer is decided in history.go, and whom to dial in
-// discovery.go.
+// Which peer to ask for what is decided in history.go, and which node to dial in
+// discovery.go. How much may be under way to a peer, and what a peer may have us
+// do, are counted in protocol.go.
 //
 // One goroutine reads a connection and one writes it. The reader changes the
 // state of the node and wakes writers; a writer turns state into frames. A
@@ -42,7 +43,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -57,83 +57,32 @@ const (
 	tickEvery     = 250 * time.Millisecond
 	heartbeat     = 1 * time.Second // a connection that carried nothing for so long carries an empty HAVE
 	slowHeartbeat = 3 * heartbeat   // where the peer's beacons show that it lives
-	suspicion     = 4 * time.Second // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
-	silence       = 7 * time.Second // nothing came on a connection: lost. Outlives a 3 s stall, noticed within 8 s
-	beaconFresh   = 5 * time.Second
 
 	relistEvery = 4 * time.Second
 	tellGap     = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
 	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
 
-	familyGap        = 300 * time.Millisecond // before a node of which we know an IPv6 address alone is dialed: its quick beacons come 250 ms apart
-	dialJoin         = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
-	dialTurn         = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
-	dialAgain        = 10 * time.Millisecond  // after a broken connection could not be made again
-	dialTimeout      = 4 * time.Second        // and if a broken connection is not replaced within it, its peer is lost; at once if its host refuses
 	handshakeTimeout = 5 * time.Second
-	retryFirst       = 1 * time.Second
-	retryMost        = 8 * time.Second
-	namedPatience    = 10 * time.Second       // before the user hears that nobody answers at an address of -peer
-	muteDials        = 3                      // to a node that is heard, and does not answer, before the user hears of it
-	retryNamed       = 2 * time.Second        // an address that the user named; sooner at first
-	askAfter         = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
-	askAfterBeacon   = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
-	noProgress       = 2 * time.Second        // of a feed that was asked for: ask somebody else
-	trial            = 3 * time.Second        // of a source that still brings something, before another has its turn
-	maxBackoff       = 5                      // doublings of it, where much is lacking, for a peer that brings nothing
-	maxStalls        = 3                      // times in a row that nothing came, after which a claim is believed last
-	gapPatience      = 2 * time.Second        // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
-	healPatience     = 5 * time.Second        // if we hold posts from before the gap: a link that was cut is used again within it
-	gatherPatience   = 4 * time.Second        // without gatherFloor bytes before a newcomer prints what it has
-	directPatience   = 8 * time.Second        // before a direct message counts as undelivered
-	unresponsive     = 8 * time.Second        // a peer that acknowledged nothing for so long holds up no input
+	directPatience   = 8 * time.Second // before a direct message counts as undelivered
+	unresponsive     = 8 * time.Second // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
 
-	slowFrame    = 3 * time.Second        // a large frame that takes longer, where there are many of them, doesn't come to an end
-	workShare    = 20                     // of our time, 1 part goes to what peers have us do besides taking posts
-	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
-	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
-	workSlice    = 256                    // entries of a frame that are taken in one go
-	workPerFrame = 5 * time.Microsecond   // about what a frame costs that we didn't want
-	workPerByte  = 3 * time.Nanosecond    // and each byte of it
-	workPerEntry = 2 * time.Microsecond   // each entry of a HAVE or WANT
-	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
-	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
-	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed, or of posts, which are hashed
-	workPerTurn  = 2 * time.Millisecond   // a handshake that somebody else begins
-	longestPause = time.Second            // before a reader looks again whether it may go on
+	slowFrame = 3 * time.Second // a large frame that takes longer, where there are many of them, doesn't come to an end
 
-	forgetLost      = time.Hour             // after which a lost node that direct messages never passed with is no longer dialed
-	maxHandshakes   = 256                   // under way at once; a handshake takes a few milliseconds
-	maxConns        = 1000                  // far above a sensible full mesh
-	maxRestPerAddr  = 64                    // and so many of them at rest
-	maxConnsPerAddr = 220                   // one host may be a room of 200
-	dialRate        = 50                    // dials per second to unknown nodes
-	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
-	maxDialsPerAddr = 4                     // of these to one address
-	smallPacket     = 1000                  // bytes, that pass on every path
-	maxJoined       = 4                     // attempts at once to connect with a node that we met before
-	blameWait       = 15 * time.Millisecond // between two such dials to one host, or told of by one, for each that failed of late; but for what a host tells of itself
-	mostBlameWait   = 2 * time.Second
-	maxContacts     = 4096    // nodes that we know of
-	maxStrays       = 100     // nodes that nobody may bring any more, looked for at each tick
+	maxHandshakes   = 256     // under way at once; a handshake takes a few milliseconds
+	maxConns        = 1000    // far above a sensible full mesh
+	maxRestPerAddr  = 64      // and so many of them at rest
+	maxConnsPerAddr = 220     // one host may be a room of 200
+	smallPacket     = 1000    // bytes, that pass on every path
 	maxEarly        = 16      // sightings of one author that wait for its join
 	vectorPart      = 1024    // authors of our vector that a peer hears of before it asks us to go on
-	mostClaims      = 2048    // of a peer that we remember
-	maxClaims       = 12_000  // of all peers together; each takes 600 bytes while we ask for its posts
-	fewClaims       = 64      // of each, however many peers there are
 	maxSubs         = 4096    // feeds that a peer may ask for
-	maxSources      = 2048    // feeds of absent authors that we stay subscribed to
 	maxTelling      = 1 << 13 // authors that a peer is to hear of one by one; when there are more it hears our vector anew
-	planAtOnce      = 512     // authors of whom something is lacking, beyond which each is looked at once a second
-	planMost        = 40_000  // claims that are looked at in a tick
 	maxLoading      = 4 << 20 // bytes of large frames that don't come to an end
 	maxIdle         = 512     // bytes that an idle connection holds for writing
 	maxHave         = 1 << 15 // bytes of a HAVE, which is laid out under the lock
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
-	maxLooks        = 1000    // at authors of whom something is missing, at once
 	progress        = 4 << 10 // bytes: a peer that takes so many is worth waiting for
-	gatherFloor     = 8 << 10 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
 var (
@@ -177,29 +126,6 @@ type outside struct {
 	logf     func(string, ...any)                                              // tells the user of -v
 }
 
-// An exchange is what of the feeds is still to be had, and to be told.
-type exchange struct {
-	lacking map[nodeID]lacked   // authors of whom somebody may have more than we
-	sources map[nodeID]*source  // who sends us a feed
-	news    map[nodeID]bulletin // what peers are to hear of
-	gather  gather
-
-	offers   []offer // memory that decideLocked uses again
-	offering []*conn // likewise
-}
-
-// A lacked says since when we know that we lack something.
-type lacked struct {
-	since time.Time
-	again time.Time // we needn't look for somebody to ask before
-}
-
-// A bulletin is news of an author: we took posts of it.
-type bulletin struct {
-	cameWent bool    // it came or went
-	known    []*conn // peers that had these posts
-}
-
 // An outcome is what became of what we said.
 type outcome struct {
 	bestAck     uint64    // the newest post of our own that anybody has
@@ -237,26 +163,6 @@ type outgoing struct {
 	direct
 	deadline time.Time
 	on       *conn // where it was sent last
-}
-
-// A source is who sends us a feed: its author, unasked, or somebody whom we
-// asked.
-type source struct {
-	from  *conn
-	since time.Time  // it last brought something, or began to owe us something
-	over  bool       // it was asked to leave out what nobody has
-	early []sighting // of an author whose join is still on its way
-}
-
-// A gather is how a newcomer waits for what was said before it came, which it
-// prints in one frame. What is missing itself, the history knows.
-type gather struct {
-	from      string         // the first peer, as it is shown; empty until there is one
-	done      bool           // the frame is printed
-	brought   map[nodeID]int // awaited posts that each peer brought
-	bytes     int            // of them, since at
-	at        time.Time      // when gatherFloor bytes of them had last come
-	severalAt time.Time      // when something was last missing that more than one peer could bring
 }
 
 // A conn is a connection with one peer: first in its handshake, then
@@ -1010,94 +916,6 @@ func (c *conn) atRest() *conn {
 	return r
 }
 
-// dialContact dials the node of ct at addr, again and again while its
-// connection is broken or waking: a dying process still accepts for a moment.
-// As a probe it only finds out whether the node lives.
-func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) error {
-	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
-	defer cancel()
-	most := 1
-	if met && !probe {
-		most = maxJoined
-	}
-	var a attempt
-	for again, wait := true, dialAgain; again; wait *= 2 {
-		a = n.firstOf(ctx, ct, addr, most, probe)
-		n.mu.Lock()
-		again = a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a.found, a.err)
-		n.mu.Unlock()
-		if again {
-			n.pause(wait)
-		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.dialedLocked(ct, a)
-	return a.err
-}
-
-// An attempt is how an attempt to connect with a node ended.
-type attempt struct {
-	found    nodeID // who is there, as far as that is known
-	answered bool   // somebody listens there
-	err      error
-}
-
-// firstOf returns how the first attempt ends that succeeds, or else the last one.
-// The first is made at addr. Another one, at the node's address of the other
-// family if one is known by then, follows when that fails. While none has ended,
-// another one joins after each dialJoin, by turns at the two addresses, but no more
-// than most beside the first at each address: where packets vanish by chance, each
-// connection waits longer and longer to repeat one.
-func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, most int, probe bool) (last attempt) {
-	ended, over := make(chan attempt), make(chan struct{})
-	defer close(over)
-	join := time.NewTicker(dialJoin)
-	defer join.Stop()
-	begun, underWay := map[netip.AddrPort]bool{}, 0
-	begin := func(addr netip.AddrPort) {
-		begun[addr], most, underWay = true, most-1, underWay+1
-		n.wg.Go(func() {
-			a := n.attempt(ctx, ct, addr, probe)
-			select {
-			case ended <- a:
-			case <-over:
-			}
-		})
-	}
-	begin(addr)
-	for turn := addr; underWay > 0; {
-		failed := false
-		select {
-		case a := <-ended:
-			underWay--
-			a.answered = a.answered || last.answered
-			if last = a; n.settles(ct, a) {
-				return last
-			}
-			failed = true
-		case <-join.C:
-		}
-		n.mu.Lock()
-		other := ct.besides(turn)
-		n.mu.Unlock()
-		if other.IsValid() {
-			turn = other
-		}
-		if !begun[turn] || most > 0 && !failed {
-			begin(turn)
-		}
-	}
-	return last
-}
-
-// settles says whether no other attempt to connect with the node of ct is needed.
-func (n *node) settles(ct *contact, a attempt) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return a.err == nil || errors.Is(a.err, errDuplicate) || ct.isOwed() && n.isGoneLocked(ct, a.found, a.err)
-}
-
 // attempt makes one attempt to connect with the node of ct at addr, or as a probe
 // to find it alive.
 func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, probe bool) (a attempt) {
@@ -1115,15 +933,6 @@ func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, pr
 		a.found, a.err = n.serve(raw, true, ct.id)
 	}
 	return a
-}
-
-// answered notes that somebody listens at an address of ct, if that is a suspect.
-func (n *node) answered(ct *contact) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if ct.tie == suspect && ct.reachedAt.IsZero() {
-		ct.reachedAt = time.Now()
-	}
 }
 
 // dialTarget dials an address that the user named, and remembers who was found
@@ -1223,6 +1032,21 @@ func (n *node) newsLocked() {
 	clear(n.news)
 }
 
+// tellLocked has the peer hear what we have of author.
+func (c *conn) tellLocked(author nodeID) {
+	if c.telling.authors[author] = true; len(c.telling.authors) > maxTelling {
+		c.greetLocked()
+	}
+	wake(c.wake)
+}
+
+// lagsLocked says whether the peer has less of author than we, and will not
+// get it from the author itself.
+func (c *conn) lagsLocked(author nodeID) bool {
+	t := c.theirs[author]
+	return c.peer != author && !t.addr.IsValid() && t.last < c.n.history.about(author).last
+}
+
 // acked returns the number of our newest post that the peer has.
 func (c *conn) acked() uint64 { return c.theirs[c.n.id].last }
 
@@ -1295,10 +1119,13 @@ func (n *node) moved(own []netip.Addr) {
 	for _, c := range n.conns {
 		local := addrOf(c.raw.LocalAddr()).Addr()
 		if !local.IsLoopback() && !slices.Contains(own, local) {
-			c.raw.Close() // its reader notices, and dials anew
+			c.hangUp()
 		}
 	}
 }
+
+// hangUp closes what is underneath c. Its reader notices, and the peer is dialed anew.
+func (c *conn) hangUp() { c.raw.Close() }
 
 // endLocked has the writer say BYE and close the connection, and closes it
 // in a moment if the writer can't.
@@ -1306,240 +1133,6 @@ func (c *conn) endLocked(why byte) {
 	c.bye = why
 	wake(c.wake)
 	time.AfterFunc(tickEvery, func() { c.raw.Close() })
-}
-
-// ---- what we lack, and whom to ask
-
-// lackLocked notes that somebody may have more of author than we.
-func (n *node) lackLocked(author nodeID) {
-	if author == n.id {
-		return
-	}
-	l, ok := n.lacking[author]
-	if !ok {
-		l.since = time.Now()
-		if s := n.sources[author]; s != nil {
-			s.since = l.since // restart noProgress: until now nothing was due
-		}
-	}
-	n.lacking[author] = lacked{since: l.since}
-}
-
-// planLocked sees to it that every feed we lack posts of is asked for at one
-// peer that has them. Where so many are lacking that it takes long to look at
-// all, some have to wait.
-func (n *node) planLocked(now time.Time) {
-	serving := map[*conn]bool{}
-	most := planMost / (len(n.conns) + 40)
-	for author, l := range n.lacking {
-		if s := n.sources[author]; s != nil {
-			serving[s.from] = true
-		}
-		if most > 0 && !now.Before(l.again) {
-			most--
-			n.decideLocked(author, l, now)
-		}
-	}
-	for c := range serving {
-		c.served.busy += min(now.Sub(n.clock.planAt), tickEvery)
-	}
-	n.clock.planAt = now
-}
-
-// decideLocked asks a peer for what is lacking of author, if its lack decides so.
-func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
-	l := lack{mine: n.history.about(author), waited: now.Sub(since.since), delay: n.delayLocked(author, now), source: -1}
-	l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
-	s, offers, peers := n.sources[author], n.offers[:0], n.offering[:0]
-	for _, c := range n.conns {
-		if s != nil && s.from == c {
-			l.source, l.over = len(peers), s.over
-			l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
-		}
-		if c.complete {
-			offers, peers = append(offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
-		} else if l.source == len(peers) {
-			l.source = -1 // nothing can be said of it yet
-		}
-	}
-	l.offers, n.offers, n.offering = offers, offers, peers
-	do := l.decide()
-	if do.stalled {
-		claimed := s.from.theirs[author]
-		claimed.stalls++
-		s.from.theirs[author] = claimed
-		if len(n.lacking) > planAtOnce && claimed.stalls > maxStalls && author != s.from.peer { // it is in the way of others
-			delete(s.from.theirs, author)
-			s.from.dropped = true
-			n.dropSourceLocked(author)
-			return
-		}
-	}
-	if do.settled {
-		delete(n.lacking, author)
-		if do.want.from == 0 && !n.reachedLocked(author).IsValid() {
-			n.history.takeEarly(author)
-			n.relayLocked(author)
-		}
-		n.tidyLocked(author, true)
-	} else if len(n.lacking) > planAtOnce {
-		since.again = now.Add(time.Second)
-		if do.want.from > 0 {
-			since.again = now.Add(noProgress << min(peers[do.ask].theirs[author].stalls, maxBackoff))
-		}
-		n.lacking[author] = since
-	}
-	if do.want.from > 0 {
-		n.askLocked(peers[do.ask], author, do.want)
-	}
-}
-
-// tidyLocked forgets what peers said to have of author, and we have as well. It
-// may still help to find out what became of the author, unless that is settled.
-func (n *node) tidyLocked(author nodeID, settled bool) {
-	mine := n.history.about(author)
-	if !settled && mine.state == present && !n.reachedLocked(author).IsValid() {
-		return
-	}
-	for _, c := range n.conns {
-		t, ok := c.theirs[author]
-		if !ok || author == c.peer || t.addr.IsValid() || t.last > mine.last {
-			continue
-		}
-		delete(c.theirs, author)
-		if b, told := n.news[author]; told && t.last == mine.last {
-			b.known = append(b.known, c)
-			n.news[author] = b
-		}
-		c.askOnLocked()
-	}
-}
-
-// spareLocked returns how many more claims of the peer we have room for. As many as
-// there are peers don't count, for of each of these it tells where it is connected
-// with it.
-func (c *conn) spareLocked() int {
-	peers, all := len(c.n.conns), 0
-	for _, o := range c.n.conns {
-		all += max(0, len(o.theirs)-peers)
-	}
-	own := len(c.theirs) - peers
-	return max(fewClaims-own, min(mostClaims-own, maxClaims-all))
-}
-
-// askOnLocked has the peer go on with its vector, as soon as there is room for
-// more; or begin anew, where there was none for something in it.
-func (c *conn) askOnLocked() {
-	if (c.more || c.dropped && c.toldAll) && (c.spareLocked() >= vectorPart || len(c.theirs) <= len(c.n.conns)) {
-		c.dropped = c.dropped && !c.toldAll
-		c.more, c.toldAll = false, false
-		c.telling.goOn = true
-		wake(c.wake)
-	}
-}
-
-// askLocked sends the peer of c a want of author's posts, and nobody else any
-// longer, but for the author, who sends them all the same.
-func (n *node) askLocked(c *conn, author nodeID, w want) {
-	if s := n.sources[author]; s != nil && s.from != c && s.from.peer != author {
-		n.dropSourceLocked(author)
-	}
-	n.sources[author] = &source{from: c, since: time.Now(), over: w.over}
-	c.wants[author] = w
-	wake(c.wake)
-}
-
-// dropSourceLocked asks nobody for author's posts any more.
-func (n *node) dropSourceLocked(author nodeID) {
-	if s := n.sources[author]; s != nil {
-		s.from.wants[author] = want{}
-		wake(s.from.wake)
-		delete(n.sources, author)
-	}
-}
-
-// delayLocked says how long to wait before asking a third for author's posts.
-func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
-	c, ct := n.conns[author], n.contacts[author]
-	switch {
-	case c != nil && c.complete:
-		return 0
-	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
-		return askAfterBeacon
-	case n.throughLocked(author) != nil:
-		return askAfter
-	}
-	return 0
-}
-
-// tellLocked has the peer hear what we have of author.
-func (c *conn) tellLocked(author nodeID) {
-	if c.telling.authors[author] = true; len(c.telling.authors) > maxTelling {
-		c.greetLocked()
-	}
-	wake(c.wake)
-}
-
-// lagsLocked says whether the peer has less of author than we, and will not
-// get it from the author itself.
-func (c *conn) lagsLocked(author nodeID) bool {
-	t := c.theirs[author]
-	return c.peer != author && !t.addr.IsValid() && t.last < c.n.history.about(author).last
-}
-
-// came counts bytes of awaited posts.
-func (g *gather) came(bytes int, now time.Time) {
-	if g.bytes += bytes; g.bytes >= gatherFloor {
-		g.at, g.bytes = now, 0
-	}
-}
-
-// gatherLocked ends a newcomer's wait when all is in that the first peers
-// announced, or when too little has come for gatherPatience. What only peers of
-// one host claim to have is waited for no longer than that while there is
-// something to print that came from others: one member, who may claim anything
-// under as many names as it likes, doesn't keep what they said from the screen.
-//
-// It asks whether all is in, and only if it is to be thorough whether it is
-// time to give up.
-func (n *node) gatherLocked(now time.Time, thorough bool) {
-	g := &n.gather
-	if g.done || g.from == "" {
-		return
-	}
-	var only *conn // who can bring what is missing, where all who can are of one host
-	missing, several, looks := false, false, 0
-	for _, c := range n.conns {
-		if c.complete && !c.toldAll { // the rest of its vector is still to come
-			missing, several, only = true, several || only != nil && only.addr.Addr() != c.addr.Addr(), c
-		}
-	}
-	awaiting := n.history.eachMissing(func(author nodeID, last uint64) bool {
-		for _, c := range n.conns {
-			if c.theirs[author].last > last || c.peer == author && c.vector > last {
-				missing = true
-				several = several || only != nil && only.addr.Addr() != c.addr.Addr()
-				only = c
-			}
-		}
-		looks++
-		return looks < maxLooks && !several && (thorough || !missing)
-	})
-	if missing && !thorough {
-		return
-	}
-	others := false // brought more than their own join
-	for peer, count := range g.brought {
-		others = others || count > 1 && only != nil && peer != only.peer
-	}
-	if several || !others {
-		g.severalAt = now
-	}
-	if (missing || !awaiting) && now.Sub(g.at) < gatherPatience && now.Sub(g.severalAt) < gatherPatience {
-		return
-	}
-	*g = gather{from: g.from, done: true}
-	n.history.release(g.from, n.hereLocked)
 }
 
 // ---- reading
@@ -1580,22 +1173,6 @@ func (c *conn) readLoop() error {
 			c.pay()
 		}
 	}
-}
-
-// workOf returns about what it costs to read a frame and to do what it asks for.
-func workOf(typ byte, size int) time.Duration {
-	work := workPerFrame + time.Duration(size)*workPerByte
-	switch typ {
-	case frameHave:
-		work += time.Duration(size/haveEntry) * workPerEntry
-	case frameWant:
-		work += time.Duration(size/wantEntry) * workPerEntry
-	case frameSeen:
-		work += workPerNote
-	case frameDirect, framePosts, framePart:
-		work += workPerNote + time.Duration(size)*workPerText
-	}
-	return work
 }
 
 // loading notes that the body of a frame of that size is being read; 0: it was.
@@ -1652,62 +1229,6 @@ func (c *conn) sliceLocked(entry *int) {
 		c.n.mu.Lock()
 	}
 }
-
-// A tab is the work that somebody made us do lately.
-type tab struct {
-	owed time.Duration
-	at   time.Time // when owed was last right
-}
-
-// add adds work, or forgives some if it is negative, to what is owed, of which one part in share of the time that
-// passes is paid off. It returns for how long to wait until at most free is
-// owed.
-func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Time) time.Duration {
-	t.owed = max(0, max(0, t.owed-now.Sub(t.at)/time.Duration(share))+work)
-	t.at = now
-	return (t.owed - free) * time.Duration(share)
-}
-
-// A workload is the work that all make us do besides taking posts, and who
-// connects. As long as it is little nobody waits for it. Beyond that those wait
-// who make us do more than an equal part of it. So one peer gets a small part
-// of the node, and many together hardly more. Guarded by node.mu.
-type workload struct {
-	all   tab
-	hosts map[netip.Addr]*tab // of handshakes
-}
-
-// greet returns for how long a handshake that somebody of that host began is to
-// wait before it is asked for again. If it needn't it is begun, and counted.
-func (w *workload) greet(host netip.Addr, now time.Time) time.Duration {
-	if w.hosts == nil {
-		w.hosts = map[netip.Addr]*tab{}
-	}
-	t := w.hosts[host]
-	if t == nil {
-		maps.DeleteFunc(w.hosts, func(_ netip.Addr, t *tab) bool { return now.Sub(t.at) > time.Minute })
-		t = new(tab)
-		w.hosts[host] = t
-	}
-	wait := w.add(t, 0, len(w.hosts), now)
-	if wait == 0 {
-		w.add(t, workPerTurn, len(w.hosts), now)
-	}
-	return wait
-}
-
-// add adds work to the tab of one of so many, and returns for how long that one
-// is to wait before it is asked again; 0: it needn't.
-func (w *workload) add(t *tab, work time.Duration, many int, now time.Time) time.Duration {
-	all := w.all.add(work, workShare, workAtOnce, now)
-	own := t.add(work, workShare*max(1, many), workAnyway, now)
-	return max(0, min(all, own, longestPause))
-}
-
-// A byeError is why the peer ended the connection.
-type byeError byte
-
-func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", byte(e)) }
 
 // handle does what a frame asks for. It says whether we wanted the frame: if
 // not, the peer waits for the work that it makes.
@@ -1874,18 +1395,6 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 				n.gatherLocked(now, false)
 			}
 		}
-	}
-}
-
-// forgetSourceLocked forgets who sent us the feed of an author that has left. One that
-// was lost may come back, and the node that brings it says so; but where we would have to
-// remember many, we ask again when it does.
-func (n *node) forgetSourceLocked(author nodeID) {
-	switch state := n.history.about(author).state; {
-	case state == left:
-		delete(n.sources, author)
-	case state == lost && len(n.sources) > maxSources && !n.hereLocked(author):
-		n.dropSourceLocked(author)
 	}
 }
 
@@ -2493,22 +2002,6 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string,
 		}
 		n.waitLocked(ctx)
 	}
-}
-
-// expectingLocked says whether some node is known that we may yet be
-// connected with.
-func (n *node) expectingLocked() bool {
-	for _, c := range n.conns {
-		if !c.complete {
-			return true
-		}
-	}
-	for id, ct := range n.contacts {
-		if !n.reachedLocked(id).IsValid() && (ct.dialing || n.hereLocked(id)) {
-			return true
-		}
-	}
-	return len(n.handshakes) > 0
 }
 
 // waitMet returns when we are connected with somebody, and with everybody who

@@ -2,8 +2,8 @@ package main
 
 // This file holds the formats: the beacons and frames that p2pchat sends, the
 // records of its history file, and the lines that it prints. It also holds the
-// flow, which says how many bytes of posts may be under way. It does no I/O and
-// looks at no clock.
+// flow, which says how many bytes of posts may be under way, and the tabs of the
+// work that peers have us do. It does no I/O and looks at no clock.
 //
 // A beacon says where its node can be reached, under the room's key. Frames
 // prove that key, and then carry posts: what an author said, numbered, chained
@@ -309,6 +309,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -803,6 +804,11 @@ func parseBye(body []byte) (byte, error) {
 	return byte(f.uint(1)), f.err("bye")
 }
 
+// A byeError is why the peer ended the connection.
+type byeError byte
+
+func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", byte(e)) }
+
 // ---- the flow of posts
 
 // A flow bounds how many bytes of posts are under way to a peer, by how long
@@ -873,6 +879,90 @@ func (f *flow) ack(arrived int64, now time.Time) bool {
 		f.mark = 0
 	}
 	return true
+}
+
+// ---- the work that peers make
+
+const (
+	workShare    = 20                     // of our time, 1 part goes to what peers have us do besides taking posts
+	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
+	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
+	workSlice    = 256                    // entries of a frame that are taken in one go
+	workPerFrame = 5 * time.Microsecond   // about what a frame costs that we didn't want
+	workPerByte  = 3 * time.Nanosecond    // and each byte of it
+	workPerEntry = 2 * time.Microsecond   // each entry of a HAVE or WANT
+	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
+	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
+	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed, or of posts, which are hashed
+	workPerTurn  = 2 * time.Millisecond   // a handshake that somebody else begins
+	longestPause = time.Second            // before a reader looks again whether it may go on
+)
+
+// workOf returns about what it costs to read a frame and to do what it asks for.
+func workOf(typ byte, size int) time.Duration {
+	work := workPerFrame + time.Duration(size)*workPerByte
+	switch typ {
+	case frameHave:
+		work += time.Duration(size/haveEntry) * workPerEntry
+	case frameWant:
+		work += time.Duration(size/wantEntry) * workPerEntry
+	case frameSeen:
+		work += workPerNote
+	case frameDirect, framePosts, framePart:
+		work += workPerNote + time.Duration(size)*workPerText
+	}
+	return work
+}
+
+// A tab is the work that somebody made us do lately.
+type tab struct {
+	owed time.Duration
+	at   time.Time // when owed was last right
+}
+
+// add adds work, or forgives some if it is negative, to what is owed, of which one part in share of the time that
+// passes is paid off. It returns for how long to wait until at most free is
+// owed.
+func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Time) time.Duration {
+	t.owed = max(0, max(0, t.owed-now.Sub(t.at)/time.Duration(share))+work)
+	t.at = now
+	return (t.owed - free) * time.Duration(share)
+}
+
+// A workload is the work that all make us do besides taking posts, and who
+// connects. As long as it is little nobody waits for it. Beyond that those wait
+// who make us do more than an equal part of it. So one peer gets a small part
+// of the node, and many together hardly more. Guarded by node.mu.
+type workload struct {
+	all   tab
+	hosts map[netip.Addr]*tab // of handshakes
+}
+
+// greet returns for how long a handshake that somebody of that host began is to
+// wait before it is asked for again. If it needn't it is begun, and counted.
+func (w *workload) greet(host netip.Addr, now time.Time) time.Duration {
+	if w.hosts == nil {
+		w.hosts = map[netip.Addr]*tab{}
+	}
+	t := w.hosts[host]
+	if t == nil {
+		maps.DeleteFunc(w.hosts, func(_ netip.Addr, t *tab) bool { return now.Sub(t.at) > time.Minute })
+		t = new(tab)
+		w.hosts[host] = t
+	}
+	wait := w.add(t, 0, len(w.hosts), now)
+	if wait == 0 {
+		w.add(t, workPerTurn, len(w.hosts), now)
+	}
+	return wait
+}
+
+// add adds work to the tab of one of so many, and returns for how long that one
+// is to wait before it is asked again; 0: it needn't.
+func (w *workload) add(t *tab, work time.Duration, many int, now time.Time) time.Duration {
+	all := w.all.add(work, workShare, workAtOnce, now)
+	own := t.add(work, workShare*max(1, many), workAnyway, now)
+	return max(0, min(all, own, longestPause))
 }
 
 // ---- posts
