@@ -1566,8 +1566,8 @@ func (e *editor) press(key string) {
 		e.cut(0, e.at)
 	case "\x17": // Ctrl-W
 		words := strings.TrimRightFunc(string(e.line[:e.at]), unicode.IsSpace)
-		word := words[strings.LastIndexFunc(words, unicode.IsSpace)+1:]
-		e.cut(utf8.RuneCountInString(words)-utf8.RuneCountInString(word), e.at)
+		before := strings.TrimRightFunc(words, func(r rune) bool { return !unicode.IsSpace(r) })
+		e.cut(utf8.RuneCountInString(before), e.at)
 	case "\x1b[A", "\x10": // Up, Ctrl-P
 		e.recall(e.pick - 1)
 	case "\x1b[B", "\x0e": // Down, Ctrl-N

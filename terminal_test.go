@@ -77,6 +77,7 @@ func TestKeysEditTheLine(t *testing.T) {
 		{"Ctrl-W takes a word", "one two  \x17", "one |"},
 		{"Ctrl-W takes the only word", " żółw\x17", " |"},
 		{"Ctrl-W within a word", "one two" + keyLeft + "\x17", "one |o"},
+		{"Ctrl-W behind a wide space", "日本\u3000日本語\x17", "日本\u3000|"},
 		{"Ctrl-D is Delete in a line", "abc" + ctrlA + "\x04", "|bc"},
 		{"Ctrl-D at the end", "abc\x04", "abc|"},
 		{"a letter with its marks", "xe\u0301\u0302y" + keyLeft + "\x7f", "x|y"},
