@@ -1464,11 +1464,13 @@ func (e *editor) next() (key, line string) {
 	}
 }
 
-// Sequences that keys send (ECMA-48): ESC [, parameters, and a last byte.
-// Some terminals have ESC O instead, and the Linux console ESC [[.
+// Sequences that keys send (ECMA-48): ESC [, parameters, and a last byte. Some
+// terminals have ESC O instead, and the Linux console ESC [[. A terminal also
+// sends what it tells of itself, such as its colours, when something asks for it:
+// an OSC or a DCS, which ends with ST or BEL. Alt with ] or P begins like one.
 var (
-	wholeSequence = regexp.MustCompile(`^\x1b(?:\[\[|[O\[]([0-9]*)[0-?]*[ -/]*)([@-~])`)
-	halfSequence  = regexp.MustCompile(`^\x1b(?:\[\[|[O\[][0-?]*[ -/]*)?$`)
+	wholeSequence = regexp.MustCompile(`^\x1b(?:(?:\[\[|[O\[]([0-9]*)[0-?]*[ -/]*)([@-~])|[\]P]\P{Cc}*(?:\a|\x1b\\))`)
+	halfSequence  = regexp.MustCompile(`^\x1b(?:\[\[|[O\[][0-?]*[ -/]*|[\]P]\P{Cc}*\x1b?)?$`)
 )
 
 const paste, endOfPaste = "\x1b[200~", "\x1b[201~" // xterm calls it bracketed paste
@@ -1479,7 +1481,7 @@ const paste, endOfPaste = "\x1b[200~", "\x1b[201~" // xterm calls it bracketed p
 // "" while the rest of the key has yet to come.
 func (e *editor) key() string {
 	b := e.keys
-	if len(b) == 0 || halfSequence.Match(b) {
+	if len(b) == 0 || isHalf(b) {
 		return ""
 	}
 	if bytes.HasPrefix(b, []byte(paste)) {
@@ -1492,16 +1494,10 @@ func (e *editor) key() string {
 	}
 	if m := wholeSequence.FindSubmatch(b); m != nil {
 		e.keys = b[len(m[0]):]
-		if m[2][0] == '~' {
+		if string(m[2]) == "~" {
 			return "\x1b[" + string(m[1]) + "~"
 		}
-		return "\x1b[" + string(m[2]) // whatever Shift, Alt or Ctrl are held
-	}
-	if size, more := replyIn(b); more {
-		return ""
-	} else if size > 0 {
-		e.keys = b[size:]
-		return "\x1b]"
+		return "\x1b[" + string(m[2]) // whatever Shift, Alt or Ctrl are held; a reply has no last byte
 	}
 	n := 0
 	if b[0] == '\x1b' && b[1] >= ' ' { // Alt with a character
@@ -1516,30 +1512,14 @@ func (e *editor) key() string {
 	return string(b[:n])
 }
 
-// replyIn returns how long the reply is with which b begins: what a terminal
-// tells of itself, such as its colours, an OSC or DCS of ECMA-48, which ends with ST
-// or BEL. more says that its end has yet to come. Without a reply it returns 0;
-// Alt with ] or P begins like one.
-func replyIn(b []byte) (size int, more bool) {
-	if len(b) < 2 || b[0] != '\x1b' || b[1] != ']' && b[1] != 'P' {
-		return 0, false
-	}
-	end := 2 + bytes.IndexFunc(b[2:], unicode.IsControl)
-	switch rest := b[max(end, 2):]; {
-	case end < 2:
-		return 0, len(b) <= maxReply
-	case rest[0] == '\a':
-		return end + 1, false
-	case rest[0] == '\x1b' && (len(rest) == 1 || rest[1] == '\\'):
-		return end + 2, len(rest) == 1
-	}
-	return 0, false
-}
+// isHalf says whether more bytes have to come before keys begins with a key. No
+// sequence is longer than maxReply.
+func isHalf(keys []byte) bool { return len(keys) <= maxReply && halfSequence.Match(keys) }
 
 // forgetHalf drops what has yet to become a key, as the rest of it doesn't come:
 // Escape alone. What is being pasted stays.
 func (e *editor) forgetHalf() {
-	if _, more := replyIn(e.keys); more || halfSequence.Match(e.keys) {
+	if isHalf(e.keys) {
 		e.keys = nil
 	}
 }
