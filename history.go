@@ -89,7 +89,7 @@ type event struct {
 	printed bool            // the printer has taken it; guarded by history.mu
 
 	signature      atomic.Int32 // unchecked, good or bad
-	earlier, later *event       // in the log; guarded by history.mu
+	earlier, later *event       // in the log, nil if it was dropped; guarded by history.mu
 }
 
 // compare orders events chronologically. Times of one author never tie.
@@ -229,9 +229,7 @@ func (s *store) push(e *event) {
 		last++
 	}
 	s.pieces[last] = append(s.pieces[last], e)
-	if s.count++; s.count == 1 {
-		s.comeOfAge(e)
-	}
+	s.count++
 }
 
 // shift takes the first event out of s.
@@ -240,16 +238,7 @@ func (s *store) shift() {
 	if s.pieces[0] = s.pieces[0][1:]; len(s.pieces[0]) == 0 {
 		s.pieces = s.pieces[1:]
 	}
-	if s.count--; s.count > 0 {
-		s.comeOfAge(s.event(0))
-	}
-}
-
-// comeOfAge makes e the event that age tells of.
-func (s *store) comeOfAge(e *event) {
-	if !e.doubted {
-		s.age = max(s.age, e.time)
-	}
+	s.count--
 }
 
 // byAge is a heap (container/heap) of stores, of which the first begins with
@@ -279,11 +268,10 @@ func (b *byAge) Pop() any {
 // A cursor is the place of a reader in the log. Its wake channel receives when
 // there is more to take. The other fields are guarded by history.mu.
 type cursor struct {
-	next  uint64 // seq of the next event to take
-	last  *event // in the log, the last before that; nil: there is none
-	taken int64  // sum of the costs of all events up to last, dropped ones too; where loose, at most that
-	loose bool   // nothing is kept for it
-	wake  chan struct{}
+	next    *event // the next to take; history.end if there is none
+	waiting int64  // what the events from next on cost
+	loose   bool   // nothing is kept for it: what is dropped before it comes there, it never takes
+	wake    chan struct{}
 }
 
 // wake makes one receive from c succeed, now or later. It doesn't block; c has room
@@ -306,17 +294,15 @@ type history struct {
 	saying sync.Mutex // held while a post of our own is made, so that they are numbered one by one
 
 	mu        sync.Mutex // guards all below
-	first     *event     // of the log, which is in order of arrival
-	last      *event
-	size      int64 // what the log costs, with its authors
-	came      int64 // what all events ever cost
-	directs   int64 // what direct messages from others cost
-	owed      int64 // what our own posts cost that setDelivered has not named
-	oldest    byAge // all stores of events, but for those that begin with what must stay
+	end       event      // closes the log to a ring: the oldest event is later, the newest is earlier; seq is that of the next event
+	size      int64      // what the log costs, with its authors
+	came      int64      // what all events ever cost
+	directs   int64      // what direct messages from others cost
+	owed      int64      // what our own posts cost that setDelivered has not named
+	oldest    byAge      // all stores of events, but for those that begin with what must stay
 	feeds     map[nodeID]*feed
 	idle      []*feed         // of whom nothing was held lately, the longest known first
 	names     map[string]bool // that anybody bore in this launch, as fold returns them
-	seq       uint64          // of the newest event
 	latest    int64           // hybrid logical clock, µs since 1970
 	horizon   int64           // time of the newest event dropped for keep
 	cursors   []*cursor
@@ -334,6 +320,7 @@ type history struct {
 
 func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr func() netip.AddrPort) *history {
 	h := &history{key: key, keep: keep, clock: clock, addr: addr, nobody: newFeed(nodeID{}), feeds: map[nodeID]*feed{}, names: map[string]bool{}}
+	h.end.earlier, h.end.later, h.end.seq = &h.end, &h.end, 1
 	h.room = sync.NewCond(&h.mu)
 	copy(h.self[:], key.Public().(ed25519.PublicKey))
 	h.feedLocked(h.self).here = true
@@ -345,8 +332,7 @@ func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr
 func (h *history) newCursor() *cursor {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c := &cursor{wake: make(chan struct{}, 1)}
-	h.toEndLocked(c)
+	c := &cursor{next: &h.end, wake: make(chan struct{}, 1)}
 	h.cursors = append(h.cursors, c)
 	return c
 }
@@ -582,14 +568,15 @@ func (h *history) nameLocked(f *feed, name []byte) {
 
 // logLocked adds e to the log, and to the store of its author where it belongs.
 func (h *history) logLocked(s *store, e *event) {
-	h.seq++
-	e.seq = h.seq
-	if e.earlier = h.last; e.earlier == nil {
-		h.first = e
-	} else {
-		e.earlier.later = e
+	e.seq, e.earlier, e.later = h.end.seq, h.end.earlier, &h.end
+	e.earlier.later, h.end.earlier = e, e
+	h.end.seq++
+	for _, c := range h.cursors {
+		c.waiting += e.cost()
+		if c.next == &h.end {
+			c.next = e
+		}
 	}
-	h.last = e
 	h.size += e.cost()
 	h.came += e.cost()
 	if e.feed.held++; e.feed.held == 1 {
@@ -801,12 +788,31 @@ func (h *history) dropOldestLocked(most int) {
 // dropFirstLocked drops the first event of s.
 func (h *history) dropFirstLocked(s *store) {
 	e := s.event(0)
-	h.unlogLocked(e)
-	s.shift()
-	h.rankLocked(s)
-	if f := e.feed; len(f.seen) > 0 && f.seen[0] == e {
+	f := e.feed
+	for _, c := range h.cursors {
+		if e.seq >= c.next.seq {
+			c.waiting -= e.cost()
+		}
+		if c.next == e {
+			c.next = e.later
+		}
+	}
+	e.earlier.later, e.later.earlier = e.later, e.earlier
+	e.earlier, e.later = nil, nil // or one that is still in use would keep all that were dropped after it
+	h.size -= e.cost()
+	if e.kind == kindDirectFrom {
+		f.directs -= e.cost()
+		h.directs -= e.cost()
+	}
+	if f.held--; f.held == 0 {
+		h.size -= authorCost
+		h.restLocked(f)
+	}
+	if len(f.seen) > 0 && f.seen[0] == e {
 		f.seen = f.seen[1:]
 	}
+	s.shift()
+	h.rankLocked(s)
 }
 
 // boundDirectsLocked drops the oldest direct messages that f has sent, if they are
@@ -830,39 +836,19 @@ func (h *history) boundDirectsLocked(f *feed) {
 	}
 }
 
-// unlogLocked takes e out of the log.
-func (h *history) unlogLocked(e *event) {
-	if e.earlier == nil {
-		h.first = e.later
-	} else {
-		e.earlier.later = e.later
-	}
-	if e.later == nil {
-		h.last = e.earlier
-	} else {
-		e.later.earlier = e.earlier
-	}
-	for _, c := range h.cursors {
-		if c.last == e {
-			c.last = e.earlier
-		}
-	}
-	e.earlier, e.later = nil, nil
-	h.size -= e.cost()
-	if e.kind == kindDirectFrom {
-		e.feed.directs -= e.cost()
-		h.directs -= e.cost()
-	}
-	if e.feed.held--; e.feed.held == 0 {
-		h.size -= authorCost
-		h.restLocked(e.feed)
-	}
-}
-
 // rankLocked puts s where it belongs in oldest, now that its first event is
-// another, or may go.
+// another, or may go. All may go that every cursor has passed, but for posts of
+// our own that a connected node has still to take.
 func (h *history) rankLocked(s *store) {
-	switch may := s.count > 0 && h.mayGoLocked(s.event(0)); {
+	may := false
+	if s.count > 0 {
+		e := s.event(0)
+		if !e.doubted {
+			s.age = max(s.age, e.time)
+		}
+		may = e.isNote() || e.feed.id != h.self || e.number() <= h.delivered
+	}
+	switch {
 	case !may && s.place > 0:
 		heap.Remove(&h.oldest, s.place-1)
 	case may && s.place > 0:
@@ -870,13 +856,6 @@ func (h *history) rankLocked(s *store) {
 	case may:
 		heap.Push(&h.oldest, s)
 	}
-}
-
-// mayGoLocked says whether e, the first of its store, may be dropped once all
-// cursors have passed it: it is no post of ours that a connected node has still
-// to take.
-func (h *history) mayGoLocked(e *event) bool {
-	return e.isNote() || e.feed.id != h.self || e.number() <= h.delivered
 }
 
 // waitRoom returns when more may be added, or when ctx ends. own says that it is
@@ -890,7 +869,7 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 	defer stop()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for h.size > h.keep/2 && !h.hasRoomLocked(own) && ctx.Err() == nil {
+	for !h.hasRoomLocked(own) && ctx.Err() == nil {
 		h.room.Wait()
 	}
 }
@@ -902,7 +881,7 @@ func (h *history) hasRoomLocked(own bool) bool {
 	waiting := int64(0)
 	for _, c := range h.cursors {
 		if !c.loose {
-			waiting = max(waiting, h.came-c.taken)
+			waiting = max(waiting, c.waiting)
 		}
 	}
 	return waiting <= h.keep/2 && (waiting == 0 || h.size <= h.keep+h.keep/spareKeep) && (!own || h.owed <= h.keep/2)
@@ -910,40 +889,22 @@ func (h *history) hasRoomLocked(own bool) bool {
 
 // passedLocked returns the seq of the last event that all cursors have passed.
 func (h *history) passedLocked() uint64 {
-	passed := h.seq
+	passed := h.end.seq - 1
 	for _, c := range h.cursors {
 		if !c.loose {
-			passed = min(passed, c.next-1)
+			passed = min(passed, c.next.seq-1)
 		}
 	}
 	return passed
 }
 
-// toEndLocked moves c past all there is.
-func (h *history) toEndLocked(c *cursor) { c.next, c.last, c.taken = h.seq+1, h.last, h.came }
-
-// loosen says whether c is loose from here on. What is dropped while it is, it
-// never takes.
+// loosen makes c loose, or no longer so.
 func (h *history) loosen(c *cursor, loose bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c.loose, c.taken = loose, max(c.taken, h.came-h.size)
+	c.loose = loose
 	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
-}
-
-// nextLocked returns the event that c is to take next; nil if there is none.
-func (h *history) nextLocked(c *cursor) *event {
-	if c.last == nil {
-		return h.first
-	}
-	return c.last.later
-}
-
-// passLocked moves c past e, its next.
-func (c *cursor) passLocked(e *event) {
-	c.next, c.last = e.seq+1, e
-	c.taken += e.cost()
 }
 
 // linesAbove returns how many lines stand in our own posts above number, which is
@@ -1140,17 +1101,15 @@ func (h *history) take(c *cursor, b *batch, size int) bool {
 			h.queue = slices.Delete(h.queue, 0, 1)
 		}
 	}
-	for e := h.nextLocked(c); e != nil && size > 0; e = e.later {
-		c.passLocked(e)
+	for c.next != &h.end && size > 0 {
+		e := c.next
+		c.next, c.waiting = e.later, c.waiting-e.cost()
 		if printing && (e.printed || !h.isNews(e) || h.isBefore(e)) {
 			continue
 		}
 		e.printed = e.printed || printing
 		size -= len(e.sealed)
 		*b = append(*b, e)
-	}
-	if h.nextLocked(c) == nil {
-		h.toEndLocked(c)
 	}
 	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
@@ -1204,8 +1163,8 @@ func (h *history) show(b batch) bool {
 
 // chronology returns all events in chronological order.
 func (h *history) chronology() batch {
-	c := &cursor{next: 1}
 	h.mu.Lock()
+	c := &cursor{next: h.end.later, waiting: h.size}
 	h.cursors = append(h.cursors, c) // nothing is dropped meanwhile
 	h.mu.Unlock()
 	defer h.dropCursor(c)
@@ -1223,7 +1182,7 @@ func (h *history) chronology() batch {
 func (h *history) hold() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.before, h.missing, h.heldFrom = map[nodeID]uint64{}, map[nodeID]bool{}, h.printer.next
+	h.before, h.missing, h.heldFrom = map[nodeID]uint64{}, map[nodeID]bool{}, h.printer.next.seq
 }
 
 // await says that there were posts of author up to number before we came. What the
@@ -1275,27 +1234,28 @@ func (h *history) isBefore(e *event) bool {
 func (h *history) release(from string, here func(nodeID) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var replay, rest batch
-	gone := false
-	for e := h.last; e != nil && e.seq >= h.heldFrom; e = e.earlier {
+	var replay batch
+	framed, c, waiting := false, h.printer, int64(0)
+	c.next, c.waiting = &h.end, 0
+	for e := h.end.earlier; e != &h.end && e.seq >= h.heldFrom; e = e.earlier {
+		waiting += e.cost()
 		switch {
 		case e.printed || !h.isNews(e):
 		case h.isBefore(e):
+			e.printed = true
 			replay = append(replay, e)
-			gone = gone || e.kind != kindJoin || !here(e.feed.id)
+			framed = framed || e.kind != kindJoin || !here(e.feed.id)
 		default:
-			rest = append(rest, e)
+			c.next, c.waiting = e, waiting
 		}
 	}
 	h.before, h.missing = nil, nil
-	slices.Reverse(rest)
 	slices.SortFunc(replay, (*event).compare)
-	if gone {
+	if framed {
 		replay = asHistory(replay, " from "+from)
 	}
-	h.queue = slices.Insert(h.queue, 0, append(replay, rest...))
-	h.toEndLocked(h.printer)
-	wake(h.printer.wake)
+	h.queue = slices.Insert(h.queue, 0, replay)
+	wake(c.wake)
 	h.room.Broadcast()
 }
 

@@ -75,9 +75,15 @@ func checkBooks(t *testing.T, h *history) {
 	defer h.mu.Unlock()
 	size, owed, seq := int64(0), int64(0), uint64(0)
 	held := map[*feed]int{}
-	var last *event
-	for e := h.first; e != nil; last, e = e, e.later {
+	waiting := map[*cursor]int64{}
+	last := &h.end
+	for e := h.end.later; e != &h.end; last, e = e, e.later {
 		size += e.cost()
+		for _, c := range h.cursors {
+			if e.seq >= c.next.seq {
+				waiting[c] += e.cost()
+			}
+		}
 		if held[e.feed]++; held[e.feed] == 1 {
 			size += authorCost
 		}
@@ -86,8 +92,13 @@ func checkBooks(t *testing.T, h *history) {
 		}
 		seq = e.seq
 	}
-	if size != h.size || seq > h.seq || last != h.last {
-		t.Errorf("its size is %d and its last event %d, but it holds %d bytes, the last of event %d", h.size, h.seq, size, seq)
+	if size != h.size || seq >= h.end.seq || last != h.end.earlier {
+		t.Errorf("its size is %d and its next event %d, but it holds %d bytes, the last of event %d", h.size, h.end.seq, size, seq)
+	}
+	for _, c := range h.cursors {
+		if c.waiting != waiting[c] || c.next.later == nil {
+			t.Errorf("%d bytes are said to wait for the cursor at event %d, it is %d", c.waiting, c.next.seq, waiting[c])
+		}
 	}
 	for id, f := range h.feeds {
 		if held[f] != f.held || h.feeds[f.id] != f {
@@ -1686,6 +1697,7 @@ func TestFullDiskHoldsUpNothing(t *testing.T) {
 				if h.size > smallKeep {
 					t.Errorf("holds %d bytes, keep is %d", h.size, smallKeep)
 				}
+				checkBooks(t, h) // the cursor of the file is loose, and some of what waits for it was dropped
 				if recovers {
 					d.mu.Lock()
 					d.left = ample

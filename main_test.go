@@ -96,13 +96,13 @@ func checkTyped(t *testing.T, a *app, line []byte, length int) {
 	if ok || length == 0 {
 		return
 	}
-	before := a.h.seq
+	before := a.h.end.seq
 	staying := a.command(context.Background(), line, length)
 	leaves := slices.Contains([]string{"/exit", "/quit", "exit", "quit"}, typed)
 	if staying == leaves {
 		t.Errorf("%.100q leaves: %v", typed, !staying)
 	}
-	events := int(a.h.seq - before)
+	events := int(a.h.end.seq - before)
 	done := a.refused + len(a.h.queue) + events
 	if leaves {
 		done++
