@@ -861,14 +861,17 @@ func (h *history) rankLocked(s *store) {
 // waitRoom returns when more may be added, or when ctx ends. own says that it is
 // posts of our own.
 func (h *history) waitRoom(ctx context.Context, own bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.hasRoomLocked(own) {
+		return
+	}
 	stop := context.AfterFunc(ctx, func() {
 		h.mu.Lock() // or a goroutine that is about to wait would miss it
 		defer h.mu.Unlock()
 		h.room.Broadcast()
 	})
 	defer stop()
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	for !h.hasRoomLocked(own) && ctx.Err() == nil {
 		h.room.Wait()
 	}
@@ -878,6 +881,9 @@ func (h *history) waitRoom(ctx context.Context, own bool) {
 // the slowest cursor, and what waits may not stand in the way of what must be
 // dropped. For posts of our own, at most half of keep may be undelivered ones.
 func (h *history) hasRoomLocked(own bool) bool {
+	if h.size <= h.keep/2 {
+		return true
+	}
 	waiting := int64(0)
 	for _, c := range h.cursors {
 		if !c.loose {
