@@ -25,6 +25,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -225,6 +226,22 @@ func (d *discovery) send(n *node, spare bool) {
 	}
 }
 
+// moved is told which addresses this host has; none means that it isn't known.
+// A connection from one that is gone is dead, though nobody has noticed yet.
+func (n *node) moved(own []netip.Addr) {
+	if len(own) == 0 {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.conns {
+		local := addrOf(c.raw.LocalAddr()).Addr()
+		if !local.IsLoopback() && !slices.Contains(own, local) {
+			c.hangUp()
+		}
+	}
+}
+
 // hasIPv4 says whether s is an IPv6 segment whose interface has an IPv4 one too.
 func (l *local) hasIPv4(s segment) bool {
 	return s.own().Is6() && slices.ContainsFunc(l.segments, func(o segment) bool { return o.own().Is4() && o.index == s.index })
@@ -352,6 +369,13 @@ func plainAddr(a netip.Addr) netip.Addr {
 		return a.WithZone("")
 	}
 	return a.WithZone(plainZone(a.Zone()))
+}
+
+// addrOf returns the address of a TCP or UDP endpoint, or of another kind of
+// endpoint that names one.
+func addrOf(a net.Addr) netip.AddrPort {
+	ap, _ := netip.ParseAddrPort(a.String())
+	return netip.AddrPortFrom(plainAddr(ap.Addr()), ap.Port())
 }
 
 // lacksZone says whether a stands for another host on each link.
@@ -488,6 +512,7 @@ const (
 	blameWait       = 15 * time.Millisecond // between two such dials to one host, or told of by one, for each that failed of late; but for what a host tells of itself
 	mostBlameWait   = 2 * time.Second
 	maxContacts     = 4096 // nodes that we know of
+	smallPacket     = 1000 // bytes, that pass on every path
 	maxStrays       = 100  // nodes that nobody may bring any more, looked for at each tick
 )
 
@@ -607,6 +632,19 @@ type contact struct {
 	reachedAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
 	heardAt   time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
 	teller    netip.Addr // the host of the node that last told where it is
+}
+
+// A mailbox holds the direct messages that pass with one node.
+type mailbox struct {
+	out   []*outgoing // that it has not acknowledged
+	sent  uint64      // number of the last to it
+	taken uint64      // and of the last from it
+}
+
+type outgoing struct {
+	direct
+	deadline time.Time
+	on       *conn // where it was sent last
 }
 
 // A lifeSign is what we know of a node by its beacons.
@@ -1097,6 +1135,25 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 	return last
 }
 
+// attempt makes one attempt to connect with the node of ct at addr, or as a probe
+// to find it alive.
+func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, probe bool) (a attempt) {
+	raw, err := n.dial(ctx, "tcp", addr.String())
+	if err != nil {
+		n.failed("dial "+addr.String(), err)
+		return attempt{err: err}
+	}
+	n.answered(ct)
+	a.answered = true
+	if probe {
+		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
+		raw.Close()
+	} else {
+		a.found, a.err = n.serve(raw, true, ct.id)
+	}
+	return a
+}
+
 // settles says whether no other attempt to connect with the node of ct is needed.
 func (n *node) settles(ct *contact, a attempt) bool {
 	n.mu.Lock()
@@ -1224,6 +1281,27 @@ func (n *node) dialTargetLocked(t *target) {
 	}
 	t.dialing = true
 	n.wg.Go(func() { n.dialTarget(t) })
+}
+
+// dialTarget dials an address that the user named, and remembers who was found
+// there: another node may have taken the place of the last one.
+func (n *node) dialTarget(t *target) {
+	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+	defer cancel()
+	var peer nodeID
+	raw, err := n.dial(ctx, "tcp", t.addr.String())
+	if err != nil {
+		n.failed("dial "+t.addr.String(), err)
+	} else {
+		peer, err = n.serve(raw, true, nodeID{})
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if peer != (nodeID{}) {
+		t.id = peer
+	}
+	n.missLocked(t, raw != nil, err)
+	t.ended(err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
 }
 
 // owedLocked returns the contacts that are broken or waking. What we say

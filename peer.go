@@ -38,9 +38,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -73,7 +71,6 @@ const (
 	maxConns        = 1000    // far above a sensible full mesh
 	maxRestPerAddr  = 64      // and so many of them at rest
 	maxConnsPerAddr = 220     // one host may be a room of 200
-	smallPacket     = 1000    // bytes, that pass on every path
 	maxEarly        = 16      // sightings of one author that wait for its join
 	vectorPart      = 1024    // authors of our vector that a peer hears of before it asks us to go on
 	maxSubs         = 4096    // feeds that a peer may ask for
@@ -150,19 +147,6 @@ type pulse struct {
 	planAt   time.Time // when we last looked whom to ask for what
 	toldAt   time.Time // when peers last heard the news
 	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
-}
-
-// A mailbox holds the direct messages that pass with one node.
-type mailbox struct {
-	out   []*outgoing // that it has not acknowledged
-	sent  uint64      // number of the last to it
-	taken uint64      // and of the last from it
-}
-
-type outgoing struct {
-	direct
-	deadline time.Time
-	on       *conn // where it was sent last
 }
 
 // A conn is a connection with one peer: first in its handshake, then
@@ -276,26 +260,6 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
 	return n
-}
-
-// tlsConfig returns what both sides of a connection use: a certificate that
-// says nothing but the key. A peer may have any other key:
-// that it is proven is what matters.
-func tlsConfig(key ed25519.PrivateKey) *tls.Config {
-	template := &x509.Certificate{
-		NotBefore: time.Unix(0, 0),
-		NotAfter:  time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
-	}
-	der := noError(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
-	return &tls.Config{
-		Certificates:                []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		ClientAuth:                  tls.RequireAnyClientCert,
-		InsecureSkipVerify:          true, // there is nobody to vouch for a key: it is the identity
-		MinVersion:                  tls.VersionTLS13,
-		CurvePreferences:            []tls.CurveID{tls.X25519},
-		SessionTicketsDisabled:      true,
-		DynamicRecordSizingDisabled: true,
-	}
 }
 
 // run keeps the node alive until ctx ends; then it says goodbye, and returns
@@ -496,13 +460,6 @@ func (n *node) admit(c *conn) {
 func (n *node) dismissLocked(c *conn) {
 	n.handshakes = slices.DeleteFunc(n.handshakes, func(o *conn) bool { return o == c })
 	n.changedLocked()
-}
-
-// addrOf returns the address of a TCP or UDP endpoint, or of another kind of
-// endpoint that names one.
-func addrOf(a net.Addr) netip.AddrPort {
-	ap, _ := netip.ParseAddrPort(a.String())
-	return netip.AddrPortFrom(plainAddr(ap.Addr()), ap.Port())
 }
 
 // shake does the handshake, once its turn has come: TLS, both proofs, HELLO, and registers the
@@ -916,46 +873,6 @@ func (c *conn) atRest() *conn {
 	return r
 }
 
-// attempt makes one attempt to connect with the node of ct at addr, or as a probe
-// to find it alive.
-func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, probe bool) (a attempt) {
-	raw, err := n.dial(ctx, "tcp", addr.String())
-	if err != nil {
-		n.failed("dial "+addr.String(), err)
-		return attempt{err: err}
-	}
-	n.answered(ct)
-	a.answered = true
-	if probe {
-		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
-		raw.Close()
-	} else {
-		a.found, a.err = n.serve(raw, true, ct.id)
-	}
-	return a
-}
-
-// dialTarget dials an address that the user named, and remembers who was found
-// there: another node may have taken the place of the last one.
-func (n *node) dialTarget(t *target) {
-	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
-	defer cancel()
-	var peer nodeID
-	raw, err := n.dial(ctx, "tcp", t.addr.String())
-	if err != nil {
-		n.failed("dial "+t.addr.String(), err)
-	} else {
-		peer, err = n.serve(raw, true, nodeID{})
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if peer != (nodeID{}) {
-		t.id = peer
-	}
-	n.missLocked(t, raw != nil, err)
-	t.ended(err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
-}
-
 // ---- the tick
 
 func (n *node) ticks() {
@@ -1104,22 +1021,6 @@ func (n *node) beat() {
 		if c.bye == 0 && c.raw.sinceWrite() >= heartbeat {
 			c.telling.beat = true
 			wake(c.wake)
-		}
-	}
-}
-
-// moved is told which addresses this host has; none means that it isn't known.
-// A connection from one that is gone is dead, though nobody has noticed yet.
-func (n *node) moved(own []netip.Addr) {
-	if len(own) == 0 {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, c := range n.conns {
-		local := addrOf(c.raw.LocalAddr()).Addr()
-		if !local.IsLoopback() && !slices.Contains(own, local) {
-			c.hangUp()
 		}
 	}
 }
