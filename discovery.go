@@ -204,9 +204,8 @@ func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus cha
 // at rest: without spare they are left out. To sign a beacon takes 40 µs.
 func (d *discovery) send(n *node, spare bool) {
 	l := d.look()
-	n.moved(l.own)
-	if d.bind.IsValid() && !d.bind.IsLoopback() && len(l.own) > 0 && !slices.Contains(l.own, d.bind) {
-		n.warnOnce("bind", "this machine has the address %v of -bind no longer, so nobody is heard or reached; give it that address again, or start anew with another -bind", d.bind)
+	if len(l.own) > 0 {
+		n.moved(l.own, d.bind)
 	}
 	packets := make([][]byte, len(l.segments))
 	for i, s := range l.segments {
@@ -226,18 +225,19 @@ func (d *discovery) send(n *node, spare bool) {
 	}
 }
 
-// moved is told which addresses this host has; none means that it isn't known.
-// A connection from one that is gone is dead, though nobody has noticed yet.
-func (n *node) moved(own []netip.Addr) {
-	if len(own) == 0 {
-		return
-	}
+// moved is told which addresses this host has, and the one that -bind names, if
+// any. A connection from an address that is gone is dead, though nobody has noticed
+// yet.
+func (n *node) moved(own []netip.Addr, bind netip.Addr) {
+	isGone := func(a netip.Addr) bool { return !a.IsLoopback() && !slices.Contains(own, a) }
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if bind.IsValid() && isGone(bind) {
+		n.warnOnceLocked("bind", "this machine has the address %v of -bind no longer, so nobody is heard or reached; give it that address again, or start anew with another -bind", bind)
+	}
 	for _, c := range n.conns {
-		local := addrOf(c.raw.LocalAddr()).Addr()
-		if !local.IsLoopback() && !slices.Contains(own, local) {
-			c.hangUp()
+		if isGone(addrOf(c.raw.LocalAddr()).Addr()) {
+			c.raw.Close() // its reader notices, and the peer is dialed anew
 		}
 	}
 }
@@ -1200,7 +1200,7 @@ func (n *node) dialedLocked(ct *contact, last attempt) {
 		}
 	case suspect:
 		if n.isGoneLocked(ct, found, err) && found != (nodeID{}) {
-			ct.conn.hangUp() // another one has taken its place
+			ct.conn.raw.Close() // another one has taken its place
 		}
 	}
 }

@@ -1676,9 +1676,8 @@ func (n *node) planLocked(now time.Time) {
 		}
 	}
 	for c := range serving {
-		c.served.busy += min(now.Sub(n.clock.planAt), tickEvery)
+		c.served.busy += min(now.Sub(n.clock.tickAt), tickEvery)
 	}
-	n.clock.planAt = now
 }
 
 // decideLocked asks a peer for what is lacking of author, if its lack decides so.

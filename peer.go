@@ -41,6 +41,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -83,9 +84,9 @@ const (
 )
 
 var (
-	errDuplicate = errors.New("another connection with this node stands")
-	errForged    = errors.New("its beacon is forged")
-	errGaveWay   = errors.New("it gave way to others that connect")
+	errDuplicate error = byeError(byeDuplicate) // another connection with this node stands
+	errForged          = errors.New("its beacon is forged")
+	errGaveWay         = errors.New("it gave way to others that connect")
 )
 
 // A node is one participant of a room.
@@ -110,9 +111,10 @@ type node struct {
 	roster
 	exchange
 	outcome
-	said  notices
-	clock pulse
-	work  workload
+	clock  pulse
+	work   workload
+	warned map[string]bool // what the user was warned of, in this launch
+	logged map[string]bool // offences that were logged in this minute
 }
 
 // An outside is how a node reaches what is outside of it. Immutable.
@@ -131,22 +133,14 @@ type outcome struct {
 	undelivered int       // direct messages
 }
 
-// A notices is what was said already and is not said again.
-type notices struct {
-	warned   map[string]bool // to the user, in this launch
-	logged   map[string]bool // offences of this minute
-	loggedAt time.Time       // when logged was last empty
-}
-
 // A pulse is when the tick last did what it does.
 type pulse struct {
 	tickAt   time.Time
 	wokeAt   time.Time // when a tick last came late
 	shown    time.Time // what the clock showed at the last tick
-	shownAt  time.Time // when that was, with its monotonic part
-	planAt   time.Time // when we last looked whom to ask for what
 	toldAt   time.Time // when peers last heard the news
 	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
+	loggedAt time.Time // when logged was last emptied
 }
 
 // A conn is a connection with one peer: first in its handshake, then
@@ -223,9 +217,8 @@ type transport struct {
 type telling struct {
 	authors map[nodeID]bool // of whom it should hear what we have
 	asked   bool            // the next part of our vector is due
-	after   nodeID          // the last author of the part before; zero: there was none
+	after   nodeID          // the last author of the part before; zero: there is none, so the vector begins anew
 	flag    byte            // of the HAVE that tells of the last of authors: our vector, or a part of it, ends there
-	toldAll bool            // our vector was told to its end
 	goOn    bool            // the peer is to go on with its own
 	beat    bool            // a HAVE is due, though there be nothing to tell
 	clock   bool            // so is another HELLO, for our clock has jumped
@@ -254,8 +247,9 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		roster:   roster{conns: map[nodeID]*conn{}, rested: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
 		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
 		outcome:  outcome{metAt: now},
-		said:     notices{warned: map[string]bool{}, logged: map[string]bool{}, loggedAt: now},
-		clock:    pulse{tickAt: now, shown: h.clock().Round(0), shownAt: now},
+		clock:    pulse{tickAt: now, shown: h.clock().Round(0)},
+		warned:   map[string]bool{},
+		logged:   map[string]bool{},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -339,16 +333,9 @@ func (n *node) pause(d time.Duration) {
 
 // warnOnceLocked warns the user, but not twice of the same.
 func (n *node) warnOnceLocked(what, format string, args ...any) {
-	if isFirst(n.said.warned, what) {
+	if isFirst(n.warned, what) {
 		n.warn(format, args...)
 	}
-}
-
-// warnOnce is warnOnceLocked for callers that don't hold the lock.
-func (n *node) warnOnce(what, format string, args ...any) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.warnOnceLocked(what, format, args...)
 }
 
 // failed logs that something failed, and warns the user if that was for lack of
@@ -356,7 +343,9 @@ func (n *node) warnOnce(what, format string, args ...any) {
 func (n *node) failed(what string, err error) {
 	n.logOnce(what, "%s: %v", what, err)
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-		n.warnOnce("files", "no more connections can be made: %v; raise the limit of open files (ulimit -n)", err)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.warnOnceLocked("files", "no more connections can be made: %v; raise the limit of open files (ulimit -n)", err)
 	}
 }
 
@@ -364,16 +353,8 @@ func (n *node) failed(what string, err error) {
 func (n *node) logOnce(what, format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if isFirst(n.said.logged, what) {
+	if isFirst(n.logged, what) {
 		n.logf(format, args...)
-	}
-}
-
-// forgetLocked lets what was logged more than a minute ago be logged again.
-func (s *notices) forgetLocked(now time.Time) {
-	if now.Sub(s.loggedAt) >= time.Minute {
-		s.loggedAt = now
-		clear(s.logged)
 	}
 }
 
@@ -445,10 +426,7 @@ func (n *node) admit(c *conn) {
 	if len(n.handshakes) <= maxHandshakes {
 		return
 	}
-	count := map[netip.Addr]int{}
-	for _, o := range n.handshakes {
-		count[o.addr.Addr()]++
-	}
+	count := perHost(n.handshakes)
 	oldest := slices.MaxFunc(n.handshakes, func(a, b *conn) int { // the first of several
 		return cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()])
 	})
@@ -577,8 +555,9 @@ func (c *conn) readHello() (x hello, err error) {
 		return x, err
 	case typ == frameHello:
 		return parseHello(body)
-	case typ == frameBye && len(body) > 0 && body[0] == byeDuplicate:
-		return x, errDuplicate
+	case typ == frameBye:
+		why, err := parseBye(body)
+		return x, cmp.Or(err, error(byeError(why)))
 	}
 	return x, fmt.Errorf("turned away by a frame of type %d", typ)
 }
@@ -602,7 +581,11 @@ func (n *node) register(c *conn, x hello) error {
 			return errDuplicate
 		}
 		n.chokedLocked(ct)
-		n.retireLocked(ct.conn)
+		old := ct.conn
+		n.detachLocked(old)
+		clear(old.subs)
+		// The peer may not know of the fresh one yet, and would take the end of the old one for a loss.
+		time.AfterFunc(handshakeTimeout, func() { old.raw.Close() })
 	default:
 		if !n.makeRoomLocked(c.addr.Addr()) {
 			return errors.New("too many connections")
@@ -643,7 +626,7 @@ func (c *conn) greetLocked() {
 			t.authors[id] = true
 		}
 	}
-	t.asked, t.after, t.flag, t.toldAll = true, nodeID{}, 0, false
+	t.asked, t.after, t.flag = true, nodeID{}, 0
 	wake(c.wake)
 }
 
@@ -656,57 +639,44 @@ func (c *conn) nextPartLocked() {
 		t.authors[author] = true
 		t.after = author
 	}
-	if t.asked, t.flag = false, haveComplete; more {
-		t.flag = havePart
+	t.asked, t.flag = false, havePart
+	if !more {
+		t.after, t.flag = nodeID{}, haveComplete
 	}
 	n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
-}
-
-// retireLocked lets go of a connection that a fresh one replaces. It is not
-// closed at once: the peer, who may not know of the fresh one yet, would take
-// that for a loss.
-func (n *node) retireLocked(c *conn) {
-	n.detachLocked(c)
-	clear(c.subs)
-	time.AfterFunc(handshakeTimeout, func() { c.raw.Close() })
 }
 
 // makeRoomLocked says whether one more connection from host fits our bounds. If
 // there are too many in all, a connection of the host that has most of them gives
 // way: the oldest on which nothing was ever said, or else the oldest.
 func (n *node) makeRoomLocked(host netip.Addr) bool {
-	count, all := map[netip.Addr]int{}, 0
-	for _, c := range n.conns {
-		if c.bye == 0 {
-			count[c.addr.Addr()]++
-			all++
-		}
-	}
-	if all < maxConns || count[host] >= maxConnsPerAddr {
+	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(c *conn) bool { return c.bye != 0 })
+	count := perHost(all)
+	if len(all) < maxConns || count[host] >= maxConnsPerAddr {
 		return count[host] < maxConnsPerAddr
 	}
-	busiest := host
-	for other := range count {
-		if count[other] > count[busiest]+1 {
-			busiest = other
-		}
-	}
-	var oldest *conn
-	for _, c := range n.conns {
-		if c.bye == 0 && c.addr.Addr() == busiest && (oldest == nil || c.isSilent() && !oldest.isSilent() ||
-			c.isSilent() == oldest.isSilent() && c.since.Before(oldest.since)) {
-			oldest = c
-		}
-	}
-	if busiest == host || oldest == nil {
+	oldest := slices.MaxFunc(all, func(a, b *conn) int {
+		return cmp.Or(
+			cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()]),
+			-cmp.Compare(min(a.theirs[a.peer].last, 2), min(b.theirs[b.peer].last, 2)), // the first post is the join
+			b.since.Compare(a.since),
+		)
+	})
+	if count[oldest.addr.Addr()] <= count[host]+1 {
 		return false
 	}
 	oldest.endLocked(byeFull)
 	return true
 }
 
-// isSilent says whether the peer has said nothing but that it is here.
-func (c *conn) isSilent() bool { return c.theirs[c.peer].last <= 1 }
+// perHost counts how many connections each host has.
+func perHost(conns []*conn) map[netip.Addr]int {
+	count := map[netip.Addr]int{}
+	for _, c := range conns {
+		count[c.addr.Addr()]++
+	}
+	return count
+}
 
 // provenLocked returns where we reached the peer of c. The port of a peer that
 // dialed us is its own word. If another node is connected at the same port of the
@@ -758,8 +728,8 @@ func (c *conn) compareClocksLocked(x hello) {
 // time that has really passed, which the monotonic part of now knows.
 func (n *node) watchClockLocked(now time.Time) {
 	clock := n.history.clock().Round(0) // without the monotonic part
-	jump := clock.Sub(n.clock.shown) - now.Sub(n.clock.shownAt)
-	n.clock.shown, n.clock.shownAt = clock, now
+	jump := clock.Sub(n.clock.shown) - now.Sub(n.clock.tickAt)
+	n.clock.shown = clock
 	if jump.Abs() <= clockLimit {
 		return
 	}
@@ -827,7 +797,8 @@ func (n *node) unregister(c *conn, err error) {
 	case c.bye == byeFull || err == byeError(byeFull):
 		n.moveLocked(ct, away, nil)
 		ct.wait(retryMost, retryMost)
-	case (c.bye == byeIdle || err == byeError(byeIdle)) && n.mayRestLocked(c.addr.Addr()):
+	case (c.bye == byeIdle || err == byeError(byeIdle)) && len(n.rested) < maxConns &&
+		perHost(slices.Collect(maps.Values(n.rested)))[c.addr.Addr()] < maxRestPerAddr:
 		n.moveLocked(ct, resting, c.atRest())
 		ct.wait(slowHeartbeat, slowHeartbeat)
 		if c.acked() < n.history.about(n.id).last || len(ct.out) > 0 {
@@ -846,17 +817,6 @@ func (n *node) unregister(c *conn, err error) {
 		n.moveLocked(ct, broken, nil)
 		n.redialLocked(ct)
 	}
-}
-
-// mayRestLocked says whether one more connection with that host may rest.
-func (n *node) mayRestLocked(host netip.Addr) bool {
-	same := 0
-	for _, c := range n.rested {
-		if c.addr.Addr() == host {
-			same++
-		}
-	}
-	return same < maxRestPerAddr && len(n.rested) < maxConns
 }
 
 // atRest returns what is remembered of c, which has come to rest: what the peer
@@ -895,7 +855,6 @@ func (n *node) tick() {
 	if now.Sub(n.clock.tickAt) > 2*time.Second {
 		n.clock.wokeAt = now // who was itself stopped, or starved, can't tell who was silent meanwhile
 	}
-	n.clock.tickAt = now
 	n.watchClockLocked(now)
 	for _, c := range n.conns {
 		c.tickLocked(now)
@@ -917,7 +876,10 @@ func (n *node) tick() {
 		n.clock.relistAt = now
 		n.relistLocked(now)
 		n.gate.forgive()
-		n.said.forgetLocked(now)
+	}
+	if now.Sub(n.clock.loggedAt) >= time.Minute {
+		n.clock.loggedAt = now
+		clear(n.logged)
 	}
 	n.unloadLocked(now)
 	n.planLocked(now)
@@ -928,6 +890,7 @@ func (n *node) tick() {
 	}
 	n.history.setDelivered(n.deliveredLocked(now), n.bestAck)
 	n.changedLocked()
+	n.clock.tickAt = now
 }
 
 // newsLocked has everybody hear who came and went, and of posts that their
@@ -1024,9 +987,6 @@ func (n *node) beat() {
 		}
 	}
 }
-
-// hangUp closes what is underneath c. Its reader notices, and the peer is dialed anew.
-func (c *conn) hangUp() { c.raw.Close() }
 
 // endLocked has the writer say BYE and close the connection, and closes it
 // in a moment if the writer can't.
@@ -1344,7 +1304,7 @@ func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 		c.completeLocked(!c.complete)
 	}
 	if t := &c.telling; flags&haveGoOn != 0 && !t.asked && t.flag == 0 {
-		if t.asked = true; t.toldAll {
+		if t.asked = true; t.after == (nodeID{}) {
 			c.greetLocked()
 		}
 		wake(c.wake)
@@ -1688,7 +1648,6 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 			t.authors = map[nodeID]bool{} // a map doesn't shrink
 		}
 		flags, t.flag = t.flag, 0
-		t.toldAll = t.toldAll || flags == haveComplete
 	}
 	if t.goOn {
 		flags |= haveGoOn

@@ -467,7 +467,7 @@ func (f *fields) addr() netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), port)
 }
 
-// ---- keys of a room
+// ---- keys
 
 // A roomKey holds the keys that the members of a room share. Immutable.
 type roomKey struct {
@@ -513,9 +513,9 @@ func (r *roomKey) proofOf(role string, exporter []byte, dialer, listener nodeID)
 	return m.Sum(nil)
 }
 
-// tlsConfig returns what both sides of a connection use: a certificate that
-// says nothing but the key. A peer may have any other key:
-// that it is proven is what matters.
+// tlsConfig returns what both sides of a connection use. The certificate says
+// nothing but the key. That of a peer may hold any key: TLS proves that the peer
+// has it, and nothing else is asked.
 func tlsConfig(key ed25519.PrivateKey) *tls.Config {
 	template := &x509.Certificate{
 		NotBefore: time.Unix(0, 0),
