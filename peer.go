@@ -1004,9 +1004,9 @@ func (c *conn) readLoop() error {
 		if err != nil {
 			return err
 		}
-		work := workOf(typ, size)
-		if size > largeFrame && typ != framePosts && typ != framePart { // while its peer waits, it takes no memory
-			c.debt, work = c.debt+work, 0
+		c.debt = workOf(typ, size)
+		posts := typ == framePosts || typ == framePart
+		if size > largeFrame && !posts { // while its peer waits, it takes no memory
 			c.pay()
 		}
 		c.loading(size)
@@ -1015,20 +1015,19 @@ func (c *conn) readLoop() error {
 			return err
 		}
 		c.loading(0)
-		if typ == framePosts || typ == framePart || typ == frameDirect {
+		if posts || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
-		wanted, err := c.handle(typ, body)
-		if err != nil {
-			c.n.mu.Lock()
+		if err := c.handle(typ, body); err != nil {
 			if _, said := err.(byeError); !said {
+				c.n.mu.Lock()
 				c.endLocked(byeProtocol)
+				c.n.mu.Unlock()
 			}
-			c.n.mu.Unlock()
 			return err
 		}
-		if !wanted {
-			c.debt += work
+		if posts {
+			c.arrived(size)
 		}
 		if c.debt != 0 {
 			c.pay()
@@ -1058,16 +1057,13 @@ func (n *node) unloadLocked(now time.Time) {
 		}
 	}
 	slices.SortFunc(slow, func(a, b *conn) int { return a.loadAt.Compare(b.loadAt) })
-	for _, c := range slow {
-		if size <= maxLoading {
-			return
-		}
-		size -= c.load
-		c.raw.Close()
+	for ; size > maxLoading; slow = slow[1:] {
+		size -= slow[0].load
+		slow[0].raw.Close()
 	}
 }
 
-// pay has the reader of c wait, if need be, for the work that the peer made us do.
+// pay has the reader wait, if need be, for the work that the peer made us do.
 func (c *conn) pay() {
 	n := c.n
 	for n.ctx.Err() == nil {
@@ -1091,100 +1087,85 @@ func (c *conn) sliceLocked(entry *int) {
 	}
 }
 
-// handle does what a frame asks for. It says whether we wanted the frame: if
-// not, the peer waits for the work that it makes.
-func (c *conn) handle(typ byte, body []byte) (wanted bool, err error) {
+// handle does what a frame asks for. The peer has to pay for the work that it
+// makes, unless we wanted the frame: then the debt is cleared.
+func (c *conn) handle(typ byte, body []byte) error {
 	switch typ {
 	case framePosts:
-		wanted, err = c.handlePosts(body)
-		return wanted, c.arrivedWith(len(body), err)
+		return c.handlePosts(body)
 	case framePart:
-		wanted, err = c.handlePart(body)
-		return wanted, c.arrivedWith(len(body), err)
+		return c.handlePart(body)
 	case frameHello:
-		return false, c.handleHello(body)
+		return c.handleHello(body)
 	case frameHave:
 		return c.handleHave(body)
 	case frameWant:
-		return false, c.handleWant(body)
+		return c.handleWant(body)
 	case frameDirect:
-		return false, c.handleDirect(body)
+		return c.handleDirect(body)
 	case frameSeen:
-		return false, c.handleSeen(body)
+		return c.handleSeen(body)
 	case frameGot:
 		return c.handleGot(body)
 	case frameBye:
 		why, err := parseBye(body)
-		return false, cmp.Or(err, error(byeError(why)))
+		return cmp.Or(err, error(byeError(why)))
 	}
-	return false, nil // a later version's
+	return nil // a later version's
 }
 
-// arrivedWith counts what has arrived and was taken, unless err says that it
-// was not, and has the peer hear it: so it knows how much it may have under way.
-// The printer, which add has woken, goes first: to send takes 40 µs, for which a
-// line would wait.
-func (c *conn) arrivedWith(size int, err error) error {
-	if err != nil {
-		return err
-	}
+// arrived counts bytes of posts that were taken, and has the peer hear the sum: so
+// it knows how much it may have under way. The printer, which add has woken, goes
+// first: to send takes 40 µs, for which a line would wait.
+func (c *conn) arrived(size int) {
 	runtime.Gosched()
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
 	c.telling.got = true
 	c.telling.arrived += int64(size)
 	wake(c.wake)
-	return nil
 }
 
 // handlePart takes a piece of a run of posts.
-func (c *conn) handlePart(body []byte) (wanted bool, err error) {
+func (c *conn) handlePart(body []byte) error {
 	piece, more, err := parsePart(body)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if c.part = append(c.part, piece...); len(c.part) > maxFrame {
-		return false, fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxFrame)
+		return fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxFrame)
 	}
-	if more {
-		c.n.mu.Lock()
-		defer c.n.mu.Unlock()
-		if f := (fields{b: c.part}); !c.isSourceLocked(f.id()) {
-			return false, nil
-		}
-		c.partAt = time.Now()
+	if !more {
+		run := c.part
+		c.part = nil
+		c.debt = workOf(framePosts, len(run))
+		return c.handlePosts(run)
+	}
+	n, f := c.n, fields{b: c.part}
+	author := f.id()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s := n.sources[author]; author == c.peer || s != nil && s.from == c {
+		c.debt, c.partAt = 0, time.Now()
 		c.served.bytes += int64(len(piece))
-		c.n.gather.came(len(piece), c.partAt)
-		return true, nil
+		n.gather.came(len(piece), c.partAt)
 	}
-	run := c.part
-	c.part = nil
-	if wanted, err = c.handlePosts(run); !wanted {
-		c.debt += workOf(framePosts, len(run)-len(piece))
-	}
-	return wanted, err
-}
-
-// isSourceLocked says whether the peer sends author's feed because it is the
-// author, or because we asked it.
-func (c *conn) isSourceLocked(author nodeID) bool {
-	s := c.n.sources[author]
-	return author == c.peer || s != nil && s.from == c
+	return nil
 }
 
 // handlePosts takes a run of posts. What its author sends is proven by the
 // connection; what another relays, by the signature of the last post.
-func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
+func (c *conn) handlePosts(body []byte) error {
 	n := c.n
 	author, run, err := parseRun(body)
 	if err != nil {
-		return false, err
+		return err
 	}
 	own := author == c.peer
 	last := &run[len(run)-1]
 	if !own {
 		if !last.verify(author) {
-			return false, fmt.Errorf("post %d of %v has a bad signature", last.number, author)
+			return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
 		}
 		runtime.Gosched() // that took long, and what is said shall not wait for many of them
 	}
@@ -1193,17 +1174,18 @@ func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
 	s := n.sources[author]
 	serves := s != nil && s.from == c
 	if c.parted || author == n.id || !own && !serves {
-		return false, nil // it crossed our word that we leave, or that we want no more
+		return nil // it crossed our word that we leave, or that we want no more
 	}
 	next, claimed := n.history.about(author).last+1, c.theirs[author]
 	c.served.bytes += int64(len(body))
 	if own && run[0].number > max(next, c.vector) {
 		n.history.showEarly(author, run) // it was said since we met, and goes ahead of what comes before it
 		n.lackLocked(author)
-		return true, nil
+		c.debt = 0
+		return nil
 	}
 	if run[0].number > next && claimed.first <= next && claimed.last >= next {
-		return false, fmt.Errorf("post %d of %v is left out", next, author)
+		return fmt.Errorf("post %d of %v is left out", next, author)
 	}
 	count, err := n.history.add(author, run, !own, serves && s.over)
 	switch {
@@ -1212,16 +1194,17 @@ func (c *conn) handlePosts(body []byte) (wanted bool, err error) {
 	case err == errFork:
 		n.warnOnceLocked("fork "+author.String(), "%s contradicts what it signed before; nothing more is taken from it", n.label(author))
 		if own {
-			return false, err
+			return err
 		}
 	}
 	if own && err == nil {
 		c.telling.authors[author] = true // this is the acknowledgement, also of what came on another way before
 	}
 	if count > 0 {
+		c.debt = 0
 		n.tookLocked(c, author, last, count, len(body))
 	}
-	return count > 0, nil
+	return nil
 }
 
 // tookLocked passes on the news that count posts of author up to last, of
@@ -1243,9 +1226,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 		s.early = nil
 	}
 	n.relayLocked(author)
-	if _, told := n.news[author]; !told {
-		n.news[author] = bulletin{}
-	}
+	n.news[author] = n.news[author] // there is some, if there was none
 	n.tidyLocked(author, false)
 	if author != c.peer {
 		c.debt -= workPerEntry + workPerClaim
@@ -1285,20 +1266,28 @@ func (c *conn) stirLocked(author nodeID) {
 
 // handleHave takes what the peer says that it has. We want to hear that it has
 // what we said, and nothing else.
-func (c *conn) handleHave(body []byte) (wanted bool, err error) {
+func (c *conn) handleHave(body []byte) error {
 	n := c.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	entries, acked, waiting := 0, c.acked(), len(n.contactLocked(c.peer).out)
+	entries, acked := 0, c.acked()
 	flags, taken, err := parseHave(body, func(author nodeID, s span, addr netip.AddrPort) {
 		c.sliceLocked(&entries)
 		n.hasLocked(c, author, s, addr)
 	})
 	if err != nil {
-		return false, err
+		return err
 	}
 	ct := n.contactLocked(c.peer)
-	n.takenLocked(ct, taken)
+	waiting := len(ct.out)
+	ct.out = slices.DeleteFunc(ct.out, func(o *outgoing) bool { return o.number <= taken })
+	if len(ct.out) < waiting {
+		n.takenAt = time.Now()
+		n.changedLocked()
+	}
+	if entries <= 1 && (c.acked() > acked || len(ct.out) < waiting) {
+		c.debt = 0
+	}
 	if flags&(haveComplete|havePart) != 0 {
 		c.more, c.toldAll = flags&havePart != 0, flags&haveComplete != 0
 		c.completeLocked(!c.complete)
@@ -1309,7 +1298,7 @@ func (c *conn) handleHave(body []byte) (wanted bool, err error) {
 		}
 		wake(c.wake)
 	}
-	return entries <= 1 && (c.acked() > acked || len(ct.out) < waiting), nil
+	return nil
 }
 
 // hasLocked notes that the peer of c has s of author and is connected with it
@@ -1402,16 +1391,17 @@ func (c *conn) completeLocked(first bool) {
 }
 
 // handleGot takes the peer's word on what has arrived.
-func (c *conn) handleGot(body []byte) (wanted bool, err error) {
+func (c *conn) handleGot(body []byte) error {
 	arrived, err := parseGot(body)
 	if err != nil {
-		return false, err
+		return err
 	}
 	n, now := c.n, time.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before := c.flow.arrived
-	if wanted = c.flow.ack(arrived, now); wanted {
+	if c.flow.ack(arrived, now) {
+		c.debt = 0
 		wake(c.wake)
 	}
 	if c.flow.arrived/progress > before/progress { // of a post that takes long
@@ -1420,7 +1410,7 @@ func (c *conn) handleGot(body []byte) (wanted bool, err error) {
 			n.takenAt = now
 		}
 	}
-	return wanted, nil
+	return nil
 }
 
 func (c *conn) handleWant(body []byte) error {
@@ -1778,16 +1768,6 @@ func (n *node) sendDirect(to member, text []byte) error {
 	}
 	n.rouseLocked(ct)
 	return nil
-}
-
-// takenLocked notes that ct has the direct messages up to number.
-func (n *node) takenLocked(ct *contact, number uint64) {
-	waiting := len(ct.out)
-	ct.out = slices.DeleteFunc(ct.out, func(o *outgoing) bool { return o.number <= number })
-	if len(ct.out) < waiting {
-		n.takenAt = time.Now()
-		n.changedLocked()
-	}
 }
 
 // expireLocked gives up direct messages whose receiver left, or doesn't
