@@ -155,6 +155,7 @@ type conn struct {
 	holdings
 	work    tab       // that the peer made us do
 	chatAt  time.Time // when it last carried chat
+	wroteAt time.Time // when something was last to be sent
 	ackedAt time.Time // when it last acknowledged, or began to lag
 	bye     byte      // why we are about to end it; 0: we aren't
 	parted  bool      // the peer hears that we leave: what comes after is not taken
@@ -192,7 +193,7 @@ type writing struct {
 	due    []*sub
 	bulk   []byte // what is left of a run that goes in pieces
 	bulkOf nodeID // and whose posts they are
-	posted int    // bytes in the bodies of all POSTS and PART that it has composed
+	posted int    // bytes in the bodies of POSTS and PART of this write
 }
 
 // A reading is where the reader of a connection stands.
@@ -943,7 +944,7 @@ func (c *conn) tickLocked(now time.Time) {
 	if now.Sub(ct.namedAt) < beaconFresh || len(n.conns) > largeRoom {
 		pace = slowHeartbeat
 	}
-	if c.raw.sinceWrite() >= pace-tickEvery/2 {
+	if now.Sub(c.wroteAt) >= pace-tickEvery/2 {
 		c.telling.beat = true
 		wake(c.wake)
 	}
@@ -981,7 +982,7 @@ func (n *node) beat() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
-		if c.bye == 0 && c.raw.sinceWrite() >= heartbeat {
+		if c.bye == 0 && time.Since(c.wroteAt) >= heartbeat {
 			c.telling.beat = true
 			wake(c.wake)
 		}
@@ -1484,31 +1485,26 @@ func (c *conn) handleDirect(body []byte) error {
 
 // ---- writing
 
-// writeLoop sends first, and then whatever is to be sent.
+// writeLoop sends first, and then whatever is to be sent. After BYE it is for the
+// peer to close, so that it hears all; endLocked sees to it that somebody does.
 func (c *conn) writeLoop(ctx context.Context, first []byte) {
-	for b := first; ; {
-		var bye byte
-		if b, bye = c.compose(b); len(b) > 0 {
-			if _, err := c.tls.Write(b); err != nil {
-				c.raw.Close() // the reader tells the node
+	for b, bye := first, byte(0); bye == 0; {
+		if b, bye = c.compose(b); len(b) == 0 {
+			select {
+			case <-c.wake:
+				continue
+			case <-ctx.Done():
 				return
 			}
 		}
-		size := len(b)
-		switch b = b[:0]; {
-		case bye != 0:
-			return // the peer closes, so that it hears all; endLocked sees to it that somebody does
-		case size == bareHave && cap(b) > maxIdle:
-			b = nil // an idle connection holds no large buffer
-			continue
-		case size > 0:
-			continue
-		}
-		select {
-		case <-c.wake:
-		case <-ctx.Done():
+		if _, err := c.tls.Write(b); err != nil {
+			c.raw.Close() // the reader tells the node
 			return
 		}
+		if len(b) == bareHave && cap(b) > maxIdle {
+			b = nil // an idle connection holds no large buffer
+		}
+		b = b[:0]
 	}
 }
 
@@ -1530,57 +1526,49 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	if bye != 0 && bye != byeLeaving {
 		return appendBye(b, bye), bye
 	}
-	before := c.posted
+	c.posted = 0
 	for _, s := range c.due {
-		if c.posted-before >= min(room, run) || len(b) > maxRun { // a write of more would come as one piece, by TLS
+		if c.posted >= min(room, run) || len(b) > maxRun { // a write of more would come as one piece, by TLS
 			break
 		}
 		b = c.appendPosts(b, s, run)
 	}
-	if len(c.bulk) > 0 && c.posted-before < min(room, run) {
-		b = c.appendBulk(b, run)
+	if len(c.bulk) > 0 && c.posted < min(room, run) {
+		piece := c.bulk[:min(run, len(c.bulk))]
+		c.bulk = c.bulk[len(piece):]
+		c.posted += 1 + len(piece)
+		b = appendPart(b, piece, len(c.bulk) > 0)
 	}
 	if behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id); behind && slow && own.fresh && room > -run {
 		b = c.appendEarly(b, own, run)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now, sent := time.Now(), c.posted-before
-	c.flow.send(sent, now)
-	if sent > 0 && int64(c.posted) > n.history.total() { // it asked again for what it got already
-		n.work.add(&c.work, time.Duration(sent)*workPerByte, len(n.conns), now)
+	now := time.Now()
+	c.flow.send(c.posted, now)
+	if c.posted > 0 && c.flow.sent > n.history.total() { // it asked again for what it got already
+		n.work.add(&c.work, time.Duration(c.posted)*workPerByte, len(n.conns), now)
 	}
-	b = c.appendDirectsLocked(b)
+	chat := c.posted > 0
+	if complete {
+		for _, o := range n.contactLocked(c.peer).out { // behind the posts, so that no later line overtakes it by more than this write
+			if o.on != c {
+				o.on, chat = c, true
+				b = appendDirect(b, o.direct)
+			}
+		}
+	}
 	if bye == byeLeaving && complete && greeted && len(b) == 0 && len(c.due)+len(c.bulk) == 0 {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}
+	if len(b) > 0 {
+		c.wroteAt = now
+	}
+	if chat {
+		c.chatAt = now
+	}
 	return b, 0
-}
-
-// appendDirectsLocked appends the direct messages that were not sent on c yet.
-// They come behind the posts of the same write, and so are overtaken by no
-// later line for longer than that.
-func (c *conn) appendDirectsLocked(b []byte) []byte {
-	if !c.complete {
-		return b
-	}
-	for _, o := range c.n.contactLocked(c.peer).out {
-		if o.on != c {
-			o.on = c
-			b = appendDirect(b, o.direct)
-		}
-	}
-	return b
-}
-
-// appendBulk appends the next piece of a run that is larger than what the path
-// carries in a moment, so that other frames needn't wait for the whole of it.
-func (c *conn) appendBulk(b []byte, size int) []byte {
-	piece := c.bulk[:min(size, len(c.bulk))]
-	c.bulk = c.bulk[len(piece):]
-	c.posted += 1 + len(piece)
-	return appendPart(b, piece, len(c.bulk) > 0)
 }
 
 // controlLocked appends all frames that are due but POSTS.
@@ -1661,25 +1649,27 @@ func (c *conn) appendPosts(b []byte, s *sub, size int) []byte {
 	if len(events) == 0 || len(c.bulk) > 0 && (author == c.bulkOf || len(events[0].sealed) > size) {
 		return b // or the pieces of a run that comes first are under way
 	}
-	if first > s.next && !s.over { // what lies between was dropped for keep: the peer may find it elsewhere
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		c.tellLocked(author)
-		c.endSubLocked(s)
-		return b
+	missing := first > s.next && !s.over // dropped for keep: the peer may find it elsewhere
+	count := 0
+	if !missing {
+		count = proven(len(events), func(i int) bool { return events[i].isSigned() })
 	}
-	count := proven(len(events), func(i int) bool { return events[i].isSigned() })
-	if events = events[:count]; count == 0 {
-		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
-	} else {
-		b = c.appendRun(b, author, events, size)
+	if count > 0 {
+		b = c.appendRun(b, author, events[:count], size)
 		s.next, s.over = first+uint64(count), false
+		if author == n.id || events[count-1].kind != kindLeave { // more may follow
+			return b
+		}
+	} else if !missing {
+		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c.chatAt = time.Now()
-	if count == 0 || events[count-1].kind == kindLeave && author != n.id { // nothing follows
-		c.endSubLocked(s)
+	if missing {
+		c.tellLocked(author)
+	}
+	if c.subs[author] == s { // it was not asked for anew
+		delete(c.subs, author)
 	}
 	return b
 }
@@ -1697,8 +1687,9 @@ func (c *conn) appendEarly(b []byte, own *sub, size int) []byte {
 	return c.appendRun(b, own.author, events, size)
 }
 
-// appendRun appends events as one POSTS frame, or as pieces of one where that
-// would be far larger than size.
+// appendRun appends events as one POSTS frame. One that would be far larger than
+// size becomes the bulk, which goes in pieces so that other frames needn't wait for
+// the whole of it.
 func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []byte {
 	start := len(b)
 	b = append(beginFrame(b, framePosts), author[:]...)
@@ -1706,19 +1697,12 @@ func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []b
 		b = appendRunEntry(b, e.sealed)
 	}
 	body := b[start+5:]
-	if len(body) <= 2*size {
-		c.posted += len(body)
-		return endFrame(b, start)
+	if len(body) > 2*size {
+		c.bulk, c.bulkOf = slices.Clone(body), author
+		return b[:start]
 	}
-	c.bulk, c.bulkOf = slices.Clone(body), author
-	return c.appendBulk(b[:start], size)
-}
-
-// endSubLocked sends nothing more for s, unless it was asked for anew.
-func (c *conn) endSubLocked(s *sub) {
-	if c.subs[s.author] == s {
-		delete(c.subs, s.author)
-	}
+	c.posted += len(body)
+	return endFrame(b, start)
 }
 
 // ---- what we say
@@ -1859,36 +1843,25 @@ func (n *node) waitMet(ctx context.Context) {
 
 // ---- the connection underneath
 
-// A meter is a network connection that knows when bytes last passed, so that
-// a slow link is not taken for a dead one.
+// A meter is a network connection that knows when bytes last came, so that a slow
+// link is not taken for a dead one.
 type meter struct {
 	net.Conn
 	start   time.Time
 	reading atomic.Int64 // since when a Read waits, ns since start; 0: none does
-	wrote   atomic.Int64 // when a Write last ended
 }
-
-func (m *meter) now() int64 { return int64(time.Since(m.start)) + 1 }
 
 func (m *meter) Read(b []byte) (int, error) {
-	m.reading.Store(m.now())
+	m.reading.Store(max(1, int64(time.Since(m.start))))
 	defer m.reading.Store(0)
 	return m.Conn.Read(b)
-}
-
-func (m *meter) Write(b []byte) (int, error) {
-	n, err := m.Conn.Write(b)
-	m.wrote.Store(m.now())
-	return n, err
 }
 
 // sinceRead says for how long a Read has waited and got nothing. While we don't read,
 // nobody can be called silent.
 func (m *meter) sinceRead() time.Duration {
 	if began := m.reading.Load(); began > 0 {
-		return time.Duration(m.now() - began)
+		return time.Since(m.start) - time.Duration(began)
 	}
 	return 0
 }
-
-func (m *meter) sinceWrite() time.Duration { return time.Duration(m.now() - m.wrote.Load()) }
