@@ -1244,13 +1244,14 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 	}
 }
 
-// relayLocked has those who asked for author's feed get what is new of it.
+// relayLocked has those who get author's feed hear what is new of it: if it is ours,
+// that is everybody.
 func (n *node) relayLocked(author nodeID) {
 	for _, c := range n.conns {
 		c.stirLocked(author)
 	}
 	for id, c := range n.rested {
-		if c.subs[author] != nil {
+		if author == n.id || c.subs[author] != nil {
 			n.rouseLocked(n.contacts[id])
 		}
 	}
@@ -1712,13 +1713,7 @@ func (n *node) say(kind byte, text []byte) {
 	n.history.say(kind, text)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, c := range n.conns {
-		c.chatAt = time.Now()
-		c.stirLocked(n.id)
-	}
-	for id := range n.rested {
-		n.rouseLocked(n.contacts[id])
-	}
+	n.relayLocked(n.id)
 }
 
 func (n *node) myName() string { return n.history.about(n.id).name }
@@ -1747,7 +1742,6 @@ func (n *node) sendDirect(to member, text []byte) error {
 	})
 	n.history.note(to.id, post{kind: kindDirectTo, time: at, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
 	if c := n.conns[to.id]; c != nil {
-		c.chatAt = time.Now()
 		wake(c.wake)
 	}
 	n.rouseLocked(ct)
@@ -1802,19 +1796,13 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string,
 	goal := n.history.about(n.id).last
 	n.takenAt = time.Now()
 	for since := n.takenAt; ; { // since when all have all
-		now := time.Now()
-		waiting := 0
+		now, waiting := time.Now(), 0
 		behind = behind[:0]
-		for _, c := range n.conns {
-			if c.acked() < goal {
-				behind = append(behind, n.label(c.peer))
-			}
-		}
-		for _, ct := range n.contacts {
+		for id, ct := range n.contacts {
 			waiting += len(ct.out)
-		}
-		for _, ct := range n.owedLocked() {
-			behind = append(behind, n.label(ct.id))
+			if c := n.conns[id]; ct.isOwed() || c != nil && c.acked() < goal {
+				behind = append(behind, n.label(id))
+			}
 		}
 		all := n.bestAck >= goal && len(behind) == 0 && waiting == 0
 		if !all {
