@@ -470,16 +470,11 @@ func (a *app) greet(own netip.AddrPort) {
 		place = fmt.Sprintf("port %d of this host, which has no network yet,", own.Port())
 	}
 	a.v.say("%s at %s in %s of port %d; /help lists the commands", a.cfg.name, place, room, a.cfg.port)
-	if tz := os.Getenv("TZ"); !namesZone(tz, time.Local.String()) {
+	// Package time takes UTC for whatever zone it doesn't know.
+	tz := os.Getenv("TZ")
+	if time.Local.String() == "UTC" && !slices.Contains([]string{"", "UTC"}, strings.TrimPrefix(tz, ":")) {
 		a.v.say("TZ names no time zone: %q, so times are UTC; set it to a name such as Europe/Berlin", tz)
 	}
-}
-
-// namesZone says whether the zone called local is what TZ asks for. Package
-// time reads TZ, and takes UTC for whatever it does not know.
-func namesZone(tz, local string) bool {
-	tz = strings.TrimPrefix(tz, ":")
-	return local != "UTC" || tz == "" || tz == "UTC"
 }
 
 // hint says what to try when nobody was found.
@@ -657,14 +652,12 @@ const (
 // terminal but for its identity.
 func kindOf(f *os.File) inputKind {
 	info, err := f.Stat()
-	if err != nil {
+	null, _ := os.Stat(os.DevNull)
+	switch {
+	case err != nil || os.SameFile(info, null):
 		return fromNull
-	}
-	if info.Mode()&os.ModeCharDevice == 0 {
+	case info.Mode()&os.ModeCharDevice == 0:
 		return fromPipe
-	}
-	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(info, null) {
-		return fromNull
 	}
 	return fromTerminal
 }
@@ -692,7 +685,7 @@ func (a *app) read(ctx context.Context) {
 	}()
 	stdin := io.MultiReader(os.Stdin) // whose first end is the last: a terminal would go on after one
 	r := bufio.NewReaderSize(stdin, 2*maxLine)
-	next := linesIn(r)
+	next := func() (entry, error) { return readLine(r) }
 	if a.typing {
 		next = a.typed()
 	} else {
@@ -773,35 +766,37 @@ func (a *app) meet(ctx context.Context) {
 // goesOn says whether a line that is not empty stands in r. Of a pipe that is
 // still open, it waits a moment for one.
 func goesOn(r *bufio.Reader) bool {
-	found := make(chan bool, 1)
-	go func() { // not waited for: nothing wakes a blocked read
-		c, err := r.ReadByte()
+	var err error
+	ended := within(farewell, func() {
+		c := byte('\n')
 		for err == nil && (c == '\n' || c == '\r') {
 			c, err = r.ReadByte()
 		}
-		found <- err == nil
-	}()
-	select {
-	case more := <-found:
-		return more
-	case <-time.After(farewell):
-		return false
-	}
+	})
+	return ended && err == nil
 }
 
-// linesIn returns what returns the lines of r, one after the other.
-func linesIn(r *bufio.Reader) func() (entry, error) {
-	return func() (e entry, err error) {
-		e.line, e.length, err = readLine(r)
-		rest, _ := r.Peek(r.Buffered())
-		e.more = bytes.IndexByte(rest, '\n') >= 0
-		return e, err
+// readLine returns the next line of r. Of a line that is too long it tells the
+// length alone.
+func readLine(r *bufio.Reader) (e entry, err error) {
+	line, more, err := r.ReadLine()
+	e.length = len(line)
+	for more && err == nil {
+		line, more, err = r.ReadLine()
+		e.length += len(line)
 	}
+	if e.length <= maxLine {
+		e.line = line
+	}
+	rest, _ := r.Peek(r.Buffered())
+	e.more = bytes.IndexByte(rest, '\n') >= 0
+	return e, err
 }
 
-// typed is linesIn for what is typed into the screen's last row. Where several
-// lines were pasted there, each is said as it stands; but behind @WHO they are
-// one line, so that all of it goes to WHO alone.
+// typed returns what returns the lines that are typed into the screen's last
+// row, one after the other. Where several lines were pasted there, each is said
+// as it stands; but behind @WHO they are one line, so that all of it goes to WHO
+// alone.
 func (a *app) typed() func() (entry, error) {
 	var lines []string
 	pasted := false
@@ -826,11 +821,6 @@ func (a *app) typed() func() (entry, error) {
 	}
 }
 
-// isAddressed says whether line is meant for somebody alone, or looks like it.
-func (a *app) isAddressed(line []byte) bool {
-	return !a.cfg.verbatim && maybePrivate(line) && a.isPrivate(string(line))
-}
-
 // completions returns what a line may begin with that isn't plain text.
 func (a *app) completions() []string {
 	all := []string{"/members", "/history ", "/name ", "/hooray", "/help", "/exit", "/quit"}
@@ -845,21 +835,6 @@ func (a *app) completions() []string {
 		}
 	}
 	return all
-}
-
-// readLine returns the next line without its line end, valid until the next
-// call. Of a line that is too long it returns the length alone.
-func readLine(r *bufio.Reader) (line []byte, length int, err error) {
-	line, more, err := r.ReadLine()
-	length = len(line)
-	for more && err == nil {
-		line, more, err = r.ReadLine()
-		length += len(line)
-	}
-	if length > maxLine {
-		line = nil
-	}
-	return line, length, err
 }
 
 // valid returns line as UTF-8, with U+FFFD for each byte that is not, where
@@ -905,13 +880,16 @@ func hasAt(s string) bool { return strings.HasPrefix(s, "@") || strings.HasPrefi
 // isBlank says whether r is white space, or shows as nothing.
 func isBlank(r rune) bool { return unicode.IsSpace(r) || isHidden(r) }
 
-// isPrivate says whether s is meant for somebody alone, or looks so much like
-// it that it must not go to everybody: NAME/text, where NAME is known or alike
-// to a known one, and @WHO behind white space, or behind a wide @, where WHO is
-// alike to one who is here or in the table.
-func (a *app) isPrivate(s string) bool {
-	bare := strings.TrimLeftFunc(s, isBlank)
-	if hasAt(bare) {
+// isAddressed says whether line is meant for somebody alone, or looks so much
+// like it that it must not go to everybody: NAME/text, where NAME is known or
+// alike to a known one, and @WHO behind white space, or behind a wide @, where
+// WHO is alike to one who is here or in the table.
+func (a *app) isAddressed(line []byte) bool {
+	if a.cfg.verbatim || !maybePrivate(line) {
+		return false
+	}
+	s := string(line)
+	if bare := strings.TrimLeftFunc(s, isBlank); hasAt(bare) {
 		return a.resembled(bare) != ""
 	}
 	name := whoIn(s)
@@ -1042,7 +1020,7 @@ func (a *app) direct(ctx context.Context, s string) {
 		return
 	}
 	to, who, text, known := whoOf(s, a.n.members())
-	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || a.resembled(s) == "") { // it may be about to come
+	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || a.resembled(s) == "") { // it may come yet
 		a.n.wait(ctx)
 		to, who, text, known = whoOf(s, a.n.members())
 	}
@@ -1051,21 +1029,21 @@ func (a *app) direct(ctx context.Context, s string) {
 			far[0].name, far[0].addr, far[0].through, candidates(a.n.members()))
 		return
 	}
-	publicly := "a second @"
-	if s[0] != '@' {
-		publicly = "a space"
-	}
 	switch {
 	case text == "" && len(to) > 0:
 		a.refuse("nothing to say to %s; write the text after it", who)
 	case len(to) == 0 && known:
 		a.refuse("%s is not connected; write to one who is: %s", who, candidates(a.n.members()))
-	case len(to) == 0 && a.resembled(s) != "" && differs(who, a.resembled(s)) != "":
-		name := a.resembled(s)
-		a.refuse("nobody here is called %q, and %q differs in %s; write to one who is here: %s; or %s before it to send it as a line",
-			who, name, differs(who, name), candidates(a.n.members()), publicly)
 	case len(to) == 0:
-		a.refuse("nobody here is called %q; write to one who is here: %s; or %s before it to send it as a line", who, candidates(a.n.members()), publicly)
+		hint, near, publicly := "", a.resembled(s), "a second @"
+		if how := differs(who, near); near != "" && how != "" {
+			hint = fmt.Sprintf(", and %q differs in %s", near, how)
+		}
+		if s[0] != '@' {
+			publicly = "a space"
+		}
+		a.refuse("nobody here is called %q%s; write to one who is here: %s; or %s before it to send it as a line",
+			who, hint, candidates(a.n.members()), publicly)
 	case len(to) > 1:
 		a.refuse("%q can be any of several; write to one of them: %s", who, candidates(to))
 	default:
@@ -1122,10 +1100,7 @@ func (v *voice) write() {
 
 // close waits a moment for what was said to be written.
 func (v *voice) close() {
-	select {
-	case v.turn <- struct{}{}:
-	case <-time.After(farewell):
-	}
+	within(farewell, func() { v.turn <- struct{}{} })
 }
 
 // ---- the terminal
@@ -1147,7 +1122,7 @@ type screen struct {
 	buf     []byte
 	resized atomic.Bool   // columns are to be asked for
 	due     chan struct{} // full while a drawing of the row waits for its turn
-	keyed   chan struct{} // gets a token when keys were read
+	quiet   *time.Timer   // fires when no keys were read for typedAhead
 	closing sync.Once
 
 	mu     sync.Mutex // guards all below; never held while writing or running a command
@@ -1162,7 +1137,7 @@ type screen struct {
 const windowChanged = syscall.Signal(28)
 
 func newScreen(in io.Reader, out io.Writer) *screen {
-	return &screen{in: in, out: out, turn: make(chan struct{}, 1), due: make(chan struct{}, 1), keyed: make(chan struct{}, 1)}
+	return &screen{in: in, out: out, turn: make(chan struct{}, 1), due: make(chan struct{}, 1), quiet: time.NewTimer(typedAhead)}
 }
 
 // screenOf returns the screen of standard input and output.
@@ -1189,10 +1164,10 @@ func screenOf(in, out *os.File) *screen {
 
 // beside returns what to write to f through: the screen, if f is that.
 func (s *screen) beside(f *os.File) io.Writer {
-	if out, err := s.out.(*os.File).Stat(); err == nil && s.run != nil {
-		if info, err := f.Stat(); err == nil && os.SameFile(info, out) {
-			return s
-		}
+	out, _ := s.out.(*os.File).Stat()
+	info, _ := f.Stat()
+	if s.run != nil && os.SameFile(info, out) {
+		return s
 	}
 	return f
 }
@@ -1342,11 +1317,8 @@ func (s *screen) next() (string, error) {
 		if !s.left {
 			s.row.keys = append(s.row.keys, keys[:n]...)
 		}
+		s.quiet.Reset(typedAhead)
 		s.mu.Unlock()
-		select {
-		case s.keyed <- struct{}{}:
-		default:
-		}
 	}
 }
 
@@ -1366,6 +1338,7 @@ func (s *screen) suspend() {
 func (s *screen) stop() {
 	s.mu.Lock()
 	s.left, s.hidden, s.row.keys = true, true, nil
+	s.quiet.Reset(typedAhead)
 	s.mu.Unlock()
 	s.redraw()
 }
@@ -1375,51 +1348,35 @@ func (s *screen) stop() {
 // commands. Another goroutine has to be in next, which reads them away.
 func (s *screen) close() {
 	s.closing.Do(func() {
-		if s.run == nil {
-			within(screenWait, func() { s.Write(nil) }) // a piece that is being written ends with its line
-			return
-		}
-		s.stop()
-		limit := time.After(farewell)
-		for more := true; more; {
+		if s.run != nil {
+			s.stop()
 			select {
-			case <-s.keyed:
-			case <-time.After(typedAhead):
-				more = false
-			case <-limit:
-				more = false
+			case <-s.quiet.C:
+			case <-time.After(farewell):
 			}
 		}
 		s.restore()
 	})
 }
 
-// restore hides the row and gives the terminal its mode back, which it
-// returns.
+// restore hides the row, behind a piece of text that is being written, and gives
+// the terminal its mode back, which it returns.
 func (s *screen) restore() (saved string) {
 	s.mu.Lock()
-	s.hidden = true
+	s.hidden, saved = true, s.saved
 	s.mu.Unlock()
-	gone := make(chan struct{}) // the row is
-	hide := func() { s.Write(nil); close(gone) }
-	if !within(screenWait, hide) && s.isOurs() {
+	hide := func() { s.Write(nil) }
+	if !within(screenWait, hide) && saved != "" {
 		within(screenWait, func() { s.set("-ixon") }) // which undoes Ctrl-S, or the shell's prompt would stand behind the row
-		within(screenWait, func() { <-gone })
+		within(screenWait, hide)
 	}
 	s.mu.Lock()
-	saved, s.saved = s.saved, ""
+	s.saved = ""
 	s.mu.Unlock()
 	if saved != "" {
 		within(screenWait, func() { s.set(saved) })
 	}
 	return saved
-}
-
-// isOurs says whether the terminal was taken over.
-func (s *screen) isOurs() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.saved != ""
 }
 
 // within waits for f, but not for longer than d. It says whether f has ended.

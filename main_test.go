@@ -67,7 +67,8 @@ func FuzzLine(f *testing.F) {
 			if s, ok := bytes.CutSuffix(want, []byte{'\n'}); ok {
 				want = bytes.TrimSuffix(s, []byte{'\r'})
 			}
-			got, length, err := readLine(r)
+			e, err := readLine(r)
+			got, length := e.line, e.length
 			switch {
 			case err != nil && err != io.EOF:
 				t.Fatal(err)
@@ -80,8 +81,8 @@ func FuzzLine(f *testing.F) {
 			a.v = voice
 			checkTyped(t, a, got, length)
 		}
-		if got, length, err := readLine(r); err != io.EOF || length != 0 {
-			t.Fatalf("after the end comes %q, %v", got, err)
+		if e, err := readLine(r); err != io.EOF || e.length != 0 {
+			t.Fatalf("after the end comes %q, %v", e.line, err)
 		}
 	})
 }
