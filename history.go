@@ -118,12 +118,11 @@ const (
 // isSigned says whether the author of e, a post, signed it. It checks that once.
 func (e *event) isSigned() bool {
 	if e.signature.Load() == isUnchecked {
-		p, err := parsePost(e.feed.id, e.sealed)
-		if err == nil && p.verify(e.feed.id) {
-			e.signature.Store(isGood)
-		} else {
-			e.signature.Store(isBad)
+		state := int32(isBad)
+		if p := noError(parsePost(e.feed.id, e.sealed)); p.verify(e.feed.id) {
+			state = isGood
 		}
+		e.signature.Store(state)
 	}
 	return e.signature.Load() == isGood
 }
@@ -178,7 +177,7 @@ type feed struct {
 	logged  bool     // posts of it are or were in the log, so those that follow are new
 	held    int      // events in the log
 	posts   *store   // consecutive numbers up to last
-	early   []*event // said and shown ahead of posts that are still missing; they come again in their turn
+	early   []post   // said and shown ahead of posts that are still missing; they come again in their turn
 	notes   *store   // what this node noted of the author
 	directs int64    // what those of these cost that are direct messages from it
 	seen    []*event // the last of these that say lost or is back
@@ -409,17 +408,16 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 	if len(run) == 0 {
 		return 0, nil
 	}
-	switch first := &run[0]; {
-	case f.state == left:
+	first := &run[0]
+	gap := first.number > f.last+1
+	switch {
+	case f.state == left, !gap && (first.prev != f.link || first.time <= f.time):
 		f.fork = true
 		return 0, errFork
-	case first.number > f.last+1 && !overGap:
+	case gap && !overGap:
 		return 0, errGap
-	case first.number > f.last+1:
+	case gap:
 		f.posts = new(store) // what was in the other is dropped when its time has come
-	case first.prev != f.link || first.time <= f.time:
-		f.fork = true
-		return 0, errFork
 	}
 	count := len(run)
 	for proved && !f.logged && len(run) > 0 && run[0].time <= h.horizon {
@@ -466,19 +464,17 @@ func (h *history) showEarly(author nodeID, run []post) {
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
 	size, last := 0, f.last
-	for _, e := range f.early {
-		size, last = size+len(e.sealed), e.number()
+	for _, p := range f.early {
+		size, last = size+len(p.sealed), p.number
 	}
 	var shown batch
-	for i := range run {
-		p := &run[i]
+	for _, p := range run {
 		if size += len(p.sealed); p.number <= last || size > maxEarlyPosts {
 			continue
 		}
-		e := &event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, printed: true}
-		f.early = append(f.early, e)
-		h.heedLocked(e.time)
-		if h.isNews(e) {
+		f.early = append(f.early, p)
+		h.heedLocked(p.time)
+		if e := (&event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind}); h.isNews(e) {
 			shown = append(shown, e)
 		}
 	}
@@ -488,29 +484,19 @@ func (h *history) showEarly(author nodeID, run []post) {
 
 // wasEarly says whether p, which f takes now, was shown early.
 func (f *feed) wasEarly(p *post) bool {
-	for len(f.early) > 0 && f.early[0].number() < p.number {
+	for len(f.early) > 0 && f.early[0].number < p.number {
 		f.early = f.early[1:]
 	}
-	return len(f.early) > 0 && bytes.Equal(f.early[0].sealed, p.sealed)
+	return len(f.early) > 0 && f.early[0].link == p.link
 }
 
 // takeEarly takes the posts that author said early, though those before them
 // are missing: the author is gone, and nobody has them.
 func (h *history) takeEarly(author nodeID) {
 	h.mu.Lock()
-	early := h.knownLocked(author).early
+	early := slices.Clone(h.knownLocked(author).early) // which add shortens
 	h.mu.Unlock()
-	var run []post
-	for _, e := range early {
-		p := noError(parsePost(author, e.sealed))
-		if n := len(run); n > 0 && !follows(&run[n-1], &p) {
-			return
-		}
-		run = append(run, p)
-	}
-	if len(run) > 0 && run[len(run)-1].verify(author) {
-		h.add(author, run, true, true)
-	}
+	h.addFound(map[nodeID][]post{author: early})
 }
 
 // clockJumped goes on from where the clock is, though it was ahead before, and
@@ -963,21 +949,18 @@ func (h *history) span(author nodeID) span {
 func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	bound := func() {
-		slices.SortFunc(part, func(a, b nodeID) int { return bytes.Compare(a[:], b[:]) })
-		if more = more || len(part) > most; len(part) > most {
+	for id, f := range h.feeds {
+		if f.posts.count == 0 || !after.less(id) {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(part, id, func(a, b nodeID) int { return bytes.Compare(a[:], b[:]) })
+		if at < most {
+			part = slices.Insert(part, at, id)
+		}
+		if more = more || at == most || len(part) > most; len(part) > most {
 			part = part[:most]
 		}
 	}
-	for id, f := range h.feeds {
-		if f.posts.count == 0 || !after.less(id) || more && !id.less(part[most-1]) {
-			continue
-		}
-		if part = append(part, id); len(part) >= 2*most { // those that are next are among these
-			bound()
-		}
-	}
-	bound()
 	return part, more
 }
 
