@@ -181,7 +181,6 @@ type feed struct {
 	notes   *store   // what this node noted of the author
 	directs int64    // what those of these cost that are direct messages from it
 	seen    []*event // the last of these that say lost or is back
-	idle    bool     // it is in history.idle
 
 	notedAt int64 // time of the last of seen, corrected to our clock; µs since 1970
 	toldAt  int64 // when a minute began in which others told of some; µs since 1970
@@ -705,17 +704,15 @@ func (h *history) forget(id nodeID) {
 // when the same has become of maxAuthors others: as long as an author is
 // remembered, nothing that it said before is shown again.
 func (h *history) restLocked(f *feed) {
-	if f.held > 0 || f.idle {
+	if f.held > 0 || slices.Contains(h.idle, f) {
 		return
 	}
-	f.idle = true
 	h.idle = append(h.idle, f)
-	for len(h.idle) > maxAuthors {
-		o := h.idle[0]
-		o.idle, h.idle[0], h.idle = false, nil, h.idle[1:]
-		if o.held == 0 && !o.here {
+	if len(h.idle) > maxAuthors {
+		if o := h.idle[0]; o.held == 0 && !o.here {
 			delete(h.feeds, o.id)
 		}
+		h.idle = slices.Delete(h.idle, 0, 1)
 	}
 }
 
@@ -1376,13 +1373,8 @@ func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer
 		}
 		return err
 	}
-	if err := write(first); err != nil {
-		h.dropCursor(c)
-		return err
-	}
-	var out []byte
+	out := first
 	return h.follow(ctx, c, func(b batch) error {
-		out = out[:0]
 		for _, e := range b {
 			x := record{typ: recordPost, author: e.feed.id, reached: e.reached, body: e.sealed}
 			if e.isNote() {
@@ -1393,7 +1385,9 @@ func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer
 			}
 			out = appendRecord(out, x)
 		}
-		return write(out)
+		err := write(out)
+		out = out[:0]
+		return err
 	})
 }
 
