@@ -95,7 +95,7 @@ func TestDialGateKeepsPlacesForHostsWithoutBlame(t *testing.T) {
 	for range 100 { // blame fades
 		g.forgive()
 	}
-	g = dialGate{hosts: map[netip.Addr]*dialed{bad: {blame: g.of(bad).blame}}}
+	g = dialGate{hosts: map[netip.Addr]dialed{bad: {blame: g.hosts[bad].blame}}}
 	check("a host that was forgiven", admitted(bad, 10), maxDialsPerAddr)
 	g = dialGate{}
 	for i := range 2 * dialRate {

@@ -1021,10 +1021,13 @@ func (n *node) dialLocked(ct *contact) {
 		return
 	}
 	ct.dialing = true
-	addr, probe, unchecked := ct.addr, ct.tie == resting, ct.unchecked
+	addr, probe, unchecked, most := ct.addr, ct.tie == resting, ct.unchecked, 1
+	if met && !probe {
+		most = maxJoined
+	}
 	n.wg.Go(func() {
 		if met {
-			n.dialContact(ct, addr, met, probe)
+			n.dialContact(ct, addr, most, probe)
 			return
 		}
 		next := sync.OnceFunc(n.dialNext)
@@ -1032,7 +1035,7 @@ func (n *node) dialLocked(ct *contact) {
 		defer time.AfterFunc(dialTurn, next).Stop()
 		err := errForged
 		if n.isGenuine(ct, unchecked, host) {
-			err = n.dialContact(ct, addr, met, probe)
+			err = n.dialContact(ct, addr, most, probe)
 		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -1057,18 +1060,14 @@ func (n *node) dialNext() {
 // dialContact dials the node of ct at addr, again and again while its
 // connection is broken or waking: a dying process still accepts for a moment.
 // As a probe it only finds out whether the node lives.
-func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) error {
+func (n *node) dialContact(ct *contact, addr netip.AddrPort, most int, probe bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	most := 1
-	if met && !probe {
-		most = maxJoined
-	}
 	var a attempt
 	for again, wait := true, dialAgain; again; wait *= 2 {
 		a = n.firstOf(ctx, ct, addr, most, probe)
 		n.mu.Lock()
-		again = a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a.found, a.err)
+		again = a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a)
 		n.mu.Unlock()
 		if again {
 			n.pause(wait)
@@ -1102,9 +1101,8 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 	begin := func(addr netip.AddrPort) {
 		begun[addr], most, underWay = true, most-1, underWay+1
 		n.wg.Go(func() {
-			a := n.attempt(ctx, ct, addr, probe)
 			select {
-			case ended <- a:
+			case ended <- n.attempt(ctx, addr, ct.id, probe):
 			case <-over:
 			}
 		})
@@ -1114,17 +1112,17 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 		failed := false
 		select {
 		case a := <-ended:
-			underWay--
 			a.answered = a.answered || last.answered
-			if last = a; n.settles(ct, a) {
-				return last
-			}
-			failed = true
+			last, failed, underWay = a, true, underWay-1
 		case <-join.C:
 		}
 		n.mu.Lock()
+		settled := failed && (last.err == nil || errors.Is(last.err, errDuplicate) || ct.isOwed() && n.isGoneLocked(ct, last))
 		other := ct.besides(turn)
 		n.mu.Unlock()
+		if settled {
+			break
+		}
 		if other.IsValid() {
 			turn = other
 		}
@@ -1135,73 +1133,50 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 	return last
 }
 
-// attempt makes one attempt to connect with the node of ct at addr, or as a probe
-// to find it alive.
-func (n *node) attempt(ctx context.Context, ct *contact, addr netip.AddrPort, probe bool) (a attempt) {
+// attempt makes one attempt to connect with the node at addr, or as a probe to find
+// it alive. A node that is not expect, unless that is zero, is turned away.
+func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, probe bool) (a attempt) {
 	raw, err := n.dial(ctx, "tcp", addr.String())
 	if err != nil {
 		n.failed("dial "+addr.String(), err)
 		return attempt{err: err}
 	}
-	n.answered(ct)
+	n.mu.Lock()
+	if ct := n.contacts[expect]; ct != nil && ct.tie == suspect && ct.reachedAt.IsZero() {
+		ct.reachedAt = time.Now()
+	}
+	n.mu.Unlock()
 	a.answered = true
 	if probe {
 		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
 		raw.Close()
 	} else {
-		a.found, a.err = n.serve(raw, true, ct.id)
+		a.found, a.err = n.serve(raw, true, expect)
 	}
 	return a
 }
 
-// settles says whether no other attempt to connect with the node of ct is needed.
-func (n *node) settles(ct *contact, a attempt) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return a.err == nil || errors.Is(a.err, errDuplicate) || ct.isOwed() && n.isGoneLocked(ct, a.found, a.err)
-}
-
-// answered notes that somebody listens at an address of ct, if that is a suspect.
-func (n *node) answered(ct *contact) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if ct.tie == suspect && ct.reachedAt.IsZero() {
-		ct.reachedAt = time.Now()
-	}
-}
-
 // dialedLocked moves the tie of ct as the end of a dial demands.
 func (n *node) dialedLocked(ct *contact, last attempt) {
-	found, err := last.found, last.err
 	n.wonderLocked(ct, last)
 	first, most := retryFirst, retryMost
 	if ct.tie == resting {
 		first, most = slowHeartbeat, slowHeartbeat
 	}
-	ct.ended(err, first, most)
-	if n.ctx.Err() != nil {
-		return
-	}
-	switch ct.tie {
-	case resting, waking:
-		if err != nil && min(time.Since(ct.beaconAt), time.Since(ct.conn.since)) < slowHeartbeat {
-			return // it lives, but can't be dialed from here
-		}
-		if err != nil {
-			n.loseLocked(ct, n.isGoneLocked(ct, found, err))
-		} else if ct.tie == waking {
-			n.redialLocked(ct) // it rested again meanwhile
-		}
-	case broken:
-		if err != nil {
-			n.loseLocked(ct, n.isGoneLocked(ct, found, err))
-		} else {
-			n.redialLocked(ct) // it broke again meanwhile
-		}
-	case suspect:
-		if n.isGoneLocked(ct, found, err) && found != (nodeID{}) {
+	ct.ended(last.err, first, most)
+	switch gone := n.isGoneLocked(ct, last); {
+	case n.ctx.Err() != nil || ct.tie == away || ct.tie == up:
+	case ct.tie == suspect:
+		if gone && last.found != (nodeID{}) {
 			ct.conn.raw.Close() // another one has taken its place
 		}
+	case last.err == nil:
+		if ct.isOwed() {
+			n.redialLocked(ct) // it broke, or rested, again meanwhile
+		}
+	case ct.tie != broken && min(time.Since(ct.beaconAt), time.Since(ct.conn.since)) < slowHeartbeat: // it lives, but can't be dialed from here
+	default:
+		n.loseLocked(ct, gone)
 	}
 }
 
@@ -1238,17 +1213,17 @@ func (n *node) wonderLocked(ct *contact, last attempt) {
 	}
 }
 
-// isGoneLocked says whether a dial of ct that ended with err shows that its node
-// is no more: its host refuses, or another node is found there, one that is new.
-// Old acquaintances can share an address, where it is that of a router.
-func (n *node) isGoneLocked(ct *contact, found nodeID, err error) bool {
-	if err == nil || found == ct.id || found == n.id {
+// isGoneLocked says whether the end of a dial of ct shows that its node is no more:
+// its host refuses, or another node is found there, one that is new. Old
+// acquaintances can share an address, where it is that of a router.
+func (n *node) isGoneLocked(ct *contact, last attempt) bool {
+	switch last.found {
+	case ct.id, n.id:
 		return false
+	case nodeID{}:
+		return errors.Is(last.err, syscall.ECONNREFUSED)
 	}
-	if found == (nodeID{}) {
-		return errors.Is(err, syscall.ECONNREFUSED)
-	}
-	other := n.contacts[found]
+	other := n.contacts[last.found]
 	return other == nil || !other.isMet() || time.Since(other.metAt) < dialTimeout
 }
 
@@ -1280,28 +1255,18 @@ func (n *node) dialTargetLocked(t *target) {
 		return
 	}
 	t.dialing = true
-	n.wg.Go(func() { n.dialTarget(t) })
-}
-
-// dialTarget dials an address that the user named, and remembers who was found
-// there: another node may have taken the place of the last one.
-func (n *node) dialTarget(t *target) {
-	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
-	defer cancel()
-	var peer nodeID
-	raw, err := n.dial(ctx, "tcp", t.addr.String())
-	if err != nil {
-		n.failed("dial "+t.addr.String(), err)
-	} else {
-		peer, err = n.serve(raw, true, nodeID{})
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if peer != (nodeID{}) {
-		t.id = peer
-	}
-	n.missLocked(t, raw != nil, err)
-	t.ended(err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
+		defer cancel()
+		a := n.attempt(ctx, t.addr, nodeID{}, false)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if a.found != (nodeID{}) {
+			t.id = a.found // perhaps another node has taken the place of the last one
+		}
+		n.missLocked(t, a)
+		t.ended(a.err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
+	})
 }
 
 // owedLocked returns the contacts that are broken or waking. What we say
@@ -1345,10 +1310,9 @@ func (n *node) relistLocked(now time.Time) {
 // dial wait longer; of what it tells of itself none does, since many short-lived
 // nodes are no offence. The zero value is ready. Guarded by node.mu.
 type dialGate struct {
-	tokens   float64   // dials that may begin at once
-	filledAt time.Time // when tokens was computed
-	places   int       // taken by dials in progress, each for dialTurn at most
-	hosts    map[netip.Addr]*dialed
+	begun  tab // of time: each dial that begins takes its part of a second
+	places int // taken by dials in progress, each for dialTurn at most
+	hosts  map[netip.Addr]dialed
 }
 
 // A dialed is what became of the dials to one host, and to others of which it
@@ -1359,72 +1323,62 @@ type dialed struct {
 	dueAt    time.Time // no dial begins before that one host told of another
 }
 
-// of returns what became of the dials to host, to look at.
-func (g *dialGate) of(host netip.Addr) dialed {
-	if d := g.hosts[host]; d != nil {
-		return *d
-	}
-	return dialed{}
-}
-
 // doubts says whether so many dials of late failed because of host that
 // it need not be listened to.
-func (g *dialGate) doubts(host netip.Addr) bool { return g.of(host).blame >= maxDialsPerAddr }
+func (g *dialGate) doubts(host netip.Addr) bool { return g.hosts[host].blame >= maxDialsPerAddr }
 
 // admit says whether a dial to host, of which the host teller told, may begin now;
 // if so, it counts it, and the dial has a place. The caller gives that up by
 // dialNext, and says by done how the dial ended.
 func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
-	g.tokens = min(dialRate, g.tokens+dialRate*now.Sub(g.filledAt).Seconds())
-	g.filledAt = now
-	there, told, elsewhere := g.of(host), g.of(teller), host != teller
-	spare := 0
-	if there.blame+told.blame > 0 {
-		spare = 2 // places, and half of the tokens, are kept for hosts without blame
+	const turn = time.Second / dialRate
+	there, told, places, atOnce := g.hosts[host], g.hosts[teller], maxDials, time.Second-turn
+	if there.blame+told.blame > 0 { // the others are kept for hosts without blame
+		places, atOnce = maxDials-2, time.Second/2-turn
 	}
-	if g.tokens < float64(1+spare*dialRate/4) || g.places >= maxDials-spare || there.underWay >= maxDialsPerAddr ||
-		elsewhere && (now.Before(there.dueAt) || now.Before(told.dueAt)) {
+	if g.begun.add(0, 1, atOnce, now) > 0 || g.places >= places || there.underWay >= maxDialsPerAddr ||
+		host != teller && (now.Before(there.dueAt) || now.Before(told.dueAt)) {
 		return false
 	}
-	g.tokens--
+	g.begun.add(turn, 1, atOnce, now)
 	g.places++
-	for _, h := range []netip.Addr{host, teller} {
-		d := g.touch(h)
-		d.dueAt = now.Add(min(time.Duration(d.blame)*blameWait, mostBlameWait))
-	}
-	g.hosts[host].underWay++
+	there.underWay++
+	there.dueAt, told.dueAt = now.Add(there.wait()), now.Add(told.wait())
+	g.note(host, teller, there, told)
 	return true
 }
 
-// touch returns what became of the dials to host, to be changed.
-func (g *dialGate) touch(host netip.Addr) *dialed {
+// wait returns how long the next dial waits for this one.
+func (d dialed) wait() time.Duration { return min(time.Duration(d.blame)*blameWait, mostBlameWait) }
+
+// note keeps what became of a dial to host, of which teller told. If these are one,
+// what is noted of host counts.
+func (g *dialGate) note(host, teller netip.Addr, there, told dialed) {
 	if g.hosts == nil {
-		g.hosts = map[netip.Addr]*dialed{}
+		g.hosts = map[netip.Addr]dialed{}
 	}
-	if g.hosts[host] == nil {
-		g.hosts[host] = new(dialed)
-	}
-	return g.hosts[host]
+	g.hosts[teller] = told
+	g.hosts[host] = there
 }
 
 // done notes that a dial to host, of which teller told, has ended. A host that is
 // to blame itself puts none on who tells of it.
 func (g *dialGate) done(host, teller netip.Addr, failed bool) {
-	there, told := g.touch(host), g.touch(teller)
+	there, told := g.hosts[host], g.hosts[teller]
 	there.underWay--
 	if !failed {
 		there.blame, told.blame = there.blame/2, told.blame/2
-		return
-	}
-	if there.blame++; there.blame == 1 && told != there {
+	} else if there.blame++; there.blame == 1 {
 		told.blame++
 	}
+	g.note(host, teller, there, told)
 }
 
 // forgive takes some of the blame from each host. It is called every relistEvery.
 func (g *dialGate) forgive() {
 	for host, d := range g.hosts {
-		if d.blame = max(0, d.blame-1-d.blame/8); d.blame+d.underWay == 0 {
+		d.blame = max(0, d.blame-1-d.blame/8)
+		if g.hosts[host] = d; d.blame+d.underWay == 0 {
 			delete(g.hosts, host)
 		}
 	}
@@ -1528,17 +1482,17 @@ func (n *node) doubtLocked(ct *contact) {
 
 // missLocked tells the user, once, of an address of -peer where no node of the room
 // was ever found. Of a table not everybody is there at all times.
-func (n *node) missLocked(t *target, answered bool, err error) {
+func (n *node) missLocked(t *target, a attempt) {
 	if t.since.IsZero() {
 		t.since = time.Now()
 	}
-	t.met = t.met || err == nil || errors.Is(err, errDuplicate) || t.id == n.id
+	t.met = t.met || a.err == nil || errors.Is(a.err, errDuplicate) || t.id == n.id
 	switch {
 	case t.met || t.alias != "" || time.Since(t.since) < namedPatience:
-	case !answered:
-		n.warnOnceLocked("peer "+t.addr.String(), "nobody answers at %v, which -peer names (%v); check that p2pchat runs there, and that no firewall stops TCP", t.addr, err)
+	case !a.answered:
+		n.warnOnceLocked("peer "+t.addr.String(), "nobody answers at %v, which -peer names (%v); check that p2pchat runs there, and that no firewall stops TCP", t.addr, a.err)
 	default:
-		n.warnOnceLocked("peer "+t.addr.String(), "who answers at %v, which -peer names, is no node of this room (%v); check the port, and that both have the same secret", t.addr, err)
+		n.warnOnceLocked("peer "+t.addr.String(), "who answers at %v, which -peer names, is no node of this room (%v); check the port, and that both have the same secret", t.addr, a.err)
 	}
 }
 
