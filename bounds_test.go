@@ -419,6 +419,34 @@ func TestWhoAsksForTheSameAgainPaysForIt(t *testing.T) {
 	})
 }
 
+// TestPostPrintsNoFloodOfLines: posts of as many lines as may be print not much more
+// than sixteen times their size, however short the lines are, and however long the name.
+func TestPostPrintsNoFloodOfLines(t *testing.T) {
+	l := newLiner(benchHistory(), 7700)
+	for _, name := range []string{"", "A", strings.Repeat("\U0001F600", maxName)} {
+		s := newScribe(1, name)
+		for _, line := range []string{"", "x", "xy", "xyz", "ten bytes."} {
+			taken := 0
+			for lines := 1; lines*(len(line)+1) < maxText; lines += 1 + lines/4 {
+				text := strings.Repeat(line+"\n", lines-1) + line
+				p := sealPost(s.key, s.id, s.draft(kindLines, scribeTime, text))
+				if _, err := parsePost(s.id, p.sealed); err != nil {
+					continue
+				}
+				taken++
+				printed := l.appendEvent(nil, &event{feed: &feed{id: s.id}, sealed: p.sealed, time: p.time, kind: p.kind})
+				if len(printed) > 18*len(p.sealed) {
+					t.Errorf("%d lines of %q under a name of %d bytes print %d bytes, and came in %d", lines, line, len(name), len(printed), len(p.sealed))
+					break
+				}
+			}
+			if taken == 0 {
+				t.Errorf("under a name of %d bytes no line of %q is taken", len(name), line)
+			}
+		}
+	}
+}
+
 // ---- what a member may do
 
 // A burden is a thing that a member does to each node of a room at once. run

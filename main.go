@@ -692,18 +692,20 @@ func (a *app) read(ctx context.Context) {
 		a.begin(r)
 	}
 	var text []byte // lines that are still to be posted
+	lines := 0      // and how many they are
 	post := func() {
 		if len(text) > 0 {
 			if a.input == fromPipe {
 				a.h.waitRoom(ctx, true)
 			}
-			a.said += bytes.Count(text, []byte{'\n'})
+			a.said += lines
 			a.n.say(kindLines, text[:len(text)-1])
-			text = text[:0]
+			text, lines = text[:0], 0
 		}
 	}
 	defer post()
-	met := false // who is here is known
+	met := false              // who is here is known
+	name := len(a.n.myName()) // bytes of the name that posts bear
 	for {
 		e, err := next()
 		if err != nil && e.length == 0 {
@@ -723,10 +725,11 @@ func (a *app) read(ctx context.Context) {
 		}
 		switch {
 		case ok:
-			if len(text)+len(message) > maxLine {
+			if size := len(text) + len(message); size > maxLine || isCrowded(lines+1, name, size) {
 				post()
 			}
 			text = append(append(text, valid(message)...), '\n')
+			lines++
 		case e.length > 0:
 			post() // what a command does comes after what was said before it
 			if !a.command(ctx, e.line, e.length) {
@@ -735,6 +738,7 @@ func (a *app) read(ctx context.Context) {
 				}
 				return
 			}
+			name = len(a.n.myName())
 		}
 		if !e.more {
 			post()

@@ -92,9 +92,10 @@ package main
 //	                       and not shown
 //	    49   3+n  address  where the author thinks it can be reached
 //	     …   1+n  name     of the author when it said this
-//	     …     n  text     lines: joined by LF, at most 40,000, and empty ones are
-//	                       not shown; rename: the new name; else empty, and passed
-//	                       over; n at most 196,608
+//	     …     n  text     lines: joined by LF, so many that 48 bytes and the name
+//	                       for each are at most 16 times 128 bytes, the name and
+//	                       the text, and empty ones are not shown; rename: the new
+//	                       name; else empty, and passed over; n at most 196,608
 //	   end    64  signature  Ed25519 over the digest
 //
 // Its digest is SHA-256 of "p2pchat post 1", the author's ID, and the post
@@ -328,7 +329,6 @@ const (
 	largeFrame    = maxLine + 4096 // bytes; more than a line takes
 	maxLine       = 1 << 16        // bytes of one line of input
 	maxText       = 3 * maxLine    // a line whose every byte became U+FFFD
-	maxLines      = 40_000         // lines of a post; a node puts 32,768 into one at most
 	maxRun        = 1 << 18        // bytes of posts that a sender puts into one frame, unless one post is larger
 	maxNameBytes  = 128            // 32 characters of 4 bytes
 	maxStranger   = 256            // bytes of a frame in the handshake
@@ -1059,13 +1059,21 @@ func parsePost(author nodeID, sealed []byte) (p post, err error) {
 	if p.number == 0 || isNote(p.kind) || p.kind == kindJoin && p.number > 1 {
 		return p, fmt.Errorf("post: number %d of kind %d", p.number, p.kind)
 	}
-	if count := bytes.Count(p.text, []byte{'\n'}) + 1; p.kind == kindLines && count > maxLines {
-		return p, fmt.Errorf("post: %d lines, limit %d", count, maxLines)
+	if count := bytes.Count(p.text, []byte{'\n'}) + 1; p.kind == kindLines && isCrowded(count, len(p.name), len(p.text)) {
+		return p, fmt.Errorf("post: %d lines in %d bytes under a name of %d", count, len(p.text), len(p.name))
 	}
 	p.sealed = sealed
 	p.digest = digestOf(author, sealed[:n])
 	p.link = linkOf(p.digest, p.signature())
 	return p, nil
+}
+
+// isCrowded says whether a post has too many lines for the bytes of its name and
+// its text. Each line is printed with a time, a name and an address before it, so
+// a few bytes of text could fill a screen, and hold up what others say.
+func isCrowded(lines, name, text int) bool {
+	const ahead, around, most = 48, 128, 16 // bytes printed before a line; bytes of a post besides; times
+	return lines*(ahead+name) > most*(around+name+text)
 }
 
 func (p *post) signature() []byte { return p.sealed[len(p.sealed)-signatureSize:] }

@@ -413,9 +413,12 @@ func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
 		{"a longer name", func(p *post) { p.name = make([]byte, maxNameBytes+1) }, false},
 		{"the longest text", func(p *post) { p.text = make([]byte, maxText) }, true},
 		{"a longer text", func(p *post) { p.text = make([]byte, maxText+1) }, false},
-		{"the most lines", func(p *post) { p.text = bytes.Repeat([]byte{'\n'}, maxLines-1) }, true},
-		{"one more", func(p *post) { p.text = bytes.Repeat([]byte{'\n'}, maxLines) }, false},
-		{"as many in a text that is not shown", func(p *post) { p.kind, p.text = 77, bytes.Repeat([]byte{'\n'}, maxLines) }, true},
+		{"the most empty lines", func(p *post) { p.text = bytes.Repeat([]byte{'\n'}, 58) }, true},
+		{"one more", func(p *post) { p.text = bytes.Repeat([]byte{'\n'}, 59) }, false},
+		{"as many in a text that is not shown", func(p *post) { p.kind, p.text = 77, bytes.Repeat([]byte{'\n'}, 59) }, true},
+		{"the most lines of a letter under a long name", func(p *post) { p.name, p.text = make([]byte, maxNameBytes), []byte("x"+strings.Repeat("\nx", 27)) }, true},
+		{"one more of them", func(p *post) { p.name, p.text = make([]byte, maxNameBytes), []byte("x"+strings.Repeat("\nx", 28)) }, false},
+		{"many lines that are a little longer", func(p *post) { p.text = []byte(strings.Repeat("123\n", 40_000)) }, true},
 	} {
 		p := good
 		c.alter(&p)

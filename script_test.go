@@ -1029,6 +1029,24 @@ func TestByteOrderMarkIsNoPartOfTheInput(t *testing.T) {
 	}
 }
 
+// TestShortLinesArriveWhole: so many lines of a letter, under a long name, are more than
+// one post may have.
+func TestShortLinesArriveWhole(t *testing.T) {
+	t.Parallel()
+	room := freePort(t)
+	tim := chat(t, room, []string{"Tim"})
+	for i, name := range []string{"A", strings.Repeat("\U0001F600", maxName)} {
+		const n = 5000
+		letter := string(rune('a' + i))
+		bot := chat(t, room, []string{"-wait", "20s", name}, withInput(strings.NewReader(strings.Repeat(letter+"\n", n))))
+		ends(bot, patience, 0)
+		tim.sees(patience, name+`@\S+ left$`)
+		if got := tim.count(`: ` + letter + `$`); got != n {
+			t.Errorf("%d lines of %d arrive under a name of %d bytes", got, n, len(name))
+		}
+	}
+}
+
 func TestEmptyPipeIsToldHowToListen(t *testing.T) {
 	t.Parallel()
 	for _, input := range []string{"", "\ufeff"} {
