@@ -104,6 +104,8 @@ type node struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the node
 
+	loading atomic.Int64 // bytes of large frames that are being read
+
 	mu         sync.Mutex // guards all below
 	leaving    bool
 	changed    chan struct{} // closed and replaced when somebody came, went or acknowledged
@@ -201,8 +203,6 @@ type reading struct {
 	debt   time.Duration // the work that the peer has still to pay for
 	part   []byte        // the pieces of a run so far
 	partAt time.Time     // when one last came
-	load   int           // bytes of the large frame that is being read; 0: none is
-	loadAt time.Time     // since when
 }
 
 // A transport is what is underneath a connection.
@@ -233,8 +233,7 @@ type sub struct {
 	next   uint64 // number of the post to send next
 	over   bool   // or of one later, if that was dropped
 	behind uint64 // posts still to be sent, as of the last look
-	fresh  bool   // the peer had nothing of the feed: what is live may go ahead of the history
-	early  uint64 // number of the last post that was sent ahead of its turn
+	early  uint64 // posts behind this one may go ahead of their turn; 0: none may, for the peer had some of the feed
 	notes  uint64 // seq of the last sighting sent
 }
 
@@ -882,7 +881,6 @@ func (n *node) tick() {
 		n.clock.loggedAt = now
 		clear(n.logged)
 	}
-	n.unloadLocked(now)
 	n.planLocked(now)
 	n.findStraysLocked(now)
 	n.gatherLocked(now, true)
@@ -1007,15 +1005,13 @@ func (c *conn) readLoop() error {
 		}
 		c.debt = workOf(typ, size)
 		posts := typ == framePosts || typ == framePart
-		if size > largeFrame && !posts { // while its peer waits, it takes no memory
+		if size > largeFrame && !posts { // it takes no memory while its peer has to wait
 			c.pay()
 		}
-		c.loading(size)
-		body, err := readBody(c.tls, size)
+		body, err := c.readBody(size)
 		if err != nil {
 			return err
 		}
-		c.loading(0)
 		if posts || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
@@ -1036,32 +1032,17 @@ func (c *conn) readLoop() error {
 	}
 }
 
-// loading notes that the body of a frame of that size is being read; 0: it was.
-func (c *conn) loading(size int) {
-	if size > largeFrame || size == 0 && c.load > 0 { // only the reader changes load
-		c.n.mu.Lock()
-		defer c.n.mu.Unlock()
-		c.load, c.loadAt = size, time.Now()
-	}
-}
-
-// unloadLocked ends connections on which large frames don't come to an end, where
-// these take too much memory together: those that have taken longest. A path that
-// is slow carries no large frames.
-func (n *node) unloadLocked(now time.Time) {
-	var slow []*conn
-	size := 0
-	for _, c := range n.conns {
-		if c.load > 0 && now.Sub(c.loadAt) > slowFrame {
-			slow = append(slow, c)
-			size += c.load
+// readBody reads the body of a frame. While large frames take more than maxLoading
+// bytes together, those that begin must come to their end soon. An honest peer is
+// hardly hit by that, since a slow path carries no large frames.
+func (c *conn) readBody(size int) ([]byte, error) {
+	if loading := &c.n.loading; size > largeFrame {
+		defer loading.Add(int64(-size))
+		if loading.Add(int64(size)) > maxLoading {
+			defer time.AfterFunc(slowFrame, func() { c.raw.Close() }).Stop()
 		}
 	}
-	slices.SortFunc(slow, func(a, b *conn) int { return a.loadAt.Compare(b.loadAt) })
-	for ; size > maxLoading; slow = slow[1:] {
-		size -= slow[0].load
-		slow[0].raw.Close()
-	}
+	return readBody(c.tls, size)
 }
 
 // pay has the reader wait, if need be, for the work that the peer made us do.
@@ -1078,8 +1059,8 @@ func (c *conn) pay() {
 	}
 }
 
-// sliceLocked is called for each entry of a frame. Now and then it lets others
-// have the lock.
+// sliceLocked counts an entry of a frame. Others get the lock after each workSlice
+// of them.
 func (c *conn) sliceLocked(entry *int) {
 	if *entry++; *entry%workSlice == 0 {
 		c.n.mu.Unlock()
@@ -1088,8 +1069,8 @@ func (c *conn) sliceLocked(entry *int) {
 	}
 }
 
-// handle does what a frame asks for. The peer has to pay for the work that it
-// makes, unless we wanted the frame: then the debt is cleared.
+// handle does what a frame asks for. If we wanted the frame, it clears the debt: the
+// peer needn't pay for it.
 func (c *conn) handle(typ byte, body []byte) error {
 	switch typ {
 	case framePosts:
@@ -1098,26 +1079,30 @@ func (c *conn) handle(typ byte, body []byte) error {
 		return c.handlePart(body)
 	case frameHello:
 		return c.handleHello(body)
-	case frameHave:
-		return c.handleHave(body)
-	case frameWant:
-		return c.handleWant(body)
-	case frameDirect:
-		return c.handleDirect(body)
-	case frameSeen:
-		return c.handleSeen(body)
-	case frameGot:
-		return c.handleGot(body)
 	case frameBye:
 		why, err := parseBye(body)
 		return cmp.Or(err, error(byeError(why)))
 	}
+	c.n.mu.Lock()
+	defer c.n.mu.Unlock()
+	switch typ {
+	case frameHave:
+		return c.handleHaveLocked(body)
+	case frameWant:
+		return c.handleWantLocked(body)
+	case frameDirect:
+		return c.handleDirectLocked(body)
+	case frameSeen:
+		return c.handleSeenLocked(body)
+	case frameGot:
+		return c.handleGotLocked(body)
+	}
 	return nil // a later version's
 }
 
-// arrived counts bytes of posts that were taken, and has the peer hear the sum: so
-// it knows how much it may have under way. The printer, which add has woken, goes
-// first: to send takes 40 µs, for which a line would wait.
+// arrived counts bytes of posts that came. The peer hears the sum, so that it knows
+// how much it may have under way. The printer, which add has woken, runs first: a
+// line would wait for the 40 µs that sending takes.
 func (c *conn) arrived(size int) {
 	runtime.Gosched()
 	c.n.mu.Lock()
@@ -1154,8 +1139,8 @@ func (c *conn) handlePart(body []byte) error {
 	return nil
 }
 
-// handlePosts takes a run of posts. What its author sends is proven by the
-// connection; what another relays, by the signature of the last post.
+// handlePosts takes a run of posts. If the author sends it, the connection proves who
+// said it. If another relays it, the signature of the last post does.
 func (c *conn) handlePosts(body []byte) error {
 	n := c.n
 	author, run, err := parseRun(body)
@@ -1168,19 +1153,19 @@ func (c *conn) handlePosts(body []byte) error {
 		if !last.verify(author) {
 			return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
 		}
-		runtime.Gosched() // that took long, and what is said shall not wait for many of them
+		runtime.Gosched() // verifying takes long, and a typed line shall not wait until all runs are verified
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.sources[author]
 	serves := s != nil && s.from == c
 	if c.parted || author == n.id || !own && !serves {
-		return nil // it crossed our word that we leave, or that we want no more
+		return nil // it was sent before the peer heard that we leave, or want no more
 	}
 	next, claimed := n.history.about(author).last+1, c.theirs[author]
 	c.served.bytes += int64(len(body))
 	if own && run[0].number > max(next, c.vector) {
-		n.history.showEarly(author, run) // it was said since we met, and goes ahead of what comes before it
+		n.history.showEarly(author, run) // it was said since we met, and the peer sends it ahead of what was said before
 		n.lackLocked(author)
 		c.debt = 0
 		return nil
@@ -1199,7 +1184,7 @@ func (c *conn) handlePosts(body []byte) error {
 		}
 	}
 	if own && err == nil {
-		c.telling.authors[author] = true // this is the acknowledgement, also of what came on another way before
+		c.telling.authors[author] = true // this acknowledges the posts, including those that we had from somebody else
 	}
 	if count > 0 {
 		c.debt = 0
@@ -1208,8 +1193,8 @@ func (c *conn) handlePosts(body []byte) error {
 	return nil
 }
 
-// tookLocked passes on the news that count posts of author up to last, of
-// about so many bytes, came on c.
+// tookLocked does what follows from having taken count posts of author up to last, of
+// about so many bytes, from the peer of c.
 func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) {
 	now := time.Now()
 	c.chatAt = now
@@ -1227,7 +1212,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 		s.early = nil
 	}
 	n.relayLocked(author)
-	n.news[author] = n.news[author] // there is some, if there was none
+	n.news[author] = n.news[author] // adds an empty bulletin if there is none
 	n.tidyLocked(author, false)
 	if author != c.peer {
 		c.debt -= workPerEntry + workPerClaim
@@ -1244,8 +1229,8 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 	}
 }
 
-// relayLocked has those who get author's feed hear what is new of it: if it is ours,
-// that is everybody.
+// relayLocked has those who get author's feed hear what is new of it. Our own feed
+// goes to everybody.
 func (n *node) relayLocked(author nodeID) {
 	for _, c := range n.conns {
 		c.stirLocked(author)
@@ -1257,8 +1242,8 @@ func (n *node) relayLocked(author nodeID) {
 	}
 }
 
-// stirLocked has the writer of c look whether it has something of author to send,
-// if the peer asked for that.
+// stirLocked has the writer of c look for posts of author to send, if the peer gets
+// that feed.
 func (c *conn) stirLocked(author nodeID) {
 	if c.subs[author] != nil {
 		c.stirred[author] = true
@@ -1266,12 +1251,10 @@ func (c *conn) stirLocked(author nodeID) {
 	}
 }
 
-// handleHave takes what the peer says that it has. We want to hear that it has
-// what we said, and nothing else.
-func (c *conn) handleHave(body []byte) error {
+// handleHaveLocked takes the peer's word on what it has. The peer needn't pay for a
+// mere acknowledgement of what we said.
+func (c *conn) handleHaveLocked(body []byte) error {
 	n := c.n
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	entries, acked := 0, c.acked()
 	flags, taken, err := parseHave(body, func(author nodeID, s span, addr netip.AddrPort) {
 		c.sliceLocked(&entries)
@@ -1303,15 +1286,15 @@ func (c *conn) handleHave(body []byte) error {
 	return nil
 }
 
-// hasLocked notes that the peer of c has s of author and is connected with it
-// at the given address, and sees what that means.
+// hasLocked takes the peer's word that it has s of author, and is connected with the
+// author at addr.
 func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	had, known := c.theirs[author]
-	if lacksZone(addr.Addr()) { // it is on the link on which we reach the peer, for all that we know
+	if lacksZone(addr.Addr()) { // we suppose that it is on the link on which we reach the peer
 		addr = netip.AddrPortFrom(addr.Addr().WithZone(c.addr.Addr().Zone()), addr.Port())
 	}
 	if author == n.id {
-		s.last = min(s.last, n.history.about(n.id).last) // nobody has what we have not said
+		s.last = min(s.last, n.history.about(n.id).last) // nobody can have more than we said
 		c.theirs[author] = claim{span: s}
 		if s.last > had.last {
 			c.ackedAt = time.Now()
@@ -1334,7 +1317,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	}
 	unseen := mine.state == present && !n.reachedLocked(author).IsValid() // it may have been lost while we were cut off
 	news := s.last > mine.last || addr != had.addr || unseen
-	if !news && !addr.IsValid() && author != c.peer { // nothing can come of it
+	if !news && !addr.IsValid() && author != c.peer { // we have no use for it
 		delete(c.theirs, author)
 		return
 	}
@@ -1342,7 +1325,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		c.dropped = true
 		return
 	}
-	c.theirs[author] = claim{s, addr, had.since, had.stalls} // a peer that insists is asked no more often
+	c.theirs[author] = claim{s, addr, had.since, had.stalls} // repeating a claim doesn't have it asked more often
 	if news {
 		n.lackLocked(author)
 		c.debt += workPerClaim
@@ -1353,22 +1336,25 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	switch {
 	case addr == had.addr:
 	case !addr.IsValid() && c.lagsLocked(author):
-		c.tellLocked(author) // the author sends it no more
+		c.tellLocked(author) // for the author sends the peer no more posts
 	case addr.IsValid() && !n.reachedLocked(author).IsValid():
 		n.toldLocked(author, c, addr)
 	}
 }
 
-// completeLocked goes on once the peer's vector is in, or a part of it. With the
-// first, we know from where it lacks our own feed. The peer is the source of its
-// own feed, unless it has dropped the posts that we lack next: then it is one among
-// others to be asked. A newcomer knows what to wait for. Only the reader calls it.
+// completeLocked is called when the peer's vector has come, or a part of it. The first
+// part tells where to begin to send our own feed. The peer becomes the source of its
+// own feed, unless it has dropped the posts that we lack next: then it has to be asked
+// like others. A newcomer knows from the vector what to wait for.
 func (c *conn) completeLocked(first bool) {
 	n := c.n
 	if first {
 		c.complete, c.vector = true, c.theirs[c.peer].last
 		has := c.theirs[n.id].last
-		c.subs[n.id] = &sub{author: n.id, next: has + 1, fresh: has == 0}
+		own := &sub{author: n.id, next: has + 1}
+		if c.subs[n.id] = own; has == 0 {
+			own.early = c.base
+		}
 		c.stirLocked(n.id)
 		if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
 			n.dropSourceLocked(c.peer)
@@ -1379,8 +1365,8 @@ func (c *conn) completeLocked(first bool) {
 	now, entries := time.Now(), 0
 	for author, s := range c.theirs {
 		c.sliceLocked(&entries)
-		known := n.conns[author] // by itself
-		if author != n.id && (author == c.peer || known == nil || !known.complete) {
+		itself := n.conns[author]
+		if author != n.id && (author == c.peer || itself == nil || !itself.complete) {
 			n.history.await(author, s.last, author == c.peer)
 		}
 		if l, ok := n.lacking[author]; ok {
@@ -1392,71 +1378,57 @@ func (c *conn) completeLocked(first bool) {
 	n.changedLocked()
 }
 
-// handleGot takes the peer's word on what has arrived.
-func (c *conn) handleGot(body []byte) error {
+// handleGotLocked takes the peer's word on what has arrived.
+func (c *conn) handleGotLocked(body []byte) error {
+	n, now, before := c.n, time.Now(), c.flow.arrived
 	arrived, err := parseGot(body)
-	if err != nil {
-		return err
-	}
-	n, now := c.n, time.Now()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	before := c.flow.arrived
-	if c.flow.ack(arrived, now) {
+	if err == nil && c.flow.ack(arrived, now) {
 		c.debt = 0
 		wake(c.wake)
 	}
-	if c.flow.arrived/progress > before/progress { // of a post that takes long
+	if c.flow.arrived/progress > before/progress { // a post that takes long arrives at least in part
 		c.ackedAt = now
 		if n.bestAck < n.history.about(n.id).last {
 			n.takenAt = now
 		}
 	}
-	return nil
+	return err
 }
 
-func (c *conn) handleWant(body []byte) error {
-	n := c.n
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (c *conn) handleWantLocked(body []byte) error {
 	entries := 0
 	err := parseWant(body, func(author nodeID, w want) {
 		c.sliceLocked(&entries)
 		delete(c.subs, author)
 		if w.from == 0 || len(c.subs) >= maxSubs {
-			return // who asks for more of them at once is not answered, and asks again
+			return // the peer gets no answer, and asks again later if it still wants the feed
 		}
 		c.subs[author] = &sub{author: author, next: w.from, over: w.over}
 		c.stirLocked(author)
-		if s := n.history.span(author); w.from < s.first || w.from > s.last {
-			c.tellLocked(author) // perhaps it was asked for because we had it once
+		if s := c.n.history.span(author); w.from < s.first || w.from > s.last {
+			c.tellLocked(author) // the peer may think that we still have what we dropped
 		}
 	})
 	wake(c.wake)
 	return err
 }
 
-func (c *conn) handleSeen(body []byte) error {
+func (c *conn) handleSeenLocked(body []byte) error {
 	n := c.n
 	x, err := parseSeen(body)
-	if err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	s := n.sources[x.author]
 	switch {
-	case s == nil || s.from != c || n.conns[x.author] != nil: // not asked for
+	case err != nil || s == nil || s.from != c || n.conns[x.author] != nil: // it is passed over
 	case n.history.about(x.author).last == 0 && len(s.early) < maxEarly:
 		s.early = append(s.early, x)
 	default:
 		n.sawLocked(c, x)
 	}
-	return nil
+	return err
 }
 
-// sawLocked notes what the peer of c saw, unless it lies in the future by more than
-// clocks may differ: then no later sighting would be believed.
+// sawLocked notes what the peer of c saw, unless its time lies so far in the future
+// that no later sighting would be believed.
 func (n *node) sawLocked(c *conn, x sighting) {
 	at := x.time - c.ahead.Microseconds()
 	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
@@ -1465,29 +1437,24 @@ func (n *node) sawLocked(c *conn, x sighting) {
 	}
 }
 
-func (c *conn) handleDirect(body []byte) error {
-	n := c.n
+func (c *conn) handleDirectLocked(body []byte) error {
 	x, err := parseDirect(body)
 	if err != nil {
 		return err
 	}
-	n.mu.Lock()
-	ct := n.contactLocked(c.peer)
-	fresh := x.number > ct.taken
-	ct.taken = max(ct.taken, x.number)
-	c.telling.beat, c.chatAt = true, time.Now() // a HAVE acknowledges it
-	wake(c.wake)
-	n.mu.Unlock()
-	if fresh {
-		n.history.note(c.peer, post{kind: kindDirectFrom, time: x.time, addr: c.addr, text: x.text})
+	if ct := c.n.contactLocked(c.peer); x.number > ct.taken { // or else it was taken already
+		ct.taken = x.number
+		c.n.history.note(c.peer, post{kind: kindDirectFrom, time: x.time, addr: c.addr, text: x.text})
 	}
+	c.telling.beat, c.chatAt = true, time.Now() // the HAVE acknowledges it
+	wake(c.wake)
 	return nil
 }
 
 // ---- writing
 
-// writeLoop sends first, and then whatever is to be sent. After BYE it is for the
-// peer to close, so that it hears all; endLocked sees to it that somebody does.
+// writeLoop sends first, and then whatever is to be sent, until it has sent BYE. The
+// peer closes the connection when it has heard that. If it doesn't, endLocked does.
 func (c *conn) writeLoop(ctx context.Context, first []byte) {
 	for b, bye := first, byte(0); bye == 0; {
 		if b, bye = c.compose(b); len(b) == 0 {
@@ -1499,20 +1466,21 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 			}
 		}
 		if _, err := c.tls.Write(b); err != nil {
-			c.raw.Close() // the reader tells the node
+			c.raw.Close() // the reader notices, and tells the node
 			return
 		}
 		if len(b) == bareHave && cap(b) > maxIdle {
-			b = nil // an idle connection holds no large buffer
+			b = nil // so an idle connection holds no large buffer
 		}
 		b = b[:0]
 	}
 }
 
-// compose appends what is to be sent next: all control frames that are due,
-// as many posts as the flow and maxRun allow, and the direct messages said
-// until then. It returns why it ended with BYE: when we leave, only once all
-// else is said and the peer has said what all is.
+// compose appends what is to be sent next: the control frames that are due, as many
+// posts as the flow allows, and the direct messages that were not sent on c yet. The
+// latter come last, so that a later line overtakes them by one write at most. If it
+// ends with BYE, compose returns the reason. When we leave, BYE waits until the peer
+// has told what it has, and got all that it lacks.
 func (c *conn) compose(b []byte) ([]byte, byte) {
 	n := c.n
 	n.mu.Lock()
@@ -1529,7 +1497,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	}
 	c.posted = 0
 	for _, s := range c.due {
-		if c.posted >= min(room, run) || len(b) > maxRun { // a write of more would come as one piece, by TLS
+		if c.posted >= min(room, run) {
 			break
 		}
 		b = c.appendPosts(b, s, run)
@@ -1540,19 +1508,20 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		c.posted += 1 + len(piece)
 		b = appendPart(b, piece, len(c.bulk) > 0)
 	}
-	if behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id); behind && slow && own.fresh && room > -run {
+	behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id)
+	if behind && slow && own.early > 0 && room > -run { // beyond the window, but by one run at most
 		b = c.appendEarly(b, own, run)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
 	c.flow.send(c.posted, now)
-	if c.posted > 0 && c.flow.sent > n.history.total() { // it asked again for what it got already
+	if c.posted > 0 && c.flow.sent > n.history.total() { // the peer asked again for what it got already
 		n.work.add(&c.work, time.Duration(c.posted)*workPerByte, len(n.conns), now)
 	}
 	chat := c.posted > 0
 	if complete {
-		for _, o := range n.contactLocked(c.peer).out { // behind the posts, so that no later line overtakes it by more than this write
+		for _, o := range n.contactLocked(c.peer).out {
 			if o.on != c {
 				o.on, chat = c, true
 				b = appendDirect(b, o.direct)
@@ -1572,7 +1541,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	return b, 0
 }
 
-// controlLocked appends all frames that are due but POSTS.
+// controlLocked appends the frames that are due, other than those with messages.
 func (c *conn) controlLocked(b []byte) []byte {
 	if c.telling.clock {
 		c.telling.clock = false
@@ -1600,21 +1569,20 @@ func (c *conn) controlLocked(b []byte) []byte {
 	return b
 }
 
-// appendHaveLocked appends what the peer is to hear of what we have, as much
-// as a frame may hold.
+// appendHaveLocked appends a HAVE with as much as it may hold of what the peer is to
+// hear.
 func (c *conn) appendHaveLocked(b []byte) []byte {
 	n, t, start := c.n, &c.telling, len(b)
 	if t.asked {
 		c.nextPartLocked()
 	}
 	b = beginHave(b, n.contactLocked(c.peer).taken)
-	most := len(t.authors)
 	for author := range t.authors {
 		if len(b)-start > maxHave {
 			break
 		}
 		s := n.history.span(author)
-		if author == c.peer && s.last == 0 { // an acknowledgement, though keep has dropped it
+		if author == c.peer && s.last == 0 { // acknowledge its posts, although keep has dropped them
 			known := n.history.about(author)
 			s = span{known.last, known.last, known.link.mark()}
 		}
@@ -1623,9 +1591,7 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 	}
 	var flags byte
 	if len(t.authors) == 0 {
-		if most > 8 {
-			t.authors = map[nodeID]bool{} // a map doesn't shrink
-		}
+		t.authors = map[nodeID]bool{} // for the old one doesn't shrink
 		flags, t.flag = t.flag, 0
 	}
 	if t.goOn {
@@ -1635,62 +1601,57 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 	return endHave(b, start, flags)
 }
 
-// appendPosts appends what the history has of an author beyond what was sent,
-// in a run of about size bytes, of which it takes what the author's signatures
-// prove. A single post that is larger goes in pieces, of which bulk holds the
-// rest. Only the writer calls it.
+// appendPosts appends the next posts for s, in a run of about size bytes. The run ends
+// with the last post whose signature verifies. A single post may be larger than size;
+// then it is put into bulk.
 func (c *conn) appendPosts(b []byte, s *sub, size int) []byte {
 	n, author := c.n, s.author
-	for _, e := range n.history.sightings(author, s.notes) { // first, for a newcomer waits no longer than for the posts
+	for _, e := range n.history.sightings(author, s.notes) { // ahead of the posts, since a newcomer waits only for these
 		p := e.content()
 		b = appendSeen(b, sighting{author, e.kind, e.time, p.name, p.addr})
 		s.notes = e.seq
 	}
 	events, first := n.history.posts(author, s.next, size)
 	if len(events) == 0 || len(c.bulk) > 0 && (author == c.bulkOf || len(events[0].sealed) > size) {
-		return b // or the pieces of a run that comes first are under way
+		return b // or it has to wait until bulk is sent
 	}
-	missing := first > s.next && !s.over // dropped for keep: the peer may find it elsewhere
-	count := 0
-	if !missing {
-		count = proven(len(events), func(i int) bool { return events[i].isSigned() })
-	}
-	if count > 0 {
+	count := proven(len(events), func(i int) bool { return events[i].isSigned() })
+	missing := first > s.next && !s.over // we dropped them for keep; the peer may find them elsewhere
+	switch {
+	case missing:
+	case count == 0:
+		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
+	default:
 		b = c.appendRun(b, author, events[:count], size)
 		s.next, s.over = first+uint64(count), false
-		if author == n.id || events[count-1].kind != kindLeave { // more may follow
-			return b
+		if author == n.id || events[count-1].kind != kindLeave {
+			return b // for more may follow
 		}
-	} else if !missing {
-		n.logOnce("unsigned "+author.String(), "%v sent posts that it did not sign", author)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if missing {
 		c.tellLocked(author)
 	}
-	if c.subs[author] == s { // it was not asked for anew
+	if c.subs[author] == s { // unless the peer has asked anew
 		delete(c.subs, author)
 	}
 	return b
 }
 
-// appendEarly appends what we said since the peer came ahead of what it lacks
-// of before that, so that it hears at once what is said. It goes again in its
-// turn.
+// appendEarly appends what we said since the peer came, ahead of older posts that it
+// still lacks, so that it hears at once what is said. In its turn it is sent again.
 func (c *conn) appendEarly(b []byte, own *sub, size int) []byte {
-	own.early = max(own.early, c.base)
 	events, first := c.n.history.posts(own.author, own.early+1, size)
 	if len(events) == 0 || len(events[0].sealed) > size || first+uint64(len(events)) <= c.n.history.about(own.author).last {
-		return b // or it is a flood, which is better kept in order
+		return b // there is too much to be sent twice
 	}
 	own.early = first + uint64(len(events)) - 1
 	return c.appendRun(b, own.author, events, size)
 }
 
-// appendRun appends events as one POSTS frame. One that would be far larger than
-// size becomes the bulk, which goes in pieces so that other frames needn't wait for
-// the whole of it.
+// appendRun appends events as a POSTS frame. If that is far larger than size, its body
+// is put into bulk, to be sent in pieces: other frames shall not wait for all of it.
 func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []byte {
 	start := len(b)
 	b = append(beginFrame(b, framePosts), author[:]...)
@@ -1708,7 +1669,7 @@ func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []b
 
 // ---- what we say
 
-// say posts something of our own, for everybody who is there or will come.
+// say posts something of our own.
 func (n *node) say(kind byte, text []byte) {
 	n.history.say(kind, text)
 	n.mu.Lock()
@@ -1730,7 +1691,7 @@ func (n *node) sendDirect(to member, text []byte) error {
 	switch {
 	case size > maxOutbox:
 		return fmt.Errorf("%s acknowledges nothing; try again later", to.name)
-	case len(to.name)+1+len(text) > maxText: // the note of it holds both
+	case len(to.name)+1+len(text) > maxText: // the history notes both in one text
 		return fmt.Errorf("a direct message of %d bytes is too long; send it in two", len(text))
 	}
 	ct.sent++
@@ -1748,8 +1709,8 @@ func (n *node) sendDirect(to member, text []byte) error {
 	return nil
 }
 
-// expireLocked gives up direct messages whose receiver left, or doesn't
-// acknowledge them in time.
+// expireLocked gives up direct messages to ct if it has left, or didn't acknowledge
+// them in time, and tells the user.
 func (n *node) expireLocked(ct *contact, now time.Time) {
 	state := n.history.about(ct.id).state
 	ct.out = slices.DeleteFunc(ct.out, func(o *outgoing) bool {
@@ -1768,9 +1729,9 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 
 // ---- waiting to be heard
 
-// deliveredLocked returns the number of our newest post that every peer has, not
-// counting what was said before a peer came, nor peers that acknowledge
-// nothing. With nobody connected for patience, nobody is waited for.
+// deliveredLocked returns up to which number our posts were delivered: no peer still
+// lacks one that was said since it came. Peers that acknowledge nothing don't count.
+// If nobody has been connected for patience, all posts count as delivered.
 func (n *node) deliveredLocked(now time.Time) uint64 {
 	if len(n.conns) == 0 && now.Sub(n.metAt) < n.patience {
 		return n.bestAck
@@ -1784,18 +1745,18 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 	return number
 }
 
-// waitDelivered returns when some node has all that we said, and every one
-// that is connected too, and as far as half a second allows every one that is
-// about to connect; or when for patience nobody has acknowledged anything. Once
-// somebody has all, the others have patience in all. It returns the number of
-// our newest post that anybody has, the names of those who lag behind, and how
-// many direct messages were given up.
+// waitDelivered returns when all that we said was heard: at least one node has it, and
+// so has every node that is connected. Those that are about to connect get half a
+// second for that. It gives up when nobody has acknowledged anything for patience, or
+// patience after the first node has all. It returns the number of our newest post that
+// anybody has, the names of those who lag behind, and how many direct messages were
+// given up.
 func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string, undelivered int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal := n.history.about(n.id).last
 	n.takenAt = time.Now()
-	for since := n.takenAt; ; { // since when all have all
+	for since := n.takenAt; ; { // when somebody last lacked something
 		now, waiting := time.Now(), 0
 		behind = behind[:0]
 		for id, ct := range n.contacts {
@@ -1819,8 +1780,8 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string,
 	}
 }
 
-// waitMet returns when we are connected with somebody, and with everybody who
-// is known to be here; or ctx ends.
+// waitMet returns when we are connected with everybody who is known to be here, and
+// with somebody at least, or when ctx ends.
 func (n *node) waitMet(ctx context.Context) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -1831,8 +1792,8 @@ func (n *node) waitMet(ctx context.Context) {
 
 // ---- the connection underneath
 
-// A meter is a network connection that knows when bytes last came, so that a slow
-// link is not taken for a dead one.
+// A meter is a network connection that knows for how long no byte has come. So a
+// large frame on a slow link doesn't look like silence.
 type meter struct {
 	net.Conn
 	start   time.Time
@@ -1845,8 +1806,8 @@ func (m *meter) Read(b []byte) (int, error) {
 	return m.Conn.Read(b)
 }
 
-// sinceRead says for how long a Read has waited and got nothing. While we don't read,
-// nobody can be called silent.
+// sinceRead returns for how long a Read has waited without getting a byte. It is 0
+// while nobody reads, because then we can't tell whether the peer is silent.
 func (m *meter) sinceRead() time.Duration {
 	if began := m.reading.Load(); began > 0 {
 		return time.Since(m.start) - time.Duration(began)
