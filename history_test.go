@@ -1814,7 +1814,7 @@ func FuzzLoadHistory(f *testing.F) {
 				}
 			}
 		}
-		b := append([]byte(fileHeader), savedBytes(t, h, &cursor{wake: make(chan struct{}, 1)})...)
+		b := append([]byte(fileHeader), savedBytes(t, h, &cursor{next: h.end.later, wake: make(chan struct{}, 1)})...)
 		g := emptyHistory(64<<10, time.Now)
 		if damaged, err := g.load(bytes.NewReader(b), nodeID{}); err != nil || damaged > 0 {
 			t.Errorf("written again, it is loaded with %d bytes damaged, %v", damaged, err)
