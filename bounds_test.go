@@ -102,6 +102,34 @@ func TestLargeRoomMeetsWithoutWaiting(t *testing.T) {
 
 // ---- connections
 
+// TestHandshakeThatGivesWayEndsAtOnce: a host that has used up its part of our time
+// connects again and again. Those that give way to later ones hold nothing any more,
+// though the turn of none of them has come.
+func TestHandshakeThatGivesWayEndsAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		n := l.enter("Ann", deaf()).node
+		n.mu.Lock()
+		for n.work.greet(netip.Addr{}, time.Now()) == 0 { // the host of a pipe
+		}
+		n.mu.Unlock()
+		var ended atomic.Int64
+		for range 3 * maxHandshakes {
+			raw, _ := net.Pipe()
+			n.wg.Go(func() {
+				n.serve(raw, false, nodeID{})
+				ended.Add(1)
+			})
+		}
+		synctest.Wait()
+		n.mu.Lock()
+		waiting := len(n.handshakes)
+		n.mu.Unlock()
+		if waiting != maxHandshakes || ended.Load() != 2*maxHandshakes {
+			t.Errorf("of %d handshakes %d wait and %d have ended, want that all end but %d", 3*maxHandshakes, waiting, ended.Load(), maxHandshakes)
+		}
+	})
+}
+
 // TestNewHostGetsAConnectionOfTheBusiest: four hosts have taken all connections,
 // and of the busiest of them one node has spoken, the one that came first.
 func TestNewHostGetsAConnectionOfTheBusiest(t *testing.T) {
@@ -113,7 +141,7 @@ func TestNewHostGetsAConnectionOfTheBusiest(t *testing.T) {
 		raw, _ := net.Pipe()
 		var all []*conn
 		connect := func(i int, host byte) {
-			c := &conn{n: n, wake: make(chan struct{}, 1), encounter: encounter{since: time.Now().Add(time.Duration(i) * time.Second)}, holdings: holdings{theirs: map[nodeID]claim{}}}
+			c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{since: time.Now().Add(time.Duration(i) * time.Second)}, holdings: holdings{theirs: map[nodeID]claim{}}}
 			c.peer, c.raw, c.addr = newScribe(i, "").id, &meter{Conn: raw}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, host}), 7700)
 			if i == 0 {
 				c.theirs[c.peer] = claim{span: span{first: 1, last: 2}}

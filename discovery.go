@@ -730,6 +730,22 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// provenLocked returns the address at which lines show the peer of c. The port of a
+// peer that dialed us is its own word. Where two nodes claim one port of one address,
+// it is shown for the one that we dialed there, or else for the one that came first.
+func (n *node) provenLocked(c *conn) netip.AddrPort {
+	for _, o := range n.conns {
+		switch {
+		case o == c || o.addr != c.addr:
+		case !c.dialed:
+			return netip.AddrPort{}
+		case !o.dialed:
+			n.history.reached(o.peer, netip.AddrPort{}, "")
+		}
+	}
+	return c.addr
+}
+
 // throughLocked returns our connection with a peer that is connected with the
 // node, by its own word, and so brings us what that says; nil if there is none.
 // A connection that rests counts: the peer opens it when there is something to
@@ -1033,7 +1049,7 @@ func (n *node) dialLocked(ct *contact) {
 		next := sync.OnceFunc(n.dialNext)
 		defer next()
 		defer time.AfterFunc(dialTurn, next).Stop()
-		err := errForged
+		err := errors.New("its beacon is forged")
 		if n.isGenuine(ct, unchecked, host) {
 			err = n.dialContact(ct, addr, most, probe)
 		}

@@ -1413,7 +1413,7 @@ func TestConnectionsThatEndAtOnceAreDialedRarely(t *testing.T) {
 		eve := nodeID{1}
 		waits := func(lasts time.Duration) time.Duration {
 			ann.node.mu.Lock()
-			c := &conn{n: ann.node, transport: transport{peer: eve, addr: netip.MustParseAddrPort("10.9.9.9:7700"), raw: &meter{}}, encounter: encounter{since: time.Now()}, telling: telling{authors: map[nodeID]bool{}}}
+			c := &conn{n: ann.node, transport: transport{peer: eve, addr: netip.MustParseAddrPort("10.9.9.9:7700"), raw: &meter{}, since: time.Now()}, telling: telling{authors: map[nodeID]bool{}}}
 			ann.moveLocked(ann.contactLocked(eve), up, c)
 			ann.node.mu.Unlock()
 			time.Sleep(lasts)

@@ -3,17 +3,16 @@ package main
 // This file holds the connections of a node: exactly one with each other node.
 //
 // A connection begins with a handshake, which proves that both sides know the
-// room's key. No matter which side dialed, the node with the lower ID decides which connection
-// of a pair stands: the other says HELLO, and only the answer registers the
-// connection. So a duplicate ends before anybody noticed it.
+// room's key. Whichever side dialed, the node with the lower ID decides which
+// connection of a pair stands: the other says HELLO, and only the answer registers
+// the connection. So a duplicate ends before anybody noticed it.
 //
-// A connection carries subscriptions to feeds. Its writer has one rule: for
-// each feed that is subscribed, send the posts from the next one up to what
-// the history holds. So live chat, relaying, the newcomer's history and healing
-// after a cut are one thing. Only direct messages are queued for a peer. A slow
-// peer costs no memory: its numbers fall behind.
-//
-// Each peer is subscribed to our own feed. For the feeds of others there are:
+// A connection carries subscriptions to feeds. Its writer has one rule: for each
+// feed that is subscribed, send the posts from the next one up to what the history
+// holds. So live chat, relaying, the newcomer's history and healing after a cut are
+// one thing. Only direct messages are queued for a peer. A slow peer costs no
+// memory: its numbers fall behind. Each peer is subscribed to our own feed. For the
+// feeds of others there are:
 //
 //	node.lacking  authors of whom somebody may have more than we
 //	node.sources  the peers that send us their posts
@@ -25,13 +24,13 @@ package main
 // discovery.go. How much may be under way to a peer, and what a peer may have us
 // do, are counted in protocol.go.
 //
-// One goroutine reads a connection and one writes it. The reader changes the
-// state of the node and wakes writers; a writer turns state into frames. A
-// tick, four times a second, does whatever depends on time: it dials, asks
-// for what is missing, sends heartbeats, and finds out who has gone silent.
+// One goroutine reads a connection and one writes it. The reader changes the state
+// of the node and wakes writers; a writer turns state into frames. A tick, four
+// times a second, does what depends on time: it dials, asks for what is missing,
+// sends heartbeats, and finds out who has gone silent.
 //
-// The node knows nothing of terminals: it posts into the history, and tells
-// what the user must know by warn.
+// The node knows nothing of terminals: it posts into the history, and tells by warn
+// what the user must know.
 
 import (
 	"cmp"
@@ -55,50 +54,45 @@ import (
 const (
 	tickEvery     = 250 * time.Millisecond
 	heartbeat     = 1 * time.Second // a connection that carried nothing for so long carries an empty HAVE
-	slowHeartbeat = 3 * heartbeat   // where the peer's beacons show that it lives
+	slowHeartbeat = 3 * heartbeat   // the same where the peer's beacons show that it lives, and in a large room
+	largeRoom     = 64              // nodes; a room of more is large
 
-	relistEvery = 4 * time.Second
-	tellGap     = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
-	largeRoom   = 64                    // nodes, above which heartbeats are slow for all
-
+	relistEvery      = 4 * time.Second
+	tellGap          = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
 	handshakeTimeout = 5 * time.Second
 	directPatience   = 8 * time.Second // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
-
-	slowFrame = 3 * time.Second // a large frame that takes longer, where there are many of them, doesn't come to an end
+	slowFrame        = 3 * time.Second // a large frame may take so long, while there are many of them
 
 	maxHandshakes   = 256     // under way at once; a handshake takes a few milliseconds
-	maxConns        = 1000    // far above a sensible full mesh
-	maxRestPerAddr  = 64      // and so many of them at rest
-	maxConnsPerAddr = 220     // one host may be a room of 200
+	maxConns        = 1000    // far above a sensible full mesh; as many may be at rest
+	maxConnsPerAddr = 220     // with one host, which may be a room of 200
+	maxRestPerAddr  = 64      // connections with one host that are at rest
 	maxEarly        = 16      // sightings of one author that wait for its join
 	vectorPart      = 1024    // authors of our vector that a peer hears of before it asks us to go on
 	maxSubs         = 4096    // feeds that a peer may ask for
 	maxTelling      = 1 << 13 // authors that a peer is to hear of one by one; when there are more it hears our vector anew
-	maxLoading      = 4 << 20 // bytes of large frames that don't come to an end
+	maxLoading      = 4 << 20 // bytes of large frames under way, beyond which there are many
 	maxIdle         = 512     // bytes that an idle connection holds for writing
 	maxHave         = 1 << 15 // bytes of a HAVE, which is laid out under the lock
 	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
-	progress        = 4 << 10 // bytes: a peer that takes so many is worth waiting for
+	progress        = 4 << 10 // bytes; a peer that takes so many is worth waiting for
 )
 
-var (
-	errDuplicate error = byeError(byeDuplicate) // another connection with this node stands
-	errForged          = errors.New("its beacon is forged")
-	errGaveWay         = errors.New("it gave way to others that connect")
-)
+// errDuplicate says that another connection with the node stands, on both sides.
+const errDuplicate = byeError(byeDuplicate)
 
 // A node is one participant of a room.
 type node struct {
-	id       nodeID // immutable, like all up to mu
-	tls      *tls.Config
-	room     *roomKey
+	id       nodeID        // immutable, like all up to mu
+	tls      *tls.Config   // of all connections; it holds the key of the node
+	room     *roomKey      // which a peer must know, too
 	port     uint16        // TCP port that we listen on
 	roomPort uint16        // UDP port of the room; as a TCP port it is not shown
 	patience time.Duration // with nobody connected, before what we say counts as heard
 	idle     time.Duration // after which a connection with a node of the table rests; 0: never
-	history  *history
+	history  *history      // what was said and seen
 	outside
 	ctx    context.Context // ends when the node does
 	cancel context.CancelFunc
@@ -106,16 +100,16 @@ type node struct {
 
 	loading atomic.Int64 // bytes of large frames that are being read
 
-	mu         sync.Mutex // guards all below
-	leaving    bool
+	mu         sync.Mutex    // guards all below
+	leaving    bool          // we have said that we leave
 	changed    chan struct{} // closed and replaced when somebody came, went or acknowledged
 	handshakes []*conn       // under way, the oldest first
 	roster
 	exchange
 	outcome
 	clock  pulse
-	work   workload
-	warned map[string]bool // what the user was warned of, in this launch
+	work   workload        // that all peers together made us do
+	warned map[string]bool // what the user was warned of in this launch
 	logged map[string]bool // offences that were logged in this minute
 }
 
@@ -130,16 +124,16 @@ type outside struct {
 // An outcome is what became of what we said.
 type outcome struct {
 	bestAck     uint64    // the newest post of our own that anybody has
-	takenAt     time.Time // of waitDelivered: when it began, or a direct message was taken, or a post acknowledged while nobody had all
+	takenAt     time.Time // when waitDelivered began, or a direct message was taken since, or a post while nobody had all
 	metAt       time.Time // when anybody was last connected
-	undelivered int       // direct messages
+	undelivered int       // direct messages that were given up
 }
 
 // A pulse is when the tick last did what it does.
 type pulse struct {
-	tickAt   time.Time
-	wokeAt   time.Time // when a tick last came late
-	shown    time.Time // what the clock showed at the last tick
+	tickAt   time.Time // when the last one came
+	wokeAt   time.Time // when one last came late
+	shown    time.Time // what the clock showed at the last one
 	toldAt   time.Time // when peers last heard the news
 	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
 	loggedAt time.Time // when logged was last emptied
@@ -148,53 +142,45 @@ type pulse struct {
 // A conn is a connection with one peer: first in its handshake, then
 // registered.
 type conn struct {
-	n *node // immutable, as all up to the next empty line are once they are set
+	n *node // immutable, like all up to the next empty line from when the connection is registered
 	transport
-	encounter
-	wake chan struct{} // the writer has something to do
+	wake chan struct{} // receives when the writer has something to do, or the handshake has to give way
 
 	// guarded by n.mu
 	holdings
-	work    tab       // that the peer made us do
+	work    tab       // the work that the peer made us do
 	chatAt  time.Time // when it last carried chat
 	wroteAt time.Time // when something was last to be sent
-	ackedAt time.Time // when it last acknowledged, or began to lag
 	bye     byte      // why we are about to end it; 0: we aren't
-	parted  bool      // the peer hears that we leave: what comes after is not taken
+	parted  bool      // the peer was told that we leave, and what it sends after that is not taken
 	telling telling
 	wants   map[nodeID]want // what to ask for
 	subs    map[nodeID]*sub // what to send
-	stirred map[nodeID]bool // authors of these of whom something may be new
-	flow    flow
-	served  served // what the peer sent of what it was asked for
+	stirred map[nodeID]bool // authors of subs of whom something may be new
+	flow    flow            // how many bytes of posts may be under way
+	served  served          // what the peer sent of what it was asked for
 
-	writing // the writer's own
-	reading // the reader's own, but that what follows on part is guarded by n.mu
+	writing // used by the writer alone
+	reading // used by the reader alone, but from partAt on guarded by n.mu
 }
 
-// An encounter is how a connection began.
-type encounter struct {
-	since time.Time     // it was registered, or came to rest
-	epoch uint32        // of the HELLO that made it
-	base  uint64        // number of our last post when it came
-	ahead time.Duration // the peer's clock, of ours; more than clockLimit is not believed
-}
-
-// A holdings is what a peer has, by its own word.
+// A holdings is what a peer has, by its own word, and how its clock goes.
 type holdings struct {
 	theirs   map[nodeID]claim
-	vector   uint64 // number of its own last post when its vector began to be in
-	complete bool   // its vector is in, or the first part of it
-	more     bool   // it waits for our word to go on with its vector
-	toldAll  bool   // its vector has ended
-	dropped  bool   // we had no room for something in it
+	vector   uint64        // number of its own last post, by the first part of its vector
+	complete bool          // its vector is in, or the first part of it
+	more     bool          // it waits for our word to go on with its vector
+	toldAll  bool          // its vector has ended
+	dropped  bool          // we had no room for something in it
+	ackedAt  time.Time     // when it last acknowledged something of ours, or began to lag
+	ahead    time.Duration // by how much its clock is ahead of ours, clockLimit at most
 }
 
 // A writing is what the writer of a connection is about to send.
 type writing struct {
-	due    []*sub
+	due    []*sub // the feeds of which something is to be sent
 	bulk   []byte // what is left of a run that goes in pieces
-	bulkOf nodeID // and whose posts they are
+	bulkOf nodeID // whose posts these are
 	posted int    // bytes in the bodies of POSTS and PART of this write
 }
 
@@ -202,16 +188,19 @@ type writing struct {
 type reading struct {
 	debt   time.Duration // the work that the peer has still to pay for
 	part   []byte        // the pieces of a run so far
-	partAt time.Time     // when one last came
+	partAt time.Time     // when a piece last came
 }
 
-// A transport is what is underneath a connection.
+// A transport is what a connection is from its handshake on.
 type transport struct {
-	raw    *meter
-	tls    *tls.Conn
-	dialed bool // by us
-	peer   nodeID
+	raw    *meter         // the TCP connection
+	tls    *tls.Conn      // what is said on it
+	dialed bool           // by us
+	peer   nodeID         // zero until it has proven who it is
 	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
+	since  time.Time      // when it was registered, or came to rest
+	epoch  uint32         // of the HELLO that made it
+	base   uint64         // number of our last post when it was registered
 }
 
 // A telling is what a peer is still to be told by HAVE.
@@ -220,21 +209,21 @@ type telling struct {
 	asked   bool            // the next part of our vector is due
 	after   nodeID          // the last author of the part before; zero: there is none, so the vector begins anew
 	flag    byte            // of the HAVE that tells of the last of authors: our vector, or a part of it, ends there
-	goOn    bool            // the peer is to go on with its own
-	beat    bool            // a HAVE is due, though there be nothing to tell
-	clock   bool            // so is another HELLO, for our clock has jumped
-	got     bool            // so is a GOT
-	arrived int64           // for it: bytes in the bodies of all POSTS and PART that came
+	goOn    bool            // the peer is to go on with its own vector
+	beat    bool            // a HAVE is due, even if there is nothing to tell
+	clock   bool            // another HELLO is due, since our clock has jumped
+	got     bool            // a GOT is due
+	arrived int64           // what it says: bytes in the bodies of all POSTS and PART that came
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
 type sub struct {
 	author nodeID
 	next   uint64 // number of the post to send next
-	over   bool   // or of one later, if that was dropped
+	over   bool   // if that was dropped, a later one may be sent in its place
 	behind uint64 // posts still to be sent, as of the last look
 	early  uint64 // posts behind this one may go ahead of their turn; 0: none may, for the peer had some of the feed
-	notes  uint64 // seq of the last sighting sent
+	notes  uint64 // seq of the last sighting that was sent
 }
 
 // newNode returns a node that has posted its join into h and waits to be run.
@@ -248,8 +237,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
 		outcome:  outcome{metAt: now},
 		clock:    pulse{tickAt: now, shown: h.clock().Round(0)},
-		warned:   map[string]bool{},
-		logged:   map[string]bool{},
+		warned:   map[string]bool{}, logged: map[string]bool{},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -260,7 +248,12 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 // when all its goroutines have. Connections come from l.
 func (n *node) run(ctx context.Context, l net.Listener) {
 	n.wg.Go(func() { n.accept(l) })
-	n.wg.Go(n.ticks)
+	n.wg.Go(func() {
+		for n.ctx.Err() == nil {
+			n.tick()
+			n.pause(tickEvery)
+		}
+	})
 	<-ctx.Done()
 	n.leave()
 	l.Close()
@@ -268,7 +261,7 @@ func (n *node) run(ctx context.Context, l net.Listener) {
 	n.wg.Wait()
 }
 
-// leave tells everybody that we go, and waits a moment for them to hear it.
+// leave tells everybody that we leave, and waits a moment for them to hear it.
 func (n *node) leave() {
 	n.say(kindLeave, nil)
 	ctx, cancel := context.WithTimeout(n.ctx, leaveTimeout)
@@ -338,8 +331,7 @@ func (n *node) warnOnceLocked(what, format string, args ...any) {
 	}
 }
 
-// failed logs that something failed, and warns the user if that was for lack of
-// descriptors.
+// failed logs that something failed, and warns the user of a lack of descriptors.
 func (n *node) failed(what string, err error) {
 	n.logOnce(what, "%s: %v", what, err)
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
@@ -397,8 +389,8 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	return c.peer, nil
 }
 
-// queueUp has c, a connection that its peer began, wait for its handshake until
-// the work that its host makes us do allows for one.
+// queueUp has c, which its peer dialed, wait with the handshake until the work
+// that its host makes us do allows for one.
 func (n *node) queueUp(c *conn) error {
 	for {
 		n.mu.Lock()
@@ -410,15 +402,15 @@ func (n *node) queueUp(c *conn) error {
 		select {
 		case <-time.After(wait):
 		case <-c.wake:
-			return errGaveWay
+			return errors.New("it gave way to others that connect")
 		case <-n.ctx.Done():
 			return n.ctx.Err()
 		}
 	}
 }
 
-// admit counts c among the handshakes under way. When there are too many, the
-// oldest of the address that has most gives way.
+// admit counts c among the handshakes under way. When there are too many, one of
+// the host that has most of them gives way: the oldest.
 func (n *node) admit(c *conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -427,12 +419,12 @@ func (n *node) admit(c *conn) {
 		return
 	}
 	count := perHost(n.handshakes)
-	oldest := slices.MaxFunc(n.handshakes, func(a, b *conn) int { // the first of several
+	oldest := slices.MaxFunc(n.handshakes, func(a, b *conn) int { // of equal ones it takes the first
 		return cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()])
 	})
 	oldest.raw.Close()
 	wake(oldest.wake)
-	n.dismissLocked(oldest) // at once, not when its serve notices
+	n.dismissLocked(oldest) // before its serve notices, or the next that comes would choose it again
 }
 
 func (n *node) dismissLocked(c *conn) {
@@ -440,8 +432,8 @@ func (n *node) dismissLocked(c *conn) {
 	n.changedLocked()
 }
 
-// shake does the handshake, once its turn has come: TLS, both proofs, HELLO, and registers the
-// connection. It returns what is to be sent on it first.
+// shake does the handshake once its turn has come: TLS, both proofs, HELLO. It
+// registers the connection, and returns what is to be sent on it first.
 func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	n := c.n
 	if !c.dialed {
@@ -461,21 +453,16 @@ func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	if err := c.tls.Handshake(); err != nil { // ctx closes what is underneath; passed on, it would cost a goroutine
 		return nil, err
 	}
-	state := c.tls.ConnectionState()
-	key, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-	if !ok {
-		return nil, errors.New("its key is not an Ed25519 key")
+	peer, exporter, err := identify(c.tls.ConnectionState())
+	if err != nil {
+		return nil, err
 	}
-	c.peer = nodeID(key)
+	c.peer = peer
 	if c.peer == n.id {
 		return nil, errors.New("that is ourselves")
 	}
 	if expect != (nodeID{}) && c.peer != expect {
 		return nil, fmt.Errorf("node %v is there, not %v", c.peer, expect)
-	}
-	exporter, err := state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32)
-	if err != nil {
-		return nil, err
 	}
 	say, err := c.prove(exporter)
 	if err != nil {
@@ -484,9 +471,9 @@ func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	return c.exchangeHello(say)
 }
 
-// prove exchanges the proofs of the room key. The dialing side begins, so
-// that the side which is asked shows nothing before it has seen a good one: its own
-// is returned, to be sent with what it says next.
+// prove exchanges the proofs of the room key. The dialing side begins. The other
+// shows nothing before it has seen a good one; its own proof is returned, to be sent
+// with what it says next.
 func (c *conn) prove(exporter []byte) (say []byte, err error) {
 	n := c.n
 	mine, want := n.room.proofOf("l", exporter, c.peer, n.id), n.room.proofOf("d", exporter, c.peer, n.id)
@@ -510,10 +497,10 @@ func (c *conn) prove(exporter []byte) (say []byte, err error) {
 	return say, nil
 }
 
-// exchangeHello says what is still to be said and then HELLO, if that is ours
-// to say, hears the peer's, and registers the connection: by these the lower
-// ID decides whether it stands. The lower's own HELLO, which lets the higher
-// register it too, is returned, to be sent first of all.
+// exchangeHello sends what is still to be said and, as the higher ID, HELLO. It
+// hears the peer's HELLO and registers the connection, and so the lower ID decides
+// whether it stands. The lower's own HELLO, which lets the higher register it too,
+// is returned, to be sent first of all.
 func (c *conn) exchangeHello(say []byte) (first []byte, err error) {
 	n := c.n
 	lower := n.id.less(c.peer)
@@ -527,18 +514,16 @@ func (c *conn) exchangeHello(say []byte) (first []byte, err error) {
 		return nil, err
 	}
 	x, err := c.readHello()
-	if errors.Is(err, errDuplicate) {
-		return nil, err // the one HELLO that epochs do not count
-	}
 	if err == nil {
 		err = n.register(c, x)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case err != errDuplicate:
 		n.mu.Lock()
 		ct.epoch++
 		n.mu.Unlock()
-	}
-	if errors.Is(err, errDuplicate) {
+	case lower:
 		c.tls.Write(appendBye(nil, byeDuplicate)) // best effort: the connection ends either way
 	}
 	if lower {
@@ -575,21 +560,17 @@ func (n *node) register(c *conn, x hello) error {
 		return errors.New("leaving")
 	}
 	ct := n.contactLocked(c.peer)
-	switch ct.tie {
-	case up, suspect:
-		if ct.tie == up && n.id.less(c.peer) && x.epoch <= ct.conn.epoch {
-			return errDuplicate
-		}
+	switch old := ct.conn; {
+	case ct.tie == up && n.id.less(c.peer) && x.epoch <= old.epoch:
+		return errDuplicate
+	case ct.tie == up || ct.tie == suspect:
 		n.chokedLocked(ct)
-		old := ct.conn
 		n.detachLocked(old)
 		clear(old.subs)
 		// The peer may not know of the fresh one yet, and would take the end of the old one for a loss.
 		time.AfterFunc(handshakeTimeout, func() { old.raw.Close() })
-	default:
-		if !n.makeRoomLocked(c.addr.Addr()) {
-			return errors.New("too many connections")
-		}
+	case !n.makeRoomLocked(c.addr.Addr()):
+		return errors.New("too many connections")
 	}
 	now := time.Now()
 	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch, n.history.about(n.id).last
@@ -616,8 +597,8 @@ func (n *node) register(c *conn, x hello) error {
 	return nil
 }
 
-// greetLocked has the peer hear our whole vector, from its beginning: all of whom
-// we hold posts, or whom we are connected with.
+// greetLocked has the peer hear our whole vector, from its beginning: all authors of
+// whom we hold posts, and all nodes that we are connected with.
 func (c *conn) greetLocked() {
 	n, t := c.n, &c.telling
 	t.authors = map[nodeID]bool{n.id: true, c.peer: true}
@@ -630,8 +611,8 @@ func (c *conn) greetLocked() {
 	wake(c.wake)
 }
 
-// nextPartLocked has the peer hear the next part of our vector. To look for it is
-// work which the peer made us do.
+// nextPartLocked has the peer hear the next part of our vector. Looking for it is
+// work that the peer made us do.
 func (c *conn) nextPartLocked() {
 	n, t := c.n, &c.telling
 	part, more := n.history.authors(t.after, vectorPart)
@@ -678,23 +659,6 @@ func perHost(conns []*conn) map[netip.Addr]int {
 	return count
 }
 
-// provenLocked returns where we reached the peer of c. The port of a peer that
-// dialed us is its own word. If another node is connected at the same port of the
-// same address, that is proven for whom we dialed there, or else for the other:
-// for neither of two nodes the address of the other is shown.
-func (n *node) provenLocked(c *conn) netip.AddrPort {
-	for _, o := range n.conns {
-		switch {
-		case o == c || o.addr != c.addr:
-		case !c.dialed:
-			return netip.AddrPort{}
-		case !o.dialed:
-			n.history.reached(o.peer, netip.AddrPort{}, "")
-		}
-	}
-	return c.addr
-}
-
 // welcomeLocked tells the history and the user that the peer is here.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, n.provenLocked(c), x.name)
@@ -702,17 +666,14 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 		n.relayLocked(c.peer)
 	}
 	if n.gather.from == "" {
-		now := time.Now()
-		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: now, severalAt: now}
+		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: c.since, severalAt: c.since}
 		n.history.hold()
 	}
 	c.compareClocksLocked(x)
-	n.changedLocked()
 	n.logf("connected with %v (%s)", c.peer, n.label(c.peer))
 }
 
-// compareClocksLocked notes by how much the peer's clock, as it says, is ahead of
-// ours.
+// compareClocksLocked notes by how much the peer's clock, by its word, is ahead of ours.
 func (c *conn) compareClocksLocked(x hello) {
 	n := c.n
 	ahead := time.UnixMicro(x.time).Sub(n.history.clock())
@@ -720,32 +681,6 @@ func (c *conn) compareClocksLocked(x hello) {
 	if c.ahead != ahead {
 		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two",
 			n.label(c.peer), ahead.Abs().Round(time.Second))
-	}
-}
-
-// watchClockLocked notices when our own clock jumps, which it does if somebody sets
-// it, and tells the user and the peers. What the clock shows is compared with the
-// time that has really passed, which the monotonic part of now knows.
-func (n *node) watchClockLocked(now time.Time) {
-	clock := n.history.clock().Round(0) // without the monotonic part
-	jump := clock.Sub(n.clock.shown) - now.Sub(n.clock.tickAt)
-	n.clock.shown = clock
-	if jump.Abs() <= clockLimit {
-		return
-	}
-	ahead := n.history.clockJumped()
-	how, then := "went forward by %v, or the machine slept", "lines go on from there"
-	if jump < 0 {
-		how = "went back by %v"
-	}
-	if ahead > 0 {
-		then = fmt.Sprintf("what was said here last is stamped %v later than that, and what is said until then comes right behind it", ahead.Round(time.Second))
-	}
-	n.warn("the clock of this machine "+how+"; %s", jump.Abs().Round(time.Second), then)
-	for _, c := range n.conns {
-		c.ahead = min(max(c.ahead-jump, -clockLimit), clockLimit)
-		c.telling.clock = true
-		wake(c.wake)
 	}
 }
 
@@ -781,14 +716,10 @@ func (n *node) unregister(c *conn, err error) {
 	ct := n.contactLocked(c.peer)
 	ct.epoch++
 	n.detachLocked(c)
-	n.changedLocked()
 	if ct.conn != c {
 		return // a fresh connection has replaced it
 	}
 	n.logf("connection with %v (%s) ended: %v", c.peer, n.label(c.peer), err)
-	for author := range c.theirs {
-		n.lackLocked(author)
-	}
 	if ct.brief++; time.Since(c.since) > retryFirst {
 		ct.brief = 0
 	}
@@ -820,10 +751,10 @@ func (n *node) unregister(c *conn, err error) {
 }
 
 // atRest returns what is remembered of c, which has come to rest: what the peer
-// wants to hear, that it has what we said, and with whom it is connected, as far as
-// we know of these anything else.
+// wants to hear, that it has what we said, and with whom it is connected. Nodes of
+// which we know nothing else are left out, since a peer can make up any number.
 func (c *conn) atRest() *conn {
-	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr}, encounter: encounter{since: time.Now()}, wake: make(chan struct{}, 1),
+	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1),
 		holdings: holdings{complete: c.complete, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
 	for author, t := range c.theirs {
 		if t.addr.IsValid() && c.n.history.about(author).state != unknown {
@@ -835,25 +766,13 @@ func (c *conn) atRest() *conn {
 
 // ---- the tick
 
-func (n *node) ticks() {
-	ticker := time.NewTicker(tickEvery)
-	defer ticker.Stop()
-	for {
-		n.tick()
-		select {
-		case <-ticker.C:
-		case <-n.ctx.Done():
-			return
-		}
-	}
-}
-
+// tick does what depends on time. It is called every tickEvery.
 func (n *node) tick() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
 	if now.Sub(n.clock.tickAt) > 2*time.Second {
-		n.clock.wokeAt = now // who was itself stopped, or starved, can't tell who was silent meanwhile
+		n.clock.wokeAt = now // we were stopped, or got no time, and can't tell who was silent meanwhile
 	}
 	n.watchClockLocked(now)
 	for _, c := range n.conns {
@@ -890,6 +809,31 @@ func (n *node) tick() {
 	n.history.setDelivered(n.deliveredLocked(now), n.bestAck)
 	n.changedLocked()
 	n.clock.tickAt = now
+}
+
+// watchClockLocked notices when our own clock jumps, which it does if somebody sets
+// it, and tells the user and the peers. What the clock shows is compared with the
+// time that has really passed, which the monotonic part of now knows.
+func (n *node) watchClockLocked(now time.Time) {
+	clock := n.history.clock().Round(0) // without the monotonic part
+	jump := clock.Sub(n.clock.shown) - now.Sub(n.clock.tickAt)
+	n.clock.shown = clock
+	if jump.Abs() <= clockLimit {
+		return
+	}
+	how, then := "went forward by %v, or the machine slept", "lines go on from there"
+	if jump < 0 {
+		how = "went back by %v"
+	}
+	if ahead := n.history.clockJumped(); ahead > 0 {
+		then = fmt.Sprintf("what was said here last is stamped %v later than that, and what is said until then comes right behind it", ahead.Round(time.Second))
+	}
+	n.warn("the clock of this machine "+how+"; %s", jump.Abs().Round(time.Second), then)
+	for _, c := range n.conns {
+		c.ahead = min(max(c.ahead-jump, -clockLimit), clockLimit)
+		c.telling.clock = true
+		wake(c.wake)
+	}
 }
 
 // newsLocked has everybody hear who came and went, and of posts that their
@@ -958,24 +902,20 @@ func (c *conn) tickLocked(now time.Time) {
 	if quiet > slowHeartbeat+heartbeat {
 		n.announce() // it may not hear us either
 	}
-	switch judgeSilence(quiet, now.Sub(ct.beaconAt), now.Sub(ct.reachedAt)) {
-	case silent:
+	switch judged := judgeSilence(quiet, now.Sub(ct.beaconAt), now.Sub(ct.reachedAt)); {
+	case judged == silent:
 		c.endLocked(byeSilent)
-	case doubtful:
-		if ct.tie == up {
-			ct.epoch++
-			ct.dialAt = now
-			n.moveLocked(ct, suspect, c)
-		}
-	default:
-		if ct.tie == suspect {
-			n.moveLocked(ct, up, c)
-		}
+	case judged == doubtful && ct.tie == up:
+		ct.epoch++
+		ct.dialAt = now
+		n.moveLocked(ct, suspect, c)
+	case judged == alive && ct.tie == suspect:
+		n.moveLocked(ct, up, c)
 	}
 }
 
-// beat sends a heartbeat on each connection that carried nothing for a while,
-// ahead of when tickLocked does.
+// beat sends, together with our beacon, the heartbeats that tickLocked would send
+// soon, so that an idle host is woken once for all of them.
 func (n *node) beat() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -987,8 +927,8 @@ func (n *node) beat() {
 	}
 }
 
-// endLocked has the writer say BYE and close the connection, and closes it
-// in a moment if the writer can't.
+// endLocked has the writer say BYE. The peer then closes the connection; if it
+// doesn't, or the writer can't say it, we close it in a moment.
 func (c *conn) endLocked(why byte) {
 	c.bye = why
 	wake(c.wake)

@@ -533,6 +533,17 @@ func tlsConfig(key ed25519.PrivateKey) *tls.Config {
 	}
 }
 
+// identify returns what TLS has proven on a connection: who the other side is, and
+// the exporter, a secret that is the same on both sides and on no other connection.
+func identify(state tls.ConnectionState) (peer nodeID, exporter []byte, err error) {
+	key, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return peer, nil, errors.New("its key is not an Ed25519 key")
+	}
+	exporter, err = state.ExportKeyingMaterial("EXPORTER-p2pchat", nil, 32)
+	return nodeID(key), exporter, err
+}
+
 // ---- beacons
 
 type beacon struct {
