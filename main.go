@@ -18,16 +18,16 @@
 // end the program waits until it was heard, and its exit status tells whether
 // it was: echo backup done | p2pchat Bot. Without any input (< /dev/null) it
 // only listens.
-//
+package main
+
 // This file is the only one that knows terminals, flags and signals. It reads
 // lines and either posts them into the history or carries out what they
 // command; it prints what the history gathers; and it says when to leave. The
 // rules of its voice: standard output carries lines of the chat and nothing
-// else; everything else that is to be said is one line on standard error, what is
-// wrong and then what to do; and neither of them ever holds up the input or the
-// network, even if nobody reads it. At a terminal both of them, and the line
-// being typed, go through one owner of the screen; nothing else writes there.
-package main
+// else. Everything else that is to be said is one line on standard error, which
+// says what is wrong and then what to do. Neither of them ever holds up the input
+// or the network, even if nobody reads it. At a terminal both of them, and the
+// line being typed, go through one owner of the screen; nothing else writes there.
 
 import (
 	"bufio"
@@ -60,18 +60,18 @@ import (
 )
 
 const (
-	aloneHint     = 5 * time.Second        // without company before we say what to try
-	keyLimit      = 500 * time.Millisecond // for the rest of what one key, or one reply of the terminal, sends
-	maxReply      = 1000                   // bytes
-	typedAhead    = 20 * time.Millisecond  // without a key before we give the terminal back
-	sttyLimit     = time.Second            // for stty, which takes milliseconds
-	screenWait    = 200 * time.Millisecond // for a terminal that may take no output
-	farewell      = 150 * time.Millisecond // for what is still to be printed when a signal ends us, or read when /exit does
+	aloneHint     = 5 * time.Second        // how long we are alone before we say what to try
+	keyLimit      = 500 * time.Millisecond // how long the rest of a key, or of a reply of the terminal, may take
+	maxReply      = 1000                   // bytes of what a terminal tells of itself
+	typedAhead    = 20 * time.Millisecond  // how long no key comes before we give the terminal back
+	sttyLimit     = time.Second            // how long stty may run, which takes milliseconds
+	screenWait    = 200 * time.Millisecond // how long we wait for a terminal that may take no output
+	farewell      = 150 * time.Millisecond // how long we go on printing after a signal, or reading after /exit
 	maxSecret     = 1024                   // bytes
-	maxCandidates = 10                     // for a direct message, that are listed
+	maxCandidates = 10                     // nodes that are listed where it isn't clear who gets a direct message
 	maxUnread     = 1 << 20                // bytes that wait for standard error
-	outputStall   = 300 * time.Millisecond // twice without progress before a terminal that we leave counts as stopped
-	maxPiece      = 16 << 10               // bytes that are written to a terminal at once
+	outputStall   = 300 * time.Millisecond // a terminal that we leave counts as stopped if nothing was printed for twice as long
+	maxPiece      = 16 << 10               // bytes that are written to a terminal at once, but for the rest of a line
 	maxOwn        = 200                    // lines entered earlier that Up brings back
 	prompt        = "> "
 	smallestKeep  = 64 << 10
@@ -249,7 +249,6 @@ func parseAddr(s string, port uint16) (netip.AddrPort, error) {
 	return a, nil
 }
 
-// readPeers reads the table of nodes.
 func (cfg *config) readPeers(file string) error {
 	if file == "" {
 		return nil
@@ -325,19 +324,19 @@ func main() { os.Exit(program(os.Args[1:])) }
 
 // An app is the program as it runs.
 type app struct {
-	cfg     *config
-	n       *node
-	h       *history
-	v       *voice
-	input   inputKind
-	screen  *screen        // standard output, and the input where typing is set
-	pieces  atomic.Int64   // that were printed
-	typing  bool           // the input is typed into the screen's last row
-	said    int            // messages of ours; the reader of the input alone, until it ends
-	directs int            // direct messages of ours; likewise
-	refused int            // lines that were refused; likewise
-	ended   chan struct{}  // closed at the end of the input
-	saving  sync.WaitGroup // what appends to the history file
+	cfg      *config
+	n        *node
+	h        *history
+	v        *voice
+	input    inputKind
+	screen   *screen        // standard output, and the input where typing is set
+	progress atomic.Bool    // something was printed
+	typing   bool           // the input is typed into the screen's last row
+	said     int            // messages of ours; the reader of the input alone, until it ends
+	directs  int            // direct messages of ours; likewise
+	refused  int            // lines that were refused; likewise
+	ended    chan struct{}  // closed at the end of the input
+	saving   sync.WaitGroup // what appends to the history file
 }
 
 func program(args []string) int {
@@ -470,7 +469,7 @@ func (a *app) greet(own netip.AddrPort) {
 		place = fmt.Sprintf("port %d of this host, which has no network yet,", own.Port())
 	}
 	a.v.say("%s at %s in %s of port %d; /help lists the commands", a.cfg.name, place, room, a.cfg.port)
-	// Package time takes UTC for whatever zone it doesn't know.
+	// Package time takes a zone that it doesn't know for UTC.
 	tz := os.Getenv("TZ")
 	if time.Local.String() == "UTC" && !slices.Contains([]string{"", "UTC"}, strings.TrimPrefix(tz, ":")) {
 		a.v.say("TZ names no time zone: %q, so times are UTC; set it to a name such as Europe/Berlin", tz)
@@ -514,7 +513,7 @@ func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	c := a.h.newCursor()
 	a.saving.Go(func() {
 		defer f.Close()
-		a.h.save(ctx, c, first, wholly{f}, func(err error) { // of which it has told when it returns an error
+		a.h.save(ctx, c, first, wholly{f}, func(err error) { // tells of the error that save returns, too
 			if err != nil {
 				a.v.say("cannot write the history: %v; the chat goes on without it, until there is room again", err)
 			} else {
@@ -525,8 +524,7 @@ func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	return nil
 }
 
-// A wholly is a file to which a Write appends all or nothing, as far as the system
-// allows.
+// A wholly is a file to which Write appends all or nothing, if the system allows it.
 type wholly struct{ *os.File }
 
 func (f wholly) Write(b []byte) (n int, err error) {
@@ -539,22 +537,20 @@ func (f wholly) Write(b []byte) (n int, err error) {
 	return 0, err
 }
 
-// serve waits for a reason to leave, of which one is that printing ended, and
-// returns the exit status.
+// serve waits until a signal comes, printing ends or the input ends, and returns
+// the exit status. After the end of a pipe it waits until what was piped in has
+// been heard, and says what was not.
 func (a *app) serve(interrupted, printed context.Context) int {
 	select {
 	case <-interrupted.Done():
+		return 0
 	case <-printed.Done():
+		return 0
 	case <-a.ended:
-		if a.input == fromPipe {
-			return a.deliveredStatus(interrupted)
-		}
 	}
-	return 0
-}
-
-// deliveredStatus waits until what was piped in has been heard, and says what was not.
-func (a *app) deliveredStatus(interrupted context.Context) int {
+	if a.input != fromPipe {
+		return 0
+	}
 	if a.said+a.directs == 0 {
 		return min(a.refused, 1)
 	}
@@ -586,7 +582,8 @@ func (a *app) print(ctx, printed context.Context) error {
 		for rest := out; len(rest) > 0; {
 			piece := rest
 			if a.screen.isTerminal {
-				piece = firstLines(rest, maxPiece)
+				full := min(maxPiece, len(rest)-1)
+				piece = rest[:full+bytes.IndexByte(rest[full:], '\n')+1]
 			}
 			rest = rest[len(piece):]
 			_, err := w.Write(piece)
@@ -596,37 +593,22 @@ func (a *app) print(ctx, printed context.Context) error {
 			if err = cmp.Or(err, printed.Err()); err != nil {
 				return err
 			}
-			a.pieces.Add(1)
+			a.progress.Store(true)
 		}
 		return nil
 	})
 }
 
-// firstLines returns the lines that text begins with, as many as fit into size
-// but one at least.
-func firstLines(text []byte, size int) []byte {
-	if len(text) <= size {
-		return text
-	}
-	end := bytes.LastIndexByte(text[:size], '\n')
-	if end < 0 {
-		end = bytes.IndexByte(text, '\n')
-	}
-	return text[:end+1]
-}
-
 // awaitPrinted waits until all is printed. It gives up when standard output is a
 // terminal that takes nothing.
 func (a *app) awaitPrinted(printed context.Context, endPrint context.CancelCauseFunc) {
-	for before := int64(-1); printed.Err() == nil; {
+	for a.progress.Store(true); printed.Err() == nil; {
 		select {
 		case <-printed.Done():
 		case <-time.After(outputStall):
-			now := a.pieces.Load()
-			if a.screen.isTerminal && now == before {
+			if !a.progress.Swap(false) && a.screen.isTerminal {
 				endPrint(nil)
 			}
-			before = now
 		}
 	}
 }
@@ -670,8 +652,7 @@ type entry struct {
 	more   bool   // the next is there already
 }
 
-// read reads the input to its end. Lines that are there together are one
-// post.
+// read reads the input to its end. Lines that are there together are one post.
 func (a *app) read(ctx context.Context) {
 	if a.input == fromNull {
 		return // a listener stays
@@ -683,7 +664,7 @@ func (a *app) read(ctx context.Context) {
 			a.screen.next() // reads away what is typed until we have left
 		}
 	}()
-	stdin := io.MultiReader(os.Stdin) // whose first end is the last: a terminal would go on after one
+	stdin := io.MultiReader(os.Stdin) // never reads on after the end; a terminal would, after Ctrl-D
 	r := bufio.NewReaderSize(stdin, 2*maxLine)
 	next := func() (entry, error) { return readLine(r) }
 	if a.typing {
@@ -704,7 +685,7 @@ func (a *app) read(ctx context.Context) {
 		}
 	}
 	defer post()
-	met := false              // who is here is known
+	met := false              // we have waited until we know who is here
 	name := len(a.n.myName()) // bytes of the name that posts bear
 	for {
 		e, err := next()
@@ -714,10 +695,12 @@ func (a *app) read(ctx context.Context) {
 			}
 			return
 		}
-		if a.input == fromPipe && !met && !a.cfg.verbatim && maybePrivate(e.line) { // whose names are not known yet
+		if a.input == fromPipe && !met && !a.cfg.verbatim && maybePrivate(e.line) { // it may name somebody of whom we don't know yet
 			met = true
 			post()
-			a.meet(ctx)
+			limited, cancel := context.WithTimeout(ctx, a.cfg.wait)
+			a.n.waitMet(limited)
+			cancel()
 		}
 		message, ok := a.message(e.line)
 		if e.asIs && e.line != nil && !a.isAddressed(e.line) {
@@ -750,7 +733,7 @@ func (a *app) read(ctx context.Context) {
 // begin passes over a byte order mark at the beginning of the input, and says
 // so when the input holds nothing at all.
 func (a *app) begin(r *bufio.Reader) {
-	if b, _ := r.Peek(1); string(b) == byteOrderMark[:1] { // who types doesn't wait until three bytes are there
+	if b, _ := r.Peek(1); string(b) == byteOrderMark[:1] { // a line may be shorter than the mark
 		if b, _ := r.Peek(len(byteOrderMark)); string(b) == byteOrderMark {
 			r.Discard(len(b))
 		}
@@ -758,13 +741,6 @@ func (a *app) begin(r *bufio.Reader) {
 	if _, err := r.Peek(1); err == io.EOF && a.input == fromPipe {
 		a.v.say("the input is empty, so there is nothing to say; to listen, start it with < /dev/null")
 	}
-}
-
-// meet waits until we know who is here, but no longer than -wait.
-func (a *app) meet(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
-	defer cancel()
-	a.n.waitMet(ctx)
 }
 
 // goesOn says whether a line that is not empty stands in r. Of a pipe that is
@@ -797,10 +773,10 @@ func readLine(r *bufio.Reader) (e entry, err error) {
 	return e, err
 }
 
-// typed returns what returns the lines that are typed into the screen's last
-// row, one after the other. Where several lines were pasted there, each is said
-// as it stands; but behind @WHO they are one line, so that all of it goes to WHO
-// alone.
+// typed returns a function that returns, one after the other, the lines that are
+// typed into the screen's last row. Where several lines were pasted there, each is
+// said as it stands; but behind @WHO they are one line, so that all of it goes to
+// WHO alone.
 func (a *app) typed() func() (entry, error) {
 	var lines []string
 	pasted := false
@@ -871,14 +847,13 @@ func maybePrivate(line []byte) bool {
 	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && line[i-1] != ' ' && !bytes.ContainsAny(line[:i], forbidden) {
 		return true
 	}
-	if len(line) == 0 || line[0] > ' ' && line[0] < utf8.RuneSelf {
-		return len(line) > 0 && line[0] == '@' // most lines: this costs nothing
+	if len(line) > 0 && line[0] > ' ' && line[0] < utf8.RuneSelf { // most lines: this costs nothing
+		return line[0] == '@'
 	}
 	return hasAt(string(bytes.TrimLeftFunc(line, isBlank)))
 }
 
-// hasAt says whether s begins with @, or with the wide one that keyboards of East
-// Asia have.
+// hasAt says whether s begins with @, or with the wide @ of East Asian keyboards.
 func hasAt(s string) bool { return strings.HasPrefix(s, "@") || strings.HasPrefix(s, "\uff20") }
 
 // isBlank says whether r is white space, or shows as nothing.
@@ -907,9 +882,9 @@ func whoIn(s string) string {
 	return strings.TrimFunc(name, func(r rune) bool { return isBlank(r) && r != ' ' })
 }
 
-// resembled returns who, of those that are here or in the table, is named by
-// what s begins with, which is @WHO or WHO/, or nearly named; else "". A name
-// doesn't end where a word goes on.
+// resembled returns what WHO is, or nearly is, in s, which is @WHO text or WHO/text:
+// a name or an address of somebody who is here, or a name of the table. It returns
+// "" if WHO is like none of them. A name doesn't end where a word goes on.
 func (a *app) resembled(s string) string {
 	who, at := strings.CutPrefix(fold(s), "@")
 	if !at {
@@ -931,8 +906,8 @@ func (a *app) resembled(s string) string {
 	return ""
 }
 
-// command carries out a line that is no message. It returns false when that
-// was to leave.
+// command carries out a line that is no message. After a line that says to leave it
+// returns false.
 func (a *app) command(ctx context.Context, line []byte, length int) bool {
 	if len(line) == 0 {
 		a.refuse("a line of %d bytes is too long; send at most %d at a time", length, maxLine)
@@ -997,7 +972,6 @@ func (a *app) members() {
 	a.show(answer(lines...))
 }
 
-// history shows the last of the history, or all of it.
 func (a *app) history(arg string) {
 	events := a.h.chronology()
 	if arg != "" {
@@ -1013,8 +987,7 @@ func (a *app) history(arg string) {
 
 // ---- direct messages
 
-// direct sends a line that begins with @WHO or WHO/, or refuses one that nearly
-// does.
+// direct sends a line that begins with @WHO or WHO/, and refuses what looks like one.
 func (a *app) direct(ctx context.Context, s string) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.wait)
 	defer cancel()
@@ -1028,12 +1001,11 @@ func (a *app) direct(ctx context.Context, s string) {
 		a.n.wait(ctx)
 		to, who, text, known = whoOf(s, a.n.members())
 	}
-	if far, _, _, _ := whoOf(s, a.n.beyond()); len(to) == 0 && len(far) > 0 {
+	far, _, _, _ := whoOf(s, a.n.beyond())
+	switch {
+	case len(to) == 0 && len(far) > 0:
 		a.refuse("%s@%v? is not connected with this node: it is heard through %s alone, and a direct message goes to its receiver alone; write to one who is connected: %s",
 			far[0].name, far[0].addr, far[0].through, candidates(a.n.members()))
-		return
-	}
-	switch {
 	case text == "" && len(to) > 0:
 		a.refuse("nothing to say to %s; write the text after it", who)
 	case len(to) == 0 && known:
@@ -1060,12 +1032,11 @@ func (a *app) direct(ctx context.Context, s string) {
 
 // ---- standard error
 
-// A voice speaks on standard error, a line at a time, and never holds up who
-// has something to say and may hold a lock meanwhile: when nobody reads, what
-// exceeds maxUnread is dropped.
+// A voice speaks on standard error, a line at a time. The caller of say may hold
+// a lock, so say never waits: when nobody reads, what exceeds maxUnread is dropped.
 type voice struct {
 	w    io.Writer     // immutable
-	turn chan struct{} // full while somebody writes, who alone may
+	turn chan struct{} // full while somebody writes; nobody else may then
 
 	mu     sync.Mutex // guards all below
 	unread []byte     // what is still to be written
@@ -1102,10 +1073,8 @@ func (v *voice) write() {
 	<-v.turn
 }
 
-// close waits a moment for what was said to be written.
-func (v *voice) close() {
-	within(farewell, func() { v.turn <- struct{}{} })
-}
+// close waits a moment until what was said is written.
+func (v *voice) close() { within(farewell, func() { v.turn <- struct{}{} }) }
 
 // ---- the terminal
 
@@ -1121,7 +1090,7 @@ type screen struct {
 	isTerminal bool                                              // out is one
 	run        func(name string, args ...string) (string, error) // a command with the terminal as its input; nil where there is none
 
-	turn    chan struct{} // full while somebody writes, who alone may, and alone uses columns and buf
+	turn    chan struct{} // full while somebody writes; nobody else may then, or may use columns and buf
 	columns int           // of the window
 	buf     []byte
 	resized atomic.Bool   // columns are to be asked for
@@ -1144,7 +1113,6 @@ func newScreen(in io.Reader, out io.Writer) *screen {
 	return &screen{in: in, out: out, turn: make(chan struct{}, 1), due: make(chan struct{}, 1), quiet: time.NewTimer(typedAhead)}
 }
 
-// screenOf returns the screen of standard input and output.
 func screenOf(in, out *os.File) *screen {
 	s := newScreen(in, out)
 	s.isTerminal = kindOf(out) == fromTerminal
@@ -1154,7 +1122,7 @@ func screenOf(in, out *os.File) *screen {
 	}
 	s.run = func(name string, args ...string) (string, error) {
 		ctx, cancel := context.Background(), func() {}
-		if name == "stty" { // whatever is called so in PATH
+		if name == "stty" { // what PATH has by this name may be another program
 			ctx, cancel = context.WithTimeout(ctx, sttyLimit)
 		}
 		defer cancel()
@@ -1166,7 +1134,7 @@ func screenOf(in, out *os.File) *screen {
 	return s
 }
 
-// beside returns what to write to f through: the screen, if f is that.
+// beside returns the writer for f: the screen, if f is the same terminal.
 func (s *screen) beside(f *os.File) io.Writer {
 	out, _ := s.out.(*os.File).Stat()
 	info, _ := f.Stat()
@@ -1176,8 +1144,7 @@ func (s *screen) beside(f *os.File) io.Writer {
 	return f
 }
 
-// open takes the terminal over and shows the row. It says whether that could
-// be done.
+// open takes the terminal over and shows the row, and says whether it could.
 func (s *screen) open() bool {
 	if s.run == nil {
 		return false
@@ -1188,7 +1155,7 @@ func (s *screen) open() bool {
 	gone := s.left
 	s.mu.Unlock()
 	if s.in == os.Stdin {
-		syscall.Read(syscall.Stdin, nil) // in the background, where the mode is the shell's, this stops us until the terminal is ours
+		syscall.Read(syscall.Stdin, nil) // stops us in the background, where the mode is the shell's, until the terminal is ours
 	}
 	saved, err := s.run("stty", "-g")
 	if err != nil || gone {
@@ -1207,8 +1174,8 @@ func (s *screen) open() bool {
 	return true
 }
 
-// set changes the terminal's mode, without waiting for its output where stty
-// can do that: a terminal may take none.
+// set changes the terminal's mode. Where stty can do so, it doesn't wait until
+// all output is shown, as a terminal may take none.
 func (s *screen) set(words ...string) error {
 	_, err := s.run("stty", append([]string{"-drain"}, words...)...)
 	if err != nil {
@@ -1231,7 +1198,11 @@ func (s *screen) Write(text []byte) (int, error) {
 // the turn.
 func (s *screen) write(text []byte) error {
 	if s.resized.Swap(false) {
-		s.columns = s.width()
+		size, _ := s.run("stty", "size")
+		var rows int
+		if fmt.Sscan(size, &rows, &s.columns); s.columns < 1 {
+			s.columns = 80 // a serial line knows no size
+		}
 	}
 	s.mu.Lock()
 	if s.saved != "" {
@@ -1244,16 +1215,6 @@ func (s *screen) write(text []byte) error {
 	}
 	_, err := s.out.Write(text)
 	return err
-}
-
-// width asks for the columns of the window.
-func (s *screen) width() int {
-	size, _ := s.run("stty", "size")
-	var rows, columns int
-	if fmt.Sscan(size, &rows, &columns); columns < 1 {
-		return 80 // a serial line, which knows no size
-	}
-	return columns
 }
 
 // appendAround appends what takes the row away, text, and the row again. The
@@ -1315,8 +1276,8 @@ func (s *screen) next() (string, error) {
 			return "", err
 		}
 		s.mu.Lock()
-		if time.Since(asked) > keyLimit {
-			s.row.forgetHalf()
+		if time.Since(asked) > keyLimit && isHalf(s.row.keys) { // Escape alone; what is being pasted stays
+			s.row.keys = nil
 		}
 		if !s.left {
 			s.row.keys = append(s.row.keys, keys[:n]...)
@@ -1347,9 +1308,9 @@ func (s *screen) stop() {
 	s.redraw()
 }
 
-// close gives the terminal back for good. Before that it waits, for a moment,
-// until no more keys come, or the shell would take what was typed ahead for
-// commands. Another goroutine has to be in next, which reads them away.
+// close gives the terminal back for good. Before that it waits a moment until no
+// more keys come, as the shell would take what was typed ahead for commands.
+// Another goroutine has to be in next, which reads the keys away.
 func (s *screen) close() {
 	s.closing.Do(func() {
 		if s.run != nil {
@@ -1371,7 +1332,7 @@ func (s *screen) restore() (saved string) {
 	s.mu.Unlock()
 	hide := func() { s.Write(nil) }
 	if !within(screenWait, hide) && saved != "" {
-		within(screenWait, func() { s.set("-ixon") }) // which undoes Ctrl-S, or the shell's prompt would stand behind the row
+		within(screenWait, func() { s.set("-ixon") }) // undoes Ctrl-S; otherwise the shell's prompt would stand behind the row
 		within(screenWait, hide)
 	}
 	s.mu.Lock()
@@ -1402,7 +1363,7 @@ func within(d time.Duration, f func()) bool {
 type editor struct {
 	completions func() []string // what a line may begin with
 
-	keys    []byte   // that are still to be pressed, or wait for the rest of theirs
+	keys    []byte   // bytes of keys that are still to be pressed; of the last, the rest may have yet to come
 	line    []rune   // with line feeds only if several lines were pasted
 	at      int      // where the cursor is: before line[at]
 	own     []string // lines entered earlier, the oldest first, and the one being typed
@@ -1425,13 +1386,16 @@ func (e *editor) next() (key, line string) {
 	}
 }
 
-// Sequences that keys send (ECMA-48): ESC [, parameters, and a last byte. Some
+// A key is a sequence (ECMA-48), a character, with ESC before it if Alt is held,
+// or a control character. A sequence is ESC [, parameters, and a last byte. Some
 // terminals have ESC O instead, and the Linux console ESC [[. A terminal also
 // sends what it tells of itself, such as its colours, when something asks for it:
 // an OSC or a DCS, which ends with ST or BEL. Alt with ] or P begins like one.
 var (
-	wholeSequence = regexp.MustCompile(`^\x1b(?:(?:\[\[|[O\[]([0-9]*)[0-?]*[ -/]*)([@-~])|[\]P]\P{Cc}*(?:\a|\x1b\\))`)
-	halfSequence  = regexp.MustCompile(`^\x1b(?:\[\[|[O\[][0-?]*[ -/]*|[\]P]\P{Cc}*\x1b?)?$`)
+	wholeKey = regexp.MustCompile(`^(?:\x1b(?:\[\[|[O\[]([0-9]*)[0-?]*[ -/]*)([@-~])|` + // a sequence
+		`\x1b[\]P]\P{Cc}*(?:\a|\x1b\\)|` + // what the terminal tells of itself
+		`\x1b?[^\x00-\x1f]|(?s:.))`) // a character; a control character
+	halfKey = regexp.MustCompile(`^\x1b(?:\[\[|[O\[][0-?]*[ -/]*|[\]P]\P{Cc}*\x1b?)?$`)
 )
 
 const paste, endOfPaste = "\x1b[200~", "\x1b[201~" // xterm calls it bracketed paste
@@ -1442,7 +1406,7 @@ const paste, endOfPaste = "\x1b[200~", "\x1b[201~" // xterm calls it bracketed p
 // "" while the rest of the key has yet to come.
 func (e *editor) key() string {
 	b := e.keys
-	if len(b) == 0 || isHalf(b) {
+	if isHalf(b) || !utf8.FullRune(bytes.TrimPrefix(b, []byte{'\x1b'})) {
 		return ""
 	}
 	if bytes.HasPrefix(b, []byte(paste)) {
@@ -1453,39 +1417,22 @@ func (e *editor) key() string {
 		e.keys = rest
 		return string(text)
 	}
-	if m := wholeSequence.FindSubmatch(b); m != nil {
-		e.keys = b[len(m[0]):]
-		if string(m[2]) == "~" {
-			return "\x1b[" + string(m[1]) + "~"
-		}
-		return "\x1b[" + string(m[2]) // whatever Shift, Alt or Ctrl are held; a reply has no last byte
+	m := wholeKey.FindSubmatch(b)
+	e.keys = b[len(m[0]):]
+	switch last := string(m[2]); last {
+	case "":
+		return string(m[0])
+	case "~":
+		return "\x1b[" + string(m[1]) + last
+	default:
+		return "\x1b[" + last // whatever Shift, Alt or Ctrl are held
 	}
-	n := 0
-	if b[0] == '\x1b' && b[1] >= ' ' { // Alt with a character
-		n = 1
-	}
-	if !utf8.FullRune(b[n:]) {
-		return ""
-	}
-	_, size := utf8.DecodeRune(b[n:])
-	n += size
-	e.keys = b[n:]
-	return string(b[:n])
 }
 
 // isHalf says whether more bytes have to come before keys begins with a key. No
 // sequence is longer than maxReply.
-func isHalf(keys []byte) bool { return len(keys) <= maxReply && halfSequence.Match(keys) }
+func isHalf(keys []byte) bool { return len(keys) <= maxReply && halfKey.Match(keys) }
 
-// forgetHalf drops what has yet to become a key, as the rest of it doesn't come:
-// Escape alone. What is being pasted stays.
-func (e *editor) forgetHalf() {
-	if isHalf(e.keys) {
-		e.keys = nil
-	}
-}
-
-// press does what a key does to the line.
 func (e *editor) press(key string) {
 	end := len(e.line)
 	switch key {
@@ -1564,7 +1511,6 @@ func (e *editor) complete() {
 	e.insert(strings.TrimPrefix(common, begun))
 }
 
-// enter ends the line and returns it.
 func (e *editor) enter() string {
 	line := string(e.line)
 	if n := max(0, len(e.own)-1); line != "" && len(line) <= maxLine && (n == 0 || e.own[n-1] != line) {
