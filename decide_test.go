@@ -15,6 +15,7 @@ func TestWhatToAskOfWhom(t *testing.T) {
 	stalled := func(o offer, stalls uint64) offer { o.stalls = stalls; return o }
 	connected := func(o offer) offer { o.addr = netip.MustParseAddrPort("10.0.0.9:7700"); return o }
 	theAuthor := func(o offer) offer { o.isAuthor = true; return o }
+	slow := func(o offer) offer { o.served = served{1000, trial}; return o }
 	settled := verdict{settled: true}
 	ask := func(i int, w want) verdict { return verdict{ask: i, want: w} }
 	const long = time.Hour
@@ -31,12 +32,18 @@ func TestWhatToAskOfWhom(t *testing.T) {
 		{"the author is about to connect", lack{waited: time.Second, delay: 2 * time.Second, source: -1, offers: []offer{has(1, 3)}}, verdict{}},
 		{"the author did not connect", lack{waited: 2 * time.Second, delay: 2 * time.Second, source: -1, offers: []offer{has(1, 3)}}, ask(0, want{from: 1})},
 		{"it is on its way", lack{waited: long, quiet: noProgress - 1, offers: []offer{has(1, 3)}}, verdict{}},
+		{"it comes slowly, and another has not been tried", lack{waited: long, offers: []offer{slow(has(1, 3)), has(1, 3)}}, ask(1, want{from: 1})},
+		{"it comes slowly, and another is no faster", lack{waited: long, offers: []offer{slow(has(1, 3)), slow(has(1, 3))}}, verdict{}},
+		{"it comes slowly, and another brought nothing", lack{waited: long, offers: []offer{slow(has(1, 3)), stalled(has(1, 3), 1)}}, verdict{}},
+		{"it comes slowly, but of its author", lack{waited: long, offers: []offer{slow(theAuthor(has(1, 3))), has(1, 3)}}, verdict{}},
 		{"it did not come", lack{waited: long, quiet: noProgress, offers: []offer{has(1, 3)}}, verdict{want: want{from: 1}, stalled: true}},
 		{"it did not come, and another has it too", lack{waited: long, quiet: noProgress, offers: []offer{stalled(has(1, 3), 1), has(1, 3)}}, verdict{ask: 1, want: want{from: 1}, stalled: true}},
 		{"who says that it has all is asked though it failed twice", lack{waited: long, source: -1, offers: []offer{has(6, 9), stalled(has(1, 9), maxStalls-1)}}, ask(1, want{from: 1})},
 		{"and is the last resort when it failed three times", lack{waited: long, source: -1, offers: []offer{has(6, 9), stalled(has(1, 9), maxStalls)}}, ask(0, want{from: 6 - 5, over: true})},
 		{"a gap, and somebody may come who fills it", lack{waited: gapPatience - 1, source: -1, offers: []offer{has(6, 9)}}, verdict{}},
 		{"a gap that nobody came to fill", lack{waited: gapPatience, source: -1, offers: []offer{has(6, 9)}}, ask(0, want{from: 1, over: true})},
+		{"a gap behind posts that we hold, and a link may heal", lack{mine: author{last: 2}, waited: healPatience - 1, source: -1, offers: []offer{has(6, 9)}}, verdict{}},
+		{"a gap behind posts that we hold, and no link healed", lack{mine: author{last: 2}, waited: healPatience, source: -1, offers: []offer{has(6, 9)}}, ask(0, want{from: 3, over: true})},
 		{"who leaves the smallest gap is asked", lack{mine: author{last: 1}, waited: long, source: -1, offers: []offer{has(6, 9), has(4, 5), has(7, 20)}}, ask(1, want{from: 2, over: true})},
 		{"who was asked for the next and now has a gap is asked anew", lack{waited: long, quiet: 0, offers: []offer{has(6, 9)}}, ask(0, want{from: 1, over: true})},
 		{"who was asked to leave the gap is waited for", lack{waited: long, quiet: 0, over: true, offers: []offer{has(6, 9)}}, verdict{}},

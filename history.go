@@ -160,7 +160,7 @@ type author struct {
 	link  link   // of that post
 	time  int64  // of that post
 	name  string // its latest, as it may be shown
-	here  bool   // we met it, and it has neither left nor was given up by forget; or it is ourselves
+	here  bool   // we met it, and forget was not told of it since; or it is ourselves
 	state presence
 
 	reached *netip.AddrPort // where we last reached it; nil if we never did
@@ -349,22 +349,18 @@ func (h *history) dropCursor(c *cursor) {
 func (h *history) say(kind byte, text []byte) {
 	h.saying.Lock()
 	defer h.saying.Unlock()
-	h.mu.Lock()
-	f := h.feedLocked(h.self)
-	if f.state == left {
-		h.mu.Unlock()
+	me := h.about(h.self)
+	if me.state == left {
 		return // what is typed after our leave comes too late
 	}
-	p := post{number: f.last + 1, time: max(h.nowLocked(), f.time+1), prev: f.link, kind: kind, name: []byte(f.name), text: text}
+	p := post{number: me.last + 1, time: max(h.now(), me.time+1), prev: me.link, kind: kind, addr: h.addr(), name: []byte(me.name), text: text}
 	if kind == kindJoin {
 		p.name, p.text = text, nil
 	}
-	h.mu.Unlock()
-	p.addr = h.addr()
 	p = sealPost(h.key, h.self, p) // 20 to 60 µs, so not under the lock
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.appendLocked(f, []post{p}, true)
+	h.appendLocked(h.feeds[h.self], []post{p}, true)
 }
 
 // now is nowLocked for callers that don't hold the lock.
@@ -473,9 +469,7 @@ func (h *history) showEarly(author nodeID, run []post) {
 		}
 		f.early = append(f.early, p)
 		h.heedLocked(p.time)
-		if e := (&event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind}); h.isNews(e) {
-			shown = append(shown, e)
-		}
+		shown = append(shown, &event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind})
 	}
 	h.queue = append(h.queue, shown)
 	wake(h.printer.wake)
@@ -508,7 +502,7 @@ func (h *history) clockJumped() time.Duration {
 	h.latest = 0
 	for _, f := range h.feeds {
 		h.heedLocked(f.time)
-		f.notedAt = min(f.notedAt, now)
+		f.notedAt, f.toldAt = min(f.notedAt, now), min(f.toldAt, now)
 	}
 	return time.Duration(h.feeds[h.self].time-now) * time.Microsecond
 }
@@ -531,7 +525,7 @@ func (h *history) advanceLocked(f *feed, p *post) {
 	h.nameLocked(f, name)
 	switch {
 	case p.kind == kindLeave:
-		f.state, f.here = left, f.id == h.self
+		f.state = left
 	case f.state == unknown:
 		f.state = present
 	}
@@ -597,7 +591,7 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	if now := h.clock().UnixMicro(); now-f.toldAt >= time.Minute.Microseconds() || now < f.toldAt {
+	if now := h.clock().UnixMicro(); now-f.toldAt >= time.Minute.Microseconds() {
 		f.toldAt, f.told = now, 0
 	}
 	if f.told == maxSeen || p.time == 0 || !h.noteLocked(f, p, at) {
@@ -811,10 +805,8 @@ func (h *history) boundDirectsLocked(f *feed) {
 			}
 		}
 	}
-	for passed := h.passedLocked(); f.directs > one || h.directs > all; {
-		if f.notes.count <= 1 || f.notes.event(0).seq > passed {
-			return
-		}
+	passed := h.passedLocked()
+	for (f.directs > one || h.directs > all) && f.notes.count > 0 && f.notes.event(0).seq <= passed {
 		h.dropFirstLocked(f.notes)
 	}
 }
@@ -892,7 +884,6 @@ func (h *history) loosen(c *cursor, loose bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c.loose = loose
-	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
 }
 
@@ -1291,7 +1282,7 @@ func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 		}
 		ours = ours || err == nil
 		b.Discard(n)
-		if size += int64(n); size > min(h.keep/2, loadAtOnce) {
+		if size += int64(n); size > loadAtOnce {
 			h.addFound(found)
 			size = 0
 		}
@@ -1332,6 +1323,7 @@ func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 func (h *history) addFound(found map[nodeID][]post) {
 	for author, posts := range found {
 		slices.SortStableFunc(posts, func(a, b post) int { return cmp.Compare(a.number, b.number) })
+		// Each copy of a post would end a piece, the signature of which takes long to check.
 		posts = slices.CompactFunc(posts, func(a, b post) bool { return a.link == b.link })
 		for len(posts) > 0 {
 			n := 1

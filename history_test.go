@@ -540,6 +540,10 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	if got := h.span(h.self); got.first != 151 || got.last != 210 || len(h.ownPosts(0)) != 60 {
 		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownPosts(0)))
 	}
+	checkBooks(t, h)
+	h.setDelivered(205, 205)
+	h.setDelivered(180, 205) // somebody connects who has less
+	checkBooks(t, h)
 	if h.setDelivered(190, 190); !h.hasRoomLocked(true) {
 		t.Error("no more may be said though all but 20 posts were heard")
 	}
@@ -675,6 +679,182 @@ func TestSightingsOfOneAuthorAreBounded(t *testing.T) {
 	}
 }
 
+// TestSightingIsTakenOnlyIfItIsNew: what others tell of an author counts if it is
+// later than what is known, or if our clock went back since.
+func TestSightingIsTakenOnlyIfItIsNew(t *testing.T) {
+	t.Parallel()
+	now := wallClock(scribeTime + 3600e6)
+	h := emptyHistory(ample, now.now)
+	vic := newScribe(1, "Vic")
+	h.add(vic.id, vic.chat(1), true, false)
+	sighting := func(kind byte, at int64) bool { return h.noteOf(vic.id, post{kind: kind, time: at}, at) }
+	h.note(vic.id, post{kind: kindLost})
+	if sighting(kindBack, int64(now)-1e6) {
+		t.Error("it is back, by the word of one who saw it before it was lost")
+	}
+	if sighting(kindBack, 0) {
+		t.Error("it is back, at no time")
+	}
+	for i := range int64(maxSeen) {
+		if now += 1e6; !sighting(kindBack-byte(i%2), int64(now)) {
+			t.Errorf("sighting %d is not taken", i)
+		}
+	}
+	now -= 1800e6
+	h.clockJumped()
+	if now += 60e6; !sighting(kindBack, int64(now)) {
+		t.Error("no sighting is taken after our clock went back")
+	}
+	h.horizon = int64(now) + 2e6
+	if sighting(kindLost, int64(now)+1e6) {
+		t.Error("a sighting is taken that is older than what was dropped")
+	}
+	lines := printedLines(h)
+	if len(lines) < 2 || lines[0] != "* Vic@192.168.0.7? joined" || lines[1] != "* Vic@192.168.0.7? lost" {
+		t.Errorf("prints %q, want Vic first, who was never reached", lines)
+	}
+}
+
+// TestWhatIsShownAheadIsTakenInItsTurn, and is not shown again then.
+func TestWhatIsShownAheadIsTakenInItsTurn(t *testing.T) {
+	t.Parallel()
+	now := wallClock(scribeTime)
+	h := emptyHistory(ample, now.now)
+	vic := newScribe(1, "Vic")
+	run := vic.chat(5)
+	prints := func(want ...string) {
+		t.Helper()
+		if got := printedLines(h); !slices.Equal(got, want) {
+			t.Errorf("prints %q, want %q", got, want)
+		}
+	}
+	h.showEarly(vic.id, run[2:3])
+	h.showEarly(vic.id, run[2:5])
+	prints("Vic@192.168.0.7?: Vic says 2", "Vic@192.168.0.7?: Vic says 3", "Vic@192.168.0.7?: Vic says 4")
+	h.say(kindLines, []byte("an answer"))
+	if h.about(h.self).time <= run[4].time {
+		t.Error("an answer sorts before what it answers")
+	}
+	h.add(vic.id, slices.Clone(run), true, false)
+	prints("Me (me): an answer", "* Vic@192.168.0.7? joined", "Vic@192.168.0.7?: Vic says 1")
+
+	large := newScribe(2, "Large")
+	var ahead []post
+	large.chat(1)
+	for range 10 {
+		ahead = append(ahead, large.writes(kindLines, large.last.time+1, strings.Repeat("x", 60<<10)))
+	}
+	h.showEarly(large.id, ahead)
+	if n := len(printedLines(h)); n != 4 {
+		t.Errorf("%d posts of 60 KiB are shown ahead of their turn, want 4", n)
+	}
+}
+
+// TestWhatIsShownAheadIsTakenAsItsAuthorSignedIt, where nobody has the posts
+// before it any more.
+func TestWhatIsShownAheadIsTakenAsItsAuthorSignedIt(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, aDayLater)
+	vic := newScribe(1, "Vic")
+	run := vic.chat(5)
+	h.showEarly(vic.id, run[2:3])
+	h.showEarly(vic.id, append(run[4:5:5], vic.scrawls(kindLines, vic.last.time+1, "not signed")))
+	h.takeEarly(vic.id)
+	if got := h.span(vic.id); got.first != 5 || got.last != 5 || len(h.contents()) != 2 {
+		t.Errorf("holds %+v, and %d events; want posts 3 and 5", got, len(h.contents()))
+	}
+	h.takeEarly(newScribe(2, "Unknown").id)
+}
+
+// TestOnlyWhoWasSeenMoves: no line says that an author has another address, unless
+// one has said that it is here.
+func TestOnlyWhoWasSeenMoves(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, aDayLater)
+	vic := newScribe(1, "Vic")
+	elsewhere := netip.MustParseAddrPort("192.168.0.44:7700")
+	h.reached(vic.id, elsewhere, "Vic")
+	h.reached(vic.id, vic.addr, "Vic")
+	h.add(vic.id, vic.chat(2), true, false)
+	h.reached(vic.id, elsewhere, "Vic")
+	h.add(vic.id, []post{vic.writes(kindLeave, vic.last.time+1, "")}, true, false)
+	h.reached(vic.id, vic.addr, "Vic")
+	want := []string{"* Vic@192.168.0.7 joined", "Vic@192.168.0.7: Vic says 1", "* Vic@192.168.0.7 is now at 192.168.0.44", "* Vic@192.168.0.44 left"}
+	if got := printedLines(h); !slices.Equal(got, want) {
+		t.Errorf("prints %q, want %q", got, want)
+	}
+}
+
+func TestNamesAreBounded(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, aDayLater)
+	vic, ann := newScribe(1, "Vic"), newScribe(2, "Ann")
+	h.add(ann.id, ann.chat(1), true, false)
+	for i := range 2 * maxNames {
+		vic.name = fmt.Sprint("Vic", i)
+		h.add(vic.id, []post{vic.scrawls(kindLines, scribeTime+int64(i), "x")}, true, false)
+	}
+	if len(h.names) > maxNames+2*len(h.feeds) || !h.bore("ann") || !h.bore(vic.name) {
+		t.Errorf("%d names are remembered, want %d and those in use", len(h.names), maxNames)
+	}
+}
+
+// TestWhatIsOlderThanWhatWasDropped is shown of authors that are known, and of those
+// who say it themselves; what a third sends of others may have been shown before.
+func TestWhatIsOlderThanWhatWasDropped(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(smallKeep, aDayLater)
+	vic := newScribe(1, "Vic")
+	var drain batch
+	for h.horizon == 0 {
+		h.add(vic.id, []post{vic.scrawls(kindLines, scribeTime+3600e6+int64(vic.last.number), strings.Repeat("x", 1000))}, true, false)
+		h.take(h.printer, &drain, ample)
+	}
+	horizon := h.horizon
+	prints := func(i int, proved bool) bool {
+		s := newScribe(i, "Old")
+		h.add(s.id, s.chat(1), proved, false)
+		return h.take(h.printer, &drain, ample)
+	}
+	if prints(2, true) || !prints(3, false) {
+		t.Error("what is older than what was dropped is shown by another's word, or not by its author's")
+	}
+	known := newScribe(4, "Known")
+	run := known.chat(2)
+	h.add(known.id, run[:1], false, false)
+	h.take(h.printer, &drain, ample)
+	if h.add(known.id, run[1:], true, false); !h.take(h.printer, &drain, ample) {
+		t.Error("what an author said whom we know is not shown")
+	}
+	if h.horizon < horizon {
+		t.Error("what was dropped last hides what was dropped before")
+	}
+}
+
+// TestWhoIsHereIsNotForgotten until it may be, though nothing is held of it and
+// many others are known.
+func TestWhoIsHereIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, aDayLater)
+	vic := newScribe(1, "Vic")
+	met := func(n int) {
+		for range maxAuthors + 1 {
+			n++
+			h.feedLocked(nodeID{1, byte(n >> 8), byte(n)})
+		}
+	}
+	h.reached(vic.id, vic.addr, "Vic")
+	met(0)
+	if h.about(vic.id).name != "Vic" {
+		t.Error("who is here is forgotten")
+	}
+	h.forget(vic.id)
+	met(2 * maxAuthors)
+	if h.feeds[vic.id] != nil {
+		t.Error("who is gone is remembered for ever")
+	}
+}
+
 func TestNothingIsSaidAfterLeaving(t *testing.T) {
 	h := emptyHistory(ample, time.Now)
 	h.say(kindLeave, nil)
@@ -715,6 +895,52 @@ func TestForgottenAuthorsLeaveTheVectorAndStayOut(t *testing.T) {
 	if n := len(h.vector()); n > keep/2000 {
 		t.Errorf("the vector names %d authors", n)
 	}
+}
+
+// TestOldPostThatNobodyReadsExceedsKeepByLittle: it is the next to be dropped, but
+// waits for a cursor.
+func TestOldPostThatNobodyReadsExceedsKeepByLittle(t *testing.T) {
+	t.Parallel()
+	const keep = 64 << 10
+	h := emptyHistory(keep, aDayLater)
+	vic, old := newScribe(1, "Vic"), newScribe(2, "Old")
+	run := vic.scrawled(1000, bytes.Repeat([]byte{'x'}, 1000))
+	h.dropCursor(h.printer)
+	h.add(vic.id, run[:100], false, false)
+	h.newCursor()
+	h.add(old.id, old.chat(1), false, false)
+	n := 100
+	for ; h.hasRoomLocked(false); n++ {
+		h.add(vic.id, run[n:n+1], false, false)
+	}
+	if n == 100 || h.size > keep+keep/spareKeep+2000 {
+		t.Errorf("holds %d bytes after %d posts, keep is %d", h.size, n-100, keep)
+	}
+}
+
+// TestManySendersLeaveRoomForDirectMessagesOfOthers: where direct messages take
+// all of their share, who has sent most of them loses the oldest.
+func TestManySendersLeaveRoomForDirectMessagesOfOthers(t *testing.T) {
+	t.Parallel()
+	const keep = 1 << 20
+	h := emptyHistory(keep, aDayLater)
+	h.dropCursor(h.printer)
+	sends := func(i, n int) *feed {
+		s := newScribe(i, "X")
+		for range n {
+			h.note(s.id, post{kind: kindDirectFrom, addr: s.addr, text: bytes.Repeat([]byte{'x'}, 1000)})
+		}
+		return h.feeds[s.id]
+	}
+	for i := range 5 {
+		if f := sends(i, 100); f.directs > keep/directShare {
+			t.Errorf("%d bytes of direct messages from one node are held", f.directs)
+		}
+	}
+	if f := sends(5, 2); f.notes.count != 2 || h.directs > 4*keep/directShare {
+		t.Errorf("of 2 direct messages %d are held, and %d bytes in all", f.notes.count, h.directs)
+	}
+	checkBooks(t, h)
 }
 
 func TestRoomIsMadeByReaders(t *testing.T) {
@@ -861,6 +1087,91 @@ func TestAcknowledgedDirectMessageOutlivesTheWait(t *testing.T) {
 }
 
 // ---- reading
+
+// TestOwnPostsAreDueFirst, if they were said since the peer came, and then the
+// feeds with the fewest posts.
+func TestOwnPostsAreDueFirst(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, aDayLater)
+	vic := newScribe(1, "Vic")
+	for range 5 {
+		h.say(kindLines, []byte("hello"))
+	}
+	h.add(vic.id, vic.chat(2), true, false)
+	own, other := &sub{author: h.self, next: 3}, &sub{author: vic.id, next: 1}
+	subs := map[nodeID]*sub{h.self: own, vic.id: other}
+	due := func(base uint64) []*sub {
+		return h.due(nil, subs, map[nodeID]bool{h.self: true, vic.id: true, {9}: true}, base)
+	}
+	if got := due(2); !slices.Equal(got, []*sub{own, other}) {
+		t.Errorf("what was said since the peer came is not due first, but %v", got)
+	}
+	if got := due(3); !slices.Equal(got, []*sub{other, own}) {
+		t.Errorf("what was said before the peer came is due first: %v", got)
+	}
+	own.next, other.next = 6, 3
+	if got := due(3); len(got) != 0 {
+		t.Errorf("%v is due though all was sent", got)
+	}
+	h.note(vic.id, post{kind: kindLost})
+	if got := due(3); !slices.Equal(got, []*sub{other}) {
+		t.Errorf("a sighting is not due, but %v", got)
+	}
+}
+
+// TestAuthorsOwnWordSaysWhatANewcomerAwaits, and of others the highest.
+func TestAuthorsOwnWordSaysWhatANewcomerAwaits(t *testing.T) {
+	t.Parallel()
+	h := emptyHistory(ample, aDayLater)
+	vic := newScribe(1, "Vic").id
+	if h.await(vic, 5, false); h.awaited(vic) != 0 {
+		t.Error("posts are awaited by one who is no newcomer")
+	}
+	h.hold()
+	for i, c := range []struct {
+		number uint64
+		itself bool
+		want   uint64
+	}{{5, false, 5}, {9, false, 9}, {7, true, 7}, {6, false, 7}} {
+		if h.await(vic, c.number, c.itself); h.awaited(vic) != c.want {
+			t.Errorf("word %d: posts up to %d are awaited, want %d", i, h.awaited(vic), c.want)
+		}
+	}
+	gone := newScribe(2, "Gone")
+	h.await(gone.id, 9, false)
+	h.add(gone.id, []post{gone.writes(kindJoin, scribeTime, ""), gone.writes(kindLeave, scribeTime+1, "")}, true, false)
+	var missing []nodeID
+	h.eachMissing(func(author nodeID, _ uint64) bool { missing = append(missing, author); return true })
+	if !slices.Equal(missing, []nodeID{vic}) {
+		t.Errorf("posts of %v are missing; want those of Vic, and none of who has left", missing)
+	}
+}
+
+// TestNewcomersBlockHoldsNothingOfTheFile: an author of the file is here still.
+func TestNewcomersBlockHoldsNothingOfTheFile(t *testing.T) {
+	t.Parallel()
+	vic := newScribe(1, "Vic")
+	run := vic.chat(3)
+	file := []byte(fileHeader)
+	for _, p := range run[:2] {
+		file = appendRecord(file, record{typ: recordPost, author: vic.id, reached: &vic.addr, body: p.sealed})
+	}
+	h := emptyHistory(ample, aDayLater)
+	if _, err := h.load(bytes.NewReader(file), nodeID{}); err != nil {
+		t.Fatal(err)
+	}
+	if h.bore("Vic") {
+		t.Error("a name that stands in the file counts as one that was seen in this launch")
+	}
+	h.hold()
+	h.await(vic.id, 3, true)
+	h.add(vic.id, run[2:], true, false)
+	h.release("Vic@192.168.0.7", func(nodeID) bool { return true })
+	want := []string{"* history: 1 events from Vic@192.168.0.7", "Vic@192.168.0.7: Vic says 2", "* end of history"}
+	if got := printedLines(h); !slices.Equal(got, want) {
+		t.Errorf("prints %q, want %q", got, want)
+	}
+}
 
 func TestCursorPassesEverythingOnceInOrderOfArrival(t *testing.T) {
 	seeded(t, 10, func(t *testing.T, r *rand.Rand) {
