@@ -130,49 +130,88 @@ func TestHandshakeThatGivesWayEndsAtOnce(t *testing.T) {
 	})
 }
 
-// TestNewHostGetsAConnectionOfTheBusiest: four hosts have taken all connections,
-// and of the busiest of them one node has spoken, the one that came first.
-func TestNewHostGetsAConnectionOfTheBusiest(t *testing.T) {
-	inBubble(t, func(t *testing.T, l *lab) {
-		ann := l.enter("Ann", deaf())
-		n := ann.node
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		raw, _ := net.Pipe()
-		var all []*conn
-		connect := func(i int, host byte) {
-			c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{since: time.Now().Add(time.Duration(i) * time.Second)}, holdings: holdings{theirs: map[nodeID]claim{}}}
-			c.peer, c.raw, c.addr = newScribe(i, "").id, &meter{Conn: raw}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, host}), 7700)
-			if i == 0 {
-				c.theirs[c.peer] = claim{span: span{first: 1, last: 2}}
-			}
-			n.conns[c.peer] = c
-			all = append(all, c)
-		}
-		for i := range maxConns {
-			if i < 20 {
-				connect(i, 2)
-			} else {
-				connect(i, byte(2+i%4))
-			}
-		}
-		if n.makeRoomLocked(netip.AddrFrom4([4]byte{10, 9, 0, 2})) {
-			t.Error("the busiest host gets one more")
-		}
-		for i := range 3 {
-			if !n.makeRoomLocked(netip.AddrFrom4([4]byte{10, 9, 0, 9})) {
-				t.Error("a new host gets no connection")
-			}
-			connect(maxConns+i, 9)
-		}
-		for i, c := range all[:6] {
-			if want := i >= 1 && i <= 3; (c.bye == byeFull) != want {
-				t.Errorf("connection %d of the busiest host is told %d; want that the oldest three give way that said nothing", i, c.bye)
-			}
-			delete(n.conns, c.peer)
-		}
-		clear(n.conns)
-	})
+// TestConnectionsGiveWayToNewcomers: of one host there are as many as may be, or four
+// hosts have taken all connections. In the busiest host there are ten that have said
+// something.
+func TestConnectionsGiveWayToNewcomers(t *testing.T) {
+	at := func(host byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, host}) }
+	for _, c := range []struct {
+		name  string
+		conns [4]int // of hosts 2, 3, 4, 5
+		host  byte   // of the newcomers
+		dials bool   // we dialed them
+		good  bool   // they get in
+		gone  int    // connections of the busiest host
+	}{
+		{"room for all", [4]int{maxConnsPerAddr - 20}, 2, false, true, 0},
+		{"a host that is full, and dials us", [4]int{maxConnsPerAddr}, 2, false, false, 0},
+		{"a host that is full, which we dial", [4]int{maxConnsPerAddr}, 2, true, true, 20},
+		{"one more of it, while all are taken", [4]int{260, 250, 250, 240}, 2, true, true, 20},
+		{"a new host, while all are taken", [4]int{290, 240, 240, 230}, 9, false, true, 20},
+		{"a host that has as many as the busiest", [4]int{290, 210, 210, 290}, 5, false, false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				n := l.enter("Ann", deaf()).node
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				defer clear(n.conns)
+				raw, _ := net.Pipe()
+				born := 0
+				comes := func(host byte) *conn {
+					born++
+					d := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{since: time.Now().Add(time.Duration(born) * time.Second)}, holdings: holdings{theirs: map[nodeID]claim{}}}
+					d.peer, d.raw, d.addr, d.dialed = newScribe(born, "").id, &meter{Conn: raw}, netip.AddrPortFrom(at(host), 7700), c.dials
+					return d
+				}
+				var busiest []*conn
+				for i, many := range c.conns {
+					for k := range many {
+						d := comes(byte(2 + i))
+						n.conns[d.peer] = d
+						if i > 0 {
+							continue
+						}
+						if busiest = append(busiest, d); k%20 == 19 && k < 200 {
+							d.theirs[d.peer] = claim{span: span{first: 1, last: 2}}
+						}
+					}
+				}
+				var came []*conn
+				for range 20 {
+					d := comes(c.host)
+					if got := n.makeRoomLocked(d); got != c.good {
+						t.Fatalf("a newcomer gets in: %v, want %v", got, c.good)
+					}
+					if c.good {
+						came, n.conns[d.peer] = append(came, d), d
+					}
+				}
+				gone, all := 0, 0
+				for i, d := range busiest {
+					if d.bye == 0 {
+						continue
+					}
+					if gone++; i < len(busiest)/2-10 || d.theirs[d.peer].last > 0 {
+						t.Errorf("connection %d of %d gives way, which has said %d posts", i, len(busiest), d.theirs[d.peer].last)
+					}
+				}
+				for _, d := range came {
+					if d.bye != 0 {
+						t.Error("a newcomer gives way to the next")
+					}
+				}
+				for _, d := range n.conns {
+					if d.bye != 0 {
+						all++
+					}
+				}
+				if gone != c.gone || all != c.gone {
+					t.Errorf("%d connections give way, %d of the busiest host, want %d", all, gone, c.gone)
+				}
+			})
+		})
+	}
 }
 
 // TestRestTakesLittle: Mallory says that it is connected with many nodes that

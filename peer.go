@@ -569,7 +569,7 @@ func (n *node) register(c *conn, x hello) error {
 		clear(old.subs)
 		// The peer may not know of the fresh one yet, and would take the end of the old one for a loss.
 		time.AfterFunc(handshakeTimeout, func() { old.raw.Close() })
-	case !n.makeRoomLocked(c.addr.Addr()):
+	case !n.makeRoomLocked(c):
 		return errors.New("too many connections")
 	}
 	now := time.Now()
@@ -627,26 +627,40 @@ func (c *conn) nextPartLocked() {
 	n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
 }
 
-// makeRoomLocked says whether one more connection from host fits our bounds. If
-// there are too many in all, a connection of the host that has most of them gives
-// way: the oldest on which nothing was ever said, or else the oldest.
-func (n *node) makeRoomLocked(host netip.Addr) bool {
-	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(c *conn) bool { return c.bye != 0 })
+// makeRoomLocked says whether c may be one more connection. If there are too many with
+// its host, one of these gives way where we dialed, and if there are too many in all,
+// one of the host that has most: one on which nothing was ever said, if there is any,
+// and of these the one in the middle by age. So those that came early stay, the latest
+// gets in, and those who only dial us again and again drive nobody of their host out.
+func (n *node) makeRoomLocked(c *conn) bool {
+	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(o *conn) bool { return o.bye != 0 })
 	count := perHost(all)
-	if len(all) < maxConns || count[host] >= maxConnsPerAddr {
-		return count[host] < maxConnsPerAddr
+	host := c.addr.Addr()
+	from := host
+	switch {
+	case count[host] >= maxConnsPerAddr:
+		if !c.dialed {
+			return false
+		}
+	case len(all) < maxConns:
+		return true
+	default:
+		for other := range count {
+			if count[other] > count[from] {
+				from = other
+			}
+		}
+		if count[from] <= count[host]+1 {
+			return false
+		}
 	}
-	oldest := slices.MaxFunc(all, func(a, b *conn) int {
-		return cmp.Or(
-			cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()]),
-			-cmp.Compare(min(a.theirs[a.peer].last, 2), min(b.theirs[b.peer].last, 2)), // the first post is the join
-			b.since.Compare(a.since),
-		)
-	})
-	if count[oldest.addr.Addr()] <= count[host]+1 {
-		return false
+	same := slices.DeleteFunc(all, func(o *conn) bool { return o.addr.Addr() != from })
+	slices.SortFunc(same, func(a, b *conn) int { return a.since.Compare(b.since) })
+	spoke := func(o *conn) bool { return o.theirs[o.peer].last > 1 } // the first post is the join
+	if silent := slices.DeleteFunc(slices.Clone(same), spoke); len(silent) > 0 {
+		same = silent
 	}
-	oldest.endLocked(byeFull)
+	same[len(same)/2].endLocked(byeFull)
 	return true
 }
 
