@@ -1150,6 +1150,27 @@ func TestIdleConnectionRestsAndWakesForChat(t *testing.T) {
 	})
 }
 
+// TestLineSaidAsAConnectionGoesToRestArrives: both speak in the moment in which Ann
+// closes the connection for lack of chat.
+func TestLineSaidAsAConnectionGoesToRestArrives(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob := l.enter("Bob", deaf())
+		ann := l.enter("Ann", deaf(), listed("Bobby", bob, time.Minute))
+		after(time.Second)
+		ann.node.mu.Lock()
+		for _, c := range ann.conns {
+			c.endLocked(byeIdle)
+		}
+		ann.node.mu.Unlock()
+		ann.says("from Ann")
+		bob.says("from Bob")
+		after(time.Second)
+		bob.wantLines(1, `^Ann@10.0.0.2: from Ann$`)
+		ann.wantLines(1, `^Bob@10.0.0.1: from Bob$`)
+	})
+}
+
 // TestIdleConnectionWakesForWhatAThirdSays, but only if its peer doesn't hear
 // that by itself.
 func TestIdleConnectionWakesForWhatAThirdSays(t *testing.T) {
