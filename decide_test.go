@@ -16,6 +16,7 @@ func TestWhatToAskOfWhom(t *testing.T) {
 	connected := func(o offer) offer { o.addr = netip.MustParseAddrPort("10.0.0.9:7700"); return o }
 	theAuthor := func(o offer) offer { o.isAuthor = true; return o }
 	slow := func(o offer) offer { o.served = served{1000, trial}; return o }
+	fast := func(o offer) offer { o.served = served{3000, trial}; return o }
 	settled := verdict{settled: true}
 	ask := func(i int, w want) verdict { return verdict{ask: i, want: w} }
 	const long = time.Hour
@@ -33,6 +34,7 @@ func TestWhatToAskOfWhom(t *testing.T) {
 		{"the author did not connect", lack{waited: 2 * time.Second, delay: 2 * time.Second, source: -1, offers: []offer{has(1, 3)}}, ask(0, want{from: 1})},
 		{"it is on its way", lack{waited: long, quiet: noProgress - 1, offers: []offer{has(1, 3)}}, verdict{}},
 		{"it comes slowly, and another has not been tried", lack{waited: long, offers: []offer{slow(has(1, 3)), has(1, 3)}}, ask(1, want{from: 1})},
+		{"it comes slowly, and another is three times as fast", lack{waited: long, offers: []offer{slow(has(1, 3)), fast(has(1, 3))}}, ask(1, want{from: 1})},
 		{"it comes slowly, and another is no faster", lack{waited: long, offers: []offer{slow(has(1, 3)), slow(has(1, 3))}}, verdict{}},
 		{"it comes slowly, and another brought nothing", lack{waited: long, offers: []offer{slow(has(1, 3)), stalled(has(1, 3), 1)}}, verdict{}},
 		{"it comes slowly, but of its author", lack{waited: long, offers: []offer{slow(theAuthor(has(1, 3))), has(1, 3)}}, verdict{}},

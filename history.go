@@ -56,15 +56,15 @@ const (
 	clockLimit  = 5 * time.Minute // a clock further ahead than this drags nobody along
 	eventCost   = 128             // bytes of memory that an event takes beside its post: 94 in a long run, 144 alone in a frame
 	directShare = 16              // part of keep that direct messages from one node may take, and of all nodes four times as much
-	authorCost  = 512             // and an author of whom anything is held
+	authorCost  = 512             // bytes of memory that an author takes of whom anything is held
 	dropAtOnce  = 1000            // events that are dropped at once, besides two for each that comes: some hundred microseconds
 	spareKeep   = 16              // keep may be exceeded by 1/16 of it while a cursor has still to pass what is to go
 	maxQueue    = 64              // answers waiting for the printer
 	followSize  = 64 << 10        // bytes of posts that are printed, or saved, at once
-	maxNames    = 4096            // with more than this beyond twice those in use, the others are forgotten
-	maxAuthors  = 1024            // remembered though nothing is held of them
+	maxNames    = 4096            // names remembered, beside two for each author; if there are more, those in use stay
+	maxAuthors  = 1024            // authors that are remembered though nothing is held of them
 	maxSeen     = 16              // sightings of one author that are taken from others in a minute, and that we tell on
-	saveAgain   = time.Second     // after the history could not be written
+	saveAgain   = time.Second     // until a write of the history that failed is tried again
 	storePiece  = 512             // events
 	maxUnsigned = 1000            // posts that are looked through for the last that is signed
 	loadAtOnce  = 16 << 20        // bytes of a history file
@@ -77,7 +77,7 @@ var (
 	errFork = errors.New("its author contradicts what it signed before")
 )
 
-// An event is a post or a note. Immutable but for the last fields.
+// An event is a post or a note. It is immutable but for the last fields.
 type event struct {
 	feed    *feed
 	sealed  []byte // the sealed post; of a note, its content
@@ -299,7 +299,7 @@ type history struct {
 	owed      int64      // what our own posts cost that setDelivered has not named
 	oldest    byAge      // all stores of events, but for those that begin with what must stay
 	feeds     map[nodeID]*feed
-	idle      []*feed         // of whom nothing was held lately, the longest known first
+	idle      []*feed         // authors of whom nothing was held lately, the longest known first
 	names     map[string]bool // that anybody bore in this launch, as fold returns them
 	latest    int64           // hybrid logical clock, µs since 1970
 	horizon   int64           // time of the newest event dropped for keep
@@ -307,8 +307,8 @@ type history struct {
 	printer   *cursor           // the one that the queue is for
 	queue     []batch           // what the printer prints before it goes on: a replay, answers to commands
 	before    map[nodeID]uint64 // of a newcomer: posts up to these numbers are printed by release; else nil
-	missing   map[nodeID]bool   // authors of whom not all of these may have come
-	heldFrom  uint64            // and those that came before this seq were printed before it was a newcomer
+	missing   map[nodeID]bool   // authors of whom some of these may not have come yet
+	heldFrom  uint64            // seq of the first event that release may print
 	delivered uint64            // posts of our own up to this number are where they must be
 	bestAck   uint64            // and up to this one, somebody has them
 	unheard   int               // lines of posts of our own that were dropped when nobody had them
@@ -353,7 +353,8 @@ func (h *history) say(kind byte, text []byte) {
 	if me.state == left {
 		return // what is typed after our leave comes too late
 	}
-	p := post{number: me.last + 1, time: max(h.now(), me.time+1), prev: me.link, kind: kind, addr: h.addr(), name: []byte(me.name), text: text}
+	p := post{number: me.last + 1, time: max(h.now(), me.time+1), prev: me.link}
+	p.kind, p.addr, p.name, p.text = kind, h.addr(), []byte(me.name), text
 	if kind == kindJoin {
 		p.name, p.text = text, nil
 	}
@@ -492,9 +493,9 @@ func (h *history) takeEarly(author nodeID) {
 	h.addFound(map[nodeID][]post{author: early})
 }
 
-// clockJumped goes on from where the clock is, though it was ahead before, and
-// returns how far our own last post is ahead of it: our next ones have to follow
-// on that.
+// clockJumped goes on from where the clock is, even if it was ahead before. It
+// returns how far our own last post is ahead of the clock, since our next posts are
+// stamped later than that one.
 func (h *history) clockJumped() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -577,7 +578,6 @@ func (h *history) grownLocked(count int) {
 
 // note adds a note about author, and returns whether it was taken: a note that says
 // what is so already (that a lost node is lost, or a present one is back) is not.
-// If its time is 0, that is set to now.
 func (h *history) note(author nodeID, p post) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -602,7 +602,8 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 }
 
 // noteLocked takes p, a note on f that was noticed at the given time of our
-// clock, unless it is older than what is known. Zero is now.
+// clock, unless it is older than what is known. If its own time is 0, it is set to
+// now.
 func (h *history) noteLocked(f *feed, p post, at int64) bool {
 	switch {
 	case p.kind <= kindBack && p.time != 0 && (p.time <= h.horizon || at <= f.notedAt),
@@ -655,9 +656,9 @@ func (h *history) feedLocked(id nodeID) *feed {
 	return f
 }
 
-// reached says that author, who calls itself name, is here, and where we reached
-// it; an invalid address, that others have a better claim to that. That it
-// moved is noted.
+// reached says that author, who calls itself name, is here, and that we reached it
+// at addr. An invalid addr says that another node has the better claim to the
+// address. If the author moved, that is noted.
 func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -676,7 +677,8 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	f.reachedAt(&addr)
 }
 
-// reachedAt sets reached, if addr is not nil. All events of a time share it.
+// reachedAt sets reached, if addr is not nil. The events that come until it changes
+// share it.
 func (f *feed) reachedAt(addr *netip.AddrPort) {
 	if addr != nil && (f.reached == nil || *f.reached != *addr) {
 		f.reached = addr
@@ -694,9 +696,10 @@ func (h *history) forget(id nodeID) {
 	}
 }
 
-// restLocked has f forgotten, if nothing is held of it and it is not here, but only
-// when the same has become of maxAuthors others: as long as an author is
-// remembered, nothing that it said before is shown again.
+// restLocked notes it if nothing is held of f any more. When that has happened to
+// maxAuthors others since, f is forgotten, unless it is here or something is held
+// of it again. As long as an author is remembered, nothing that it said before is
+// shown again.
 func (h *history) restLocked(f *feed) {
 	if f.held > 0 || slices.Contains(h.idle, f) {
 		return
@@ -793,9 +796,9 @@ func (h *history) dropFirstLocked(s *store) {
 }
 
 // boundDirectsLocked drops the oldest direct messages that f has sent, if they are
-// more than its part of keep, or the oldest of who has sent most, if all are more
-// than theirs: a member that sends them to us alone doesn't take the place of what
-// everybody said.
+// more than its part of keep. If those of all nodes are more than theirs, it drops
+// the oldest of the node that has sent most. So a member that sends messages to us
+// alone doesn't take the place of what everybody said.
 func (h *history) boundDirectsLocked(f *feed) {
 	one, all := h.keep/directShare, 4*h.keep/directShare
 	if f.directs <= one && h.directs > all {
@@ -932,8 +935,8 @@ func (h *history) span(author nodeID) span {
 	return h.knownLocked(author).span()
 }
 
-// authors returns authors of whom posts are held: those that follow on after by
-// their IDs, in that order, but at most so many. It says whether there are more.
+// authors returns the authors of whom posts are held and whose IDs follow on after,
+// in the order of their IDs, but at most so many. It says whether there are more.
 func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -941,19 +944,18 @@ func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
 		if f.posts.count == 0 || !after.less(id) {
 			continue
 		}
+		if more = more || len(part) == most; more && part[most-1].less(id) {
+			continue
+		}
 		at, _ := slices.BinarySearchFunc(part, id, func(a, b nodeID) int { return bytes.Compare(a[:], b[:]) })
-		if at < most {
-			part = slices.Insert(part, at, id)
-		}
-		if more = more || at == most || len(part) > most; len(part) > most {
-			part = part[:most]
-		}
+		part = slices.Insert(part, at, id)
+		part = part[:min(len(part), most)]
 	}
 	return part, more
 }
 
-// total returns what all events cost that were ever held. It is more than their
-// size.
+// total returns what all events cost that were ever held, which is more than the
+// bytes of their posts.
 func (h *history) total() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -961,9 +963,10 @@ func (h *history) total() int64 {
 }
 
 // due appends to list the subs of stirred authors for which there is something to
-// send. It takes the others out of stirred. Our own go first, if they are behind by
-// what was said since the peer came: that is, after the post of number base. Then
-// those with the fewest posts: so a fresh line goes before a long history.
+// send. It takes the others out of stirred. The sub of our own feed goes first, if
+// the peer has our posts up to number base, the last before it came. The others
+// follow, those with the fewest posts first, so a fresh line goes before a long
+// history.
 func (h *history) due(list []*sub, subs map[nodeID]*sub, stirred map[nodeID]bool, base uint64) []*sub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1180,9 +1183,9 @@ func (h *history) awaited(author nodeID) uint64 {
 	return h.before[author]
 }
 
-// eachMissing calls each for every author of whom awaited posts have not come, with the
-// number of the newest one that has, until each returns false. It returns whether
-// any posts are awaited, be they here or not.
+// eachMissing calls each for every author of whom awaited posts have not come, with
+// the number of the newest post that has, until each returns false. It returns
+// whether any posts are awaited, whether or not they have come.
 func (h *history) eachMissing(each func(author nodeID, last uint64) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1222,7 +1225,7 @@ func (h *history) release(from string, here func(nodeID) bool) {
 			e.printed = true
 			replay = append(replay, e)
 			framed = framed || e.kind != kindJoin || !here(e.feed.id)
-		default:
+		default: // the printer takes it in its turn
 			c.next, c.waiting = e, waiting
 		}
 	}
@@ -1532,10 +1535,10 @@ func (l *lack) decide() verdict {
 }
 
 // faster returns the offer to take up in place of that of a source that has
-// served for a while, or -1. Whether the source is slow or the path to us, shows
-// only when another peer has its turn. Each has one, so on a slow path no more is
-// sent twice than what is under way at that moment. An author is not replaced: what
-// it says would come twice, since it sends that unasked.
+// served for a while, or -1. Whether the source is slow, or the path to us, is known
+// only after another peer has had a turn. Each peer gets one turn, so on a slow path
+// no more is sent twice than what is under way at that moment. An author is not
+// replaced: what it says would come twice, since it sends that unasked.
 func (l *lack) faster() (best int) {
 	best = -1
 	source := l.offers[l.source]
@@ -1599,14 +1602,13 @@ type lacked struct {
 	again time.Time // we needn't look for somebody to ask before
 }
 
-// A bulletin is news of an author: we took posts of it.
+// A bulletin is the news that we took posts of an author.
 type bulletin struct {
 	cameWent bool    // it came or went
 	known    []*conn // peers that had these posts
 }
 
-// A source is who sends us a feed: its author, unasked, or somebody whom we
-// asked.
+// A source is who sends us a feed: its author, unasked, or a peer that we asked.
 type source struct {
 	from  *conn
 	since time.Time  // it last brought something, or began to owe us something
@@ -1623,7 +1625,7 @@ func (n *node) lackLocked(author nodeID) {
 	if !ok {
 		l.since = time.Now()
 		if s := n.sources[author]; s != nil {
-			s.since = l.since // restart noProgress: until now nothing was due
+			s.since = l.since // noProgress is counted anew, since until now nothing was due
 		}
 	}
 	n.lacking[author] = lacked{since: l.since}
@@ -1718,9 +1720,9 @@ func (n *node) tidyLocked(author nodeID, settled bool) {
 	}
 }
 
-// spareLocked returns how many more claims of the peer we have room for. As many as
-// there are peers don't count, for of each of these it tells where it is connected
-// with it.
+// spareLocked returns how many more claims of the peer we have room for. As many
+// claims as there are peers don't count, since it tells of each peer where it is
+// connected with that one.
 func (c *conn) spareLocked() int {
 	peers, all := len(c.n.conns), 0
 	for _, o := range c.n.conns {
@@ -1741,8 +1743,8 @@ func (c *conn) askOnLocked() {
 	}
 }
 
-// askLocked sends the peer of c a want of author's posts, and nobody else any
-// longer, but for the author, who sends them all the same.
+// askLocked asks the peer of c for author's posts, and takes back what it asked of
+// another. An author sends its posts all the same.
 func (n *node) askLocked(c *conn, author nodeID, w want) {
 	if s := n.sources[author]; s != nil && s.from != c && s.from.peer != author {
 		n.dropSourceLocked(author)
