@@ -6,9 +6,9 @@ package main
 // A node says where it is by a beacon: a small sealed UDP packet to everybody on
 // the link of every interface, in IPv4 by broadcast and in IPv6 by multicast. It
 // goes to the loopback network as well, so that the nodes of one host always
-// meet. Beacons get lost; nothing depends on one of them, only on there being
-// another. Interfaces come and go, so they are asked anew each time, and an error
-// on one doesn't stop the others.
+// meet. Beacons get lost, and nothing depends on a single one of them. Interfaces
+// come and go, so they are asked anew each time, and an error on one doesn't stop
+// the others.
 //
 // We hear of a node by its beacons, by a peer that is connected with it, or from
 // the user, who names an address (a target). What is known of a node is its
@@ -42,19 +42,15 @@ import (
 
 const (
 	beaconEvery   = 2 * time.Second
-	beaconsPerSec = 25                   // of all nodes of a room together: in a large room each sends fewer
-	answerGap     = 5 * time.Millisecond // for each node of the room, from a beacon to one that announceSoon asks for
-	answerMost    = 1 * time.Second
-	spareEvery    = 8                      // rounds of beacons, of which one has the spare ones as well
+	beaconsPerSec = 25                     // of all nodes of a room together: in a large room each sends fewer
+	answerGap     = 5 * time.Millisecond   // for each node of the room, from a beacon to one that announceSoon asks for
+	answerMost    = 1 * time.Second        // the same in a large room
+	spareEvery    = 8                      // of so many rounds of beacons, one has the spare ones as well
 	retryGap      = 200 * time.Millisecond // after an error of the socket
 	readBuffer    = 1 << 20                // bytes; a burst of a few thousand beacons
 	maxNamed      = 4                      // destinations of beacons, or interfaces, that the user is told of
 
-	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core
-	maxChecksPerAddr = 200 // of these for one address: a host may be a room of so many
-	fewChecks        = 10  // that an address gets though maxChecks are used up
-
-	zoneLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+	zoneLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_." // in the name of an interface that is shown
 )
 
 var (
@@ -88,8 +84,8 @@ type segment struct {
 	zone   string       // its name, where the address is an IPv6 one
 }
 
-// openDiscovery opens the sockets of the room at the given port. A host
-// without IPv6 does without.
+// openDiscovery opens the sockets of the room at the given port. On a host without
+// IPv6 there is one for IPv4 alone.
 func openDiscovery(bind netip.Addr, port uint16, key *roomKey) (*discovery, error) {
 	d := &discovery{bind: bind, port: port, key: key, soon: make(chan struct{}, 1), chorus: make(chan struct{}, 1)}
 	var err error
@@ -171,15 +167,14 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 	}
 }
 
-// The nodes of a room send their beacons together: each is sent when three
-// quarters of its time are over and another is heard. A node that is idle is
-// woken once by all of them, where each would have woken it by itself, which
-// costs more than the work that there is to do.
+// waitSoon waits until the time is over, chorus receives, a beacon is asked for, or
+// ctx ends. It says whether a beacon was asked for.
 //
-// waitSoon waits for so long, or until chorus receives, or ctx ends, or a beacon
-// is asked for. It says whether that is so.
+// By chorus the nodes of a room send their beacons together: each sends its own
+// when three quarters of its time are over and another is heard. So all of them
+// wake an idle node once, which costs more than the work that there is to do.
 func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus chan struct{}) bool {
-	select { // one that was heard long before is no reason
+	select { // a beacon that was heard before the wait doesn't count
 	case <-chorus:
 	default:
 	}
@@ -197,11 +192,12 @@ func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus cha
 // Each has a counter of its own, so that a node which hears us in two ways takes
 // neither for a replay. Those of IPv6 are sent first.
 //
-// A broadcast to the network of an IPv4 address is not heard by hosts on the same
-// link that have another idea of that network. So the same beacon goes to all of
-// the link too, after every network had its own. These broadcasts, and IPv6
-// beside IPv4, reach few who don't hear us anyway, and treble the cost of a room
-// at rest: without spare they are left out. To sign a beacon takes 40 µs.
+// A host on the same link that takes its network for another one doesn't hear a
+// broadcast to the network of our address. So the same beacon is also broadcast to
+// the whole link, after every network had its own: who hears both learns the address
+// in its own network. Few nodes need these broadcasts, or IPv6 beside IPv4, and they
+// treble the cost of a room at rest: they are left out unless spare is set. To sign
+// a beacon takes 40 µs.
 func (d *discovery) send(n *node, spare bool) {
 	l := d.look()
 	if len(l.own) > 0 {
@@ -247,9 +243,9 @@ func (l *local) hasIPv4(s segment) bool {
 	return s.own().Is6() && slices.ContainsFunc(l.segments, func(o segment) bool { return o.own().Is4() && o.index == s.index })
 }
 
-// tell sends packet to everybody in the group on the segment. The socket is
-// bound to our address there: so it leaves by that interface, also where
-// another one is on the same network.
+// tell sends packet to everybody in the group on the segment. The socket is bound
+// to our address there, so that the packet leaves by that interface, also where
+// another interface is on the same network.
 func (d *discovery) tell(n *node, s segment, packet []byte, group netip.Addr) {
 	to := netip.AddrPortFrom(group, d.port)
 	err := sendFrom(s.own(), packet, to)
@@ -272,7 +268,8 @@ func sendFrom(own netip.Addr, packet []byte, to netip.AddrPort) error {
 	return err
 }
 
-// look asks the interfaces what they have, unless none of them matters.
+// look asks the interfaces for their addresses. To a node that is bound to the
+// loopback network they don't matter.
 func (d *discovery) look() *local {
 	l := new(local)
 	if !d.bind.IsLoopback() {
@@ -289,8 +286,8 @@ func (d *discovery) look() *local {
 }
 
 // interfaces returns the addresses of this host, and the segments and mute
-// interfaces of those that are to be announced: bind alone, if that is valid.
-// What can't be found out is left to the next beacon.
+// interfaces of the addresses that are to be announced: bind alone, if that is
+// valid. If something can't be found out now, the next beacon asks again.
 func interfaces(bind netip.Addr) (l local) {
 	all, err := net.Interfaces()
 	for _, i := range all {
@@ -318,8 +315,7 @@ func interfaces(bind netip.Addr) (l local) {
 	return l
 }
 
-// add takes note that the address own of network p, on interface i, is to be
-// announced.
+// add notes that own, an address of network p on interface i, is to be announced.
 func (l *local) add(i net.Interface, p netip.Prefix, own netip.Addr) {
 	s := segment{prefix: p, index: i.Index}
 	needs := net.FlagBroadcast
@@ -342,8 +338,8 @@ func (s segment) own() netip.Addr {
 	return s.prefix.Addr()
 }
 
-// group returns the address of everybody on the link: in IPv4 of the network,
-// if it has one.
+// group returns the address of everybody on the link. In IPv4 that is the broadcast
+// address of the network, if it has one.
 func (s segment) group() netip.Addr {
 	switch {
 	case s.prefix.Addr().Is6():
@@ -381,8 +377,8 @@ func addrOf(a net.Addr) netip.AddrPort {
 // lacksZone says whether a stands for another host on each link.
 func lacksZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" }
 
-// plainZone returns the name of an interface, or its number if the name holds
-// what would break a line of the output.
+// plainZone returns the name of an interface, or its number if the name holds a
+// character that would break a line of the output.
 func plainZone(zone string) string {
 	if strings.Trim(zone, zoneLetters) == "" {
 		return zone
@@ -467,8 +463,8 @@ func (d *discovery) listen(n *node, hear *net.UDPConn) {
 	}
 }
 
-// near says whether a beacon from addr concerns us. If we are bound to one address,
-// only those of its network or link do.
+// near says whether a beacon from addr concerns us. A node that is bound to one
+// address listens to beacons of its network or link alone.
 func (d *discovery) near(addr netip.Addr) bool {
 	return !d.bind.IsValid() || slices.ContainsFunc(d.local.Load().segments, func(s segment) bool {
 		if addr.IsLinkLocalUnicast() && addr.Is6() {
@@ -478,7 +474,7 @@ func (d *discovery) near(addr netip.Addr) bool {
 	})
 }
 
-// listenTCP listens on the room's port, or if that is taken on any.
+// listenTCP listens on the room's port, or on any port if that one is taken.
 func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 	at := net.TCPAddrFromAddrPort(netip.AddrPortFrom(bind, port))
 	if l, err := net.ListenTCP("tcp", at); err == nil {
@@ -491,29 +487,10 @@ func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 // ---- who is there, and how to reach them
 
 const (
-	suspicion       = 4 * time.Second // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
-	silence         = 7 * time.Second // nothing came on a connection: lost. Outlives a 3 s stall, noticed within 8 s
-	beaconFresh     = 5 * time.Second
-	familyGap       = 300 * time.Millisecond // before a node of which we know an IPv6 address alone is dialed: its quick beacons come 250 ms apart
-	dialJoin        = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
-	dialTurn        = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
-	dialAgain       = 10 * time.Millisecond  // after a broken connection could not be made again
-	dialTimeout     = 4 * time.Second        // and if a broken connection is not replaced within it, its peer is lost; at once if its host refuses
-	retryFirst      = 1 * time.Second
-	retryMost       = 8 * time.Second
-	namedPatience   = 10 * time.Second      // before the user hears that nobody answers at an address of -peer
-	muteDials       = 3                     // to a node that is heard, and does not answer, before the user hears of it
-	retryNamed      = 2 * time.Second       // an address that the user named; sooner at first
-	forgetLost      = time.Hour             // after which a lost node that direct messages never passed with is no longer dialed
-	dialRate        = 50                    // dials per second to unknown nodes
-	maxDials        = 6                     // to unknown nodes, under way at once: more would make each slower, not all faster
-	maxDialsPerAddr = 4                     // of these to one address
-	maxJoined       = 4                     // attempts at once to connect with a node that we met before
-	blameWait       = 15 * time.Millisecond // between two such dials to one host, or told of by one, for each that failed of late; but for what a host tells of itself
-	mostBlameWait   = 2 * time.Second
-	maxContacts     = 4096 // nodes that we know of
-	smallPacket     = 1000 // bytes, that pass on every path
-	maxStrays       = 100  // nodes that nobody may bring any more, looked for at each tick
+	maxContacts = 4096            // nodes that we know of
+	maxStrays   = 100             // strays that are looked for at each tick
+	forgetLost  = time.Hour       // after which a lost node that direct messages never passed with is no longer dialed
+	beaconFresh = 5 * time.Second // so long after a beacon its node counts as here
 )
 
 // A tie is how we stand with another node. Only moveLocked changes one, and logs
@@ -521,9 +498,10 @@ const (
 //
 //	tie      what it means                    and what ends it
 //	away     there is no connection           up: a connection is registered
-//	up       the connection stands            suspect: silent for 4 s; resting: closed by BYE idle;
-//	                                          broken: it ended without a word; away: BYE leaving
-//	suspect  the connection is silent: a      up: something comes, or a fresh one is registered;
+//	up       the connection stands            suspect: silent for 4 s, or a new node is at its address;
+//	                                          resting: closed by BYE idle; broken: it ended without
+//	                                          a word; away: it ended by BYE leaving or full
+//	suspect  the connection may be dead: a    up: something comes, or a fresh one is registered;
 //	         fresh one is dialed, and may     away: silent for 7 s, see judgeSilence, which is a
 //	         replace it                       loss; else as up
 //	broken   dialed again and again for 4 s   up: registered; away: it can't be had, which is a loss
@@ -554,8 +532,8 @@ type route struct {
 	fails   int // in a row; each makes the next dial wait longer
 }
 
-// learn takes note of an address where we have reason to find somebody. That
-// of IPv4 goes before that of IPv6, whichever is learnt first.
+// learn notes an address where we have reason to find somebody. An IPv4 address
+// goes before an IPv6 address, whichever is learnt first.
 func (r *route) learn(addr netip.AddrPort) {
 	switch was := r.addr.Addr(); {
 	case addr.Addr().Is6() && was.Is4():
@@ -567,20 +545,14 @@ func (r *route) learn(addr netip.AddrPort) {
 	}
 }
 
-// lacks says whether host is not what is known of its family, while the other
-// family is.
+// lacks says whether host would be news in its family, while an address of the
+// other family is known.
 func (r *route) lacks(host netip.Addr) bool {
 	known := r.addr.Addr()
 	return known.Is4() && host.Is6() && host != r.spare.Addr() || known.Is6() && host.Is4()
 }
 
-// isSpare says whether host fills a gap, so that an older beacon of it is of use
-// too: the families come in on two sockets, of which either may be read first.
-func (r *route) isSpare(host netip.Addr) bool {
-	return host.Is6() && r.lacks(host) && !r.spare.IsValid()
-}
-
-// besides returns the other address than addr; invalid if there is none.
+// besides returns the address that is not addr; invalid if there is none.
 func (r *route) besides(addr netip.AddrPort) netip.AddrPort {
 	if r.addr == addr {
 		return r.spare
@@ -588,8 +560,8 @@ func (r *route) besides(addr netip.AddrPort) netip.AddrPort {
 	return r.addr
 }
 
-// isDue says whether r may be dialed now, as far as it knows: the tie has a say
-// too, in isDueLocked.
+// isDue says whether it is time to dial r. For a contact, isDueLocked asks its tie
+// too.
 func (r *route) isDue(now time.Time) bool {
 	return r.addr.IsValid() && !r.dialing && !now.Before(r.dialAt)
 }
@@ -604,6 +576,7 @@ func (r *route) ended(err error, first, most time.Duration) {
 	r.wait(first, most)
 }
 
+// wait puts the next dial off, as ended does.
 func (r *route) wait(first, most time.Duration) {
 	r.dialAt = time.Now().Add(min(first<<min(r.fails, 8), most))
 	r.fails++
@@ -647,14 +620,16 @@ type outgoing struct {
 	on       *conn // where it was sent last
 }
 
-// A lifeSign is what we know of a node by its beacons.
+// A lifeSign is what we know of a node from its beacons. Any member can send one in
+// the name of another node, so some are believed only after a check of the
+// signature.
 type lifeSign struct {
-	counter   uint64    // of the newest that was checked
-	unchecked *beacon   // the first, which told where it is, if that was not checked yet; else nil
-	name      string    // by the newest that was believed
+	counter   uint64    // of the newest beacon that was checked
+	unchecked *beacon   // the first one, which told where the node is; nil once a beacon was checked
+	name      string    // in the newest that was believed
 	beaconAt  time.Time // when that came
 	namedAt   time.Time // when one in its name last came, believed or not
-	named     uint64    // the greatest counter of those that came from its address and were not checked
+	named     uint64    // the greatest counter of those from its address that were not checked
 }
 
 // A trouble is what went wrong of late with reaching a node. The user is told of
@@ -677,13 +652,13 @@ type roster struct {
 	rested   map[nodeID]*conn    // of those that are resting or waking
 	contacts map[nodeID]*contact // all that we know of
 	targets  []*target
-	strays   map[nodeID]stray // whom a peer ceased to bring, and perhaps nobody brings now
+	strays   map[nodeID]stray // nodes that perhaps nobody brings us any more
 	gate     dialGate
 	checks   checkBudget
 }
 
-// moveLocked changes the tie of ct, and its connection. That two nodes are
-// connected, or no longer, is news for the others.
+// moveLocked changes the tie of ct, and its connection. If we are connected with
+// the node now, or are no longer, or at another address, the others hear of it.
 func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 	if ct.tie != to {
 		n.logf("%v (%s): %v, was %v", ct.id, n.label(ct.id), to, ct.tie)
@@ -704,7 +679,7 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 }
 
 // contactLocked returns the contact of the node, which it makes if there is none.
-// If there are too many, those of nodes that we never met go.
+// Where there are too many, it forgets nodes that we never met.
 func (n *node) contactLocked(id nodeID) *contact {
 	if ct := n.contacts[id]; ct != nil {
 		return ct
@@ -746,9 +721,9 @@ func (n *node) provenLocked(c *conn) netip.AddrPort {
 	return c.addr
 }
 
-// throughLocked returns our connection with a peer that is connected with the
-// node, by its own word, and so brings us what that says; nil if there is none.
-// A connection that rests counts: the peer opens it when there is something to
+// throughLocked returns our connection with a peer that says that it is connected
+// with the node, and so brings us what the node says; nil if there is none. A
+// connection that rests counts, for the peer opens it when it has something to
 // bring.
 func (n *node) throughLocked(id nodeID) *conn {
 	for _, conns := range []map[nodeID]*conn{n.conns, n.rested} {
@@ -766,20 +741,20 @@ type stray struct {
 	by    nodeID         // the peer
 	addr  netip.AddrPort // where it was connected with the node
 	since time.Time
-	lost  bool // the node was noted as lost for that
+	lost  bool // the node was shown as lost for that
 }
 
-// strayLocked notes that the peer of c is not connected with author any more, or
-// that we are not connected with the peer.
+// strayLocked notes that the peer of c is no longer connected with author, or that
+// we are no longer connected with the peer.
 func (n *node) strayLocked(c *conn, author nodeID, was claim) {
 	if was.addr.IsValid() && author != n.id && n.history.about(author).state == present {
 		n.strays[author] = stray{by: c.peer, addr: was.addr, since: time.Now()}
 	}
 }
 
-// findStraysLocked looks, at each tick, for nodes that we heard through others
-// alone. When the last of these is gone, the node is lost; when somebody brings it
-// again, it is back.
+// findStraysLocked is called at each tick. A node that we heard through others alone
+// is lost when the last of these is gone, and is back when somebody brings it
+// again.
 func (n *node) findStraysLocked(now time.Time) {
 	looked := 0
 	for id, s := range n.strays {
@@ -791,7 +766,7 @@ func (n *node) findStraysLocked(now time.Time) {
 		case s.lost && state == lost && heard:
 			delete(n.strays, id)
 			n.sawOwnLocked(id, post{kind: kindBack, addr: s.addr})
-		case s.lost && state == lost && len(n.strays) < maxContacts:
+		case s.lost && state == lost && len(n.strays) < maxContacts: // it may come back
 		case s.lost || heard || state != present:
 			delete(n.strays, id)
 		case !n.mayReturnLocked(id, s, now.Sub(s.since)):
@@ -802,8 +777,8 @@ func (n *node) findStraysLocked(now time.Time) {
 	}
 }
 
-// mayReturnLocked says whether a node that strayed so long ago is perhaps about to
-// be heard again, or its last words are still on their way.
+// mayReturnLocked says whether a node that became a stray so long ago is perhaps
+// about to be heard again, or its last words are still on their way.
 func (n *node) mayReturnLocked(id nodeID, s stray, age time.Duration) bool {
 	ct, by := n.contacts[id], n.contacts[s.by]
 	_, lacking := n.lacking[id]
@@ -819,8 +794,8 @@ func (n *node) hereLocked(id nodeID) bool {
 	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id) != nil
 }
 
-// expectingLocked says whether some node is known that we may yet be
-// connected with.
+// expectingLocked says whether some node is probably about to be connected with us,
+// or a peer may still tell of one.
 func (n *node) expectingLocked() bool {
 	for _, c := range n.conns {
 		if !c.complete {
@@ -828,14 +803,15 @@ func (n *node) expectingLocked() bool {
 		}
 	}
 	for id, ct := range n.contacts {
-		if !n.reachedLocked(id).IsValid() && (ct.dialing || n.hereLocked(id)) {
+		if ct.conn == nil && n.hereLocked(id) {
 			return true
 		}
 	}
 	return len(n.handshakes) > 0
 }
 
-// misses says whether somebody was here who is lost, or nobody is here.
+// misses says whether nobody is connected with us, or a node that was has gone
+// without a word.
 func (n *node) misses() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -852,38 +828,34 @@ func (n *node) isListedLocked(id nodeID) bool {
 	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.alias != "" && t.id == id })
 }
 
-// heard takes a beacon that came from the given address. Every member can make one
-// in the name of another node, so neither its address nor its counter is believed
-// before its signature was checked, if they differ from what is known.
+// heard takes a beacon that came from the given address. Where it differs from what
+// is known, it is believed only after a check of its signature.
 func (n *node) heard(x beacon, from netip.Addr) {
-	if !n.isWorthACheck(&x, from) {
-		return
-	}
-	if !x.verify() {
-		n.logForged(&x, from)
+	if !n.isWorthACheck(&x, from) || !n.isSigned(&x, from) {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ct, addr := n.contactLocked(x.node), netip.AddrPortFrom(from, x.port)
-	if n.leaving {
-		return
+	if ct := n.contactLocked(x.node); !n.leaving && x.counter > ct.counter {
+		ct.counter, ct.unchecked = x.counter, nil
+		n.seenLocked(ct, &x, netip.AddrPortFrom(from, x.port))
 	}
-	if x.counter <= ct.counter {
-		if ct.isSpare(from) {
-			ct.learn(addr)
-		}
-		return
-	}
-	ct.counter, ct.unchecked = x.counter, nil
-	n.seenLocked(ct, &x, addr)
 }
 
-// isWorthACheck takes what can be taken of a beacon without a check, and says
-// whether it would change anything beyond that, and may be checked. While a
-// connection stands, all that a beacon does is to make our heartbeats rarer. That
-// of a node of which nothing is known is checked when the node is dialed, which
-// most are not: they dial us.
+// isSigned says whether the signature of x is good, and logs if it is not.
+func (n *node) isSigned(x *beacon, from netip.Addr) bool {
+	good := x.verify()
+	if !good {
+		n.logOnce("forged beacon from "+from.String(), "beacon from %v: not signed by %v", from, x.node)
+	}
+	return good
+}
+
+// isWorthACheck does with a beacon what can be done without a check of its
+// signature. It says whether a check would do more, and may be made now. While a
+// connection stands, all that a beacon does is to make our heartbeats rarer. The
+// first beacon of a node is checked when the node is dialed. Most nodes are not
+// dialed, for they dial us.
 func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -893,14 +865,14 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 	case x.node == n.id || n.leaving:
 		return false
 	case ct == nil:
-		if !n.gate.doubts(from) || len(n.contacts) <= maxContacts/2 { // else dials there failed so often of late that this one can wait
+		if !n.gate.doubts(from) || len(n.contacts) <= maxContacts/2 {
 			ct, first := n.contactLocked(x.node), *x
 			ct.unchecked = &first
 			n.seenLocked(ct, x, addr)
 		}
 		return false
-	case x.counter <= ct.counter: // it came in another way already, or is a replay
-		return ct.isSpare(from) && n.checks.admit(from, now)
+	case x.counter <= ct.counter: // another one of the same round was checked, or this is a replay
+		return false
 	case ct.tie == up && ct.conn.raw.sinceRead() < slowHeartbeat+tickEvery:
 		ct.namedAt = now
 		if from == ct.addr.Addr() {
@@ -908,12 +880,12 @@ func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
 		}
 		return ct.lacks(from) && n.checks.admit(from, now)
 	case (ct.tie == up || ct.tie == suspect) && x.counter <= ct.named:
-		return false // it was passed over when it came first, and is no sign of life now
+		return false // it came before, and is no sign that the node lives now
 	case ct.tie == up || ct.tie == resting || ct.tie == waking: // it is a sign of life
 	case ct.tie == away && ct.addr == addr && (!ct.isMet() || now.Sub(ct.beaconAt) < silence):
 		n.seenLocked(ct, x, addr)
 		return false
-	case ct.addr == addr && now.Sub(ct.beaconAt) < beaconEvery:
+	case ct.addr == addr && now.Sub(ct.beaconAt) < beaconEvery: // when a switch dies, all of a room hurry
 		return false
 	}
 	return n.checks.admit(from, now)
@@ -932,21 +904,19 @@ func (n *node) seenLocked(ct *contact, x *beacon, addr netip.AddrPort) {
 }
 
 // isGenuine checks x, the first beacon of ct, now that the node is about to be
-// dialed. If that is forged, nothing is known of the node any more.
+// dialed. If it is forged, nothing is known of the node any more, unless another
+// beacon was checked meanwhile.
 func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
-	good := x == nil || x.verify()
-	if !good {
-		n.logForged(x, from)
-	}
+	good := n.isSigned(x, from)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if x != nil && ct.unchecked == x {
-		ct.unchecked = nil
-		if good {
-			ct.counter = max(ct.counter, x.counter)
-		} else {
-			ct.addr, ct.spare, ct.beaconAt, ct.namedAt = netip.AddrPort{}, netip.AddrPort{}, time.Time{}, time.Time{}
-		}
+	switch {
+	case ct.unchecked != x:
+	case good:
+		ct.unchecked, ct.counter = nil, max(ct.counter, x.counter)
+	default:
+		ct.unchecked, ct.addr, ct.spare = nil, netip.AddrPort{}, netip.AddrPort{}
+		ct.beaconAt, ct.namedAt = time.Time{}, time.Time{}
 	}
 	if !good {
 		ct.dialing, ct.dialAt = false, time.Time{}
@@ -954,14 +924,10 @@ func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
 	return good
 }
 
-func (n *node) logForged(x *beacon, from netip.Addr) {
-	n.logOnce("forged beacon from "+from.String(), "beacon from %v: not signed by %v", from, x.node)
-}
-
 // toldLocked makes for a connection with a node that the peer of c says to be at
-// addr. An address from the node's own beacons counts for more: or a peer's
-// wrong word could keep two nodes apart. A link-local address is good on the
-// peer's links, and on ours only if we know which of these it means.
+// addr. An address from the node's own beacons counts for more, or the wrong word of
+// a peer could keep two nodes apart. A link-local address is good on the peer's
+// links. On ours it is good only if we know which of them it means.
 func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 	if n.contacts[id] == nil && n.gate.doubts(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
 		return
@@ -981,22 +947,19 @@ func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 
 // meetLocked makes for a connection with a node that was heard to be at addr. A
 // fresh node is dialed at once by the lower ID; the higher waits for that, and
-// dials after retryFirst. A node is fresh if it is new to us, if it was not heard
-// of for a while, or if the caller says so, because its beacons come again though
+// dials after retryFirst. A node is fresh if it is new to us, if it was not heard of
+// for a while, or if the caller says so, because its beacons come again though
 // others told of it all the time. If its IPv6 address alone is known, that of IPv4
 // is probably about to be heard.
 func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
-	now := time.Now()
-	before := ct.addr
+	now, before := time.Now(), ct.addr.Addr()
 	fresh = fresh || now.Sub(ct.heardAt) >= silence || !before.IsValid()
 	ct.heardAt = now
-	if ct.tie != up || addr.Addr().Is4() != before.Addr().Is4() {
-		ct.learn(addr)
-	}
+	ct.learn(addr)
 	if ct.tie == up {
 		return
 	}
-	if fresh || ct.addr.Addr().Is4() != before.Addr().Is4() {
+	if fresh || ct.addr.Addr().Is4() != before.Is4() {
 		ct.dialAt = now
 		if ct.addr.Addr().Is6() {
 			ct.dialAt = now.Add(familyGap)
@@ -1009,6 +972,22 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 	n.dialLocked(ct)
 }
 
+// ---- dialing
+
+const (
+	dialTimeout = 4 * time.Second        // a broken connection that is not replaced within it is a loss
+	dialJoin    = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
+	maxJoined   = 4                      // attempts at once to connect with a node that we met before
+	dialAgain   = 10 * time.Millisecond  // after a broken connection could not be made again; each time twice as long
+	familyGap   = 300 * time.Millisecond // before a node whose IPv6 address alone is known is dialed: quick beacons come 250 ms apart
+	retryFirst  = 1 * time.Second        // after a dial that failed; each time twice as long
+	retryMost   = 8 * time.Second
+	retryNamed  = 2 * time.Second // of an address that the user named; sooner at first
+
+	muteDials     = 3                // to a node that is heard, and does not answer, before the user hears of it
+	namedPatience = 10 * time.Second // before the user hears that nobody answers at an address of -peer
+)
+
 // isDueLocked says whether the node of ct is to be dialed at this moment.
 func (n *node) isDueLocked(ct *contact, now time.Time) bool {
 	if !ct.isDue(now) {
@@ -1019,14 +998,14 @@ func (n *node) isDueLocked(ct *contact, now time.Time) bool {
 		return false
 	case broken, waking:
 		return true
-	case resting: // as a probe: does the node still live?
+	case resting: // as a probe, whether the node still lives
 		return !n.leaving && now.Sub(ct.beaconAt) >= slowHeartbeat
 	}
 	return !n.leaving && now.Sub(ct.heardAt) <= silence
 }
 
-// dialLocked dials the node of ct, if that is due. A node that was never met,
-// which anybody can make up, has to pass the gate.
+// dialLocked dials the node of ct, if that is due. A node that was never met has to
+// pass the gate, for anybody can make one up.
 func (n *node) dialLocked(ct *contact) {
 	now := time.Now()
 	if !n.isDueLocked(ct, now) {
@@ -1049,13 +1028,14 @@ func (n *node) dialLocked(ct *contact) {
 		next := sync.OnceFunc(n.dialNext)
 		defer next()
 		defer time.AfterFunc(dialTurn, next).Stop()
-		err := errors.New("its beacon is forged")
-		if n.isGenuine(ct, unchecked, host) {
-			err = n.dialContact(ct, addr, most, probe)
+		failed := true
+		if unchecked == nil || n.isGenuine(ct, unchecked, host) {
+			err := n.dialContact(ct, addr, most, probe)
+			failed = err != nil && !errors.Is(err, errDuplicate)
 		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.gate.done(host, teller, err != nil && !errors.Is(err, errDuplicate))
+		n.gate.done(host, teller, failed)
 	})
 }
 
@@ -1073,41 +1053,40 @@ func (n *node) dialNext() {
 	}
 }
 
-// dialContact dials the node of ct at addr, again and again while its
-// connection is broken or waking: a dying process still accepts for a moment.
-// As a probe it only finds out whether the node lives.
+// dialContact dials the node of ct at addr, see firstOf, or as a probe finds out
+// whether it lives. While its connection is broken or waking it is
+// dialed again and again, because a dying process still accepts for a moment.
 func (n *node) dialContact(ct *contact, addr netip.AddrPort, most int, probe bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	var a attempt
-	for again, wait := true, dialAgain; again; wait *= 2 {
-		a = n.firstOf(ctx, ct, addr, most, probe)
+	for wait := dialAgain; ; wait *= 2 {
+		a := n.firstOf(ctx, ct, addr, most, probe)
 		n.mu.Lock()
-		again = a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a)
-		n.mu.Unlock()
-		if again {
-			n.pause(wait)
+		again := a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a)
+		if !again {
+			n.dialedLocked(ct, a)
 		}
+		n.mu.Unlock()
+		if !again {
+			return a.err
+		}
+		n.pause(wait)
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.dialedLocked(ct, a)
-	return a.err
 }
 
-// An attempt is how an attempt to connect with a node ended.
+// An attempt is how one attempt to connect with a node ended.
 type attempt struct {
 	found    nodeID // who is there, as far as that is known
 	answered bool   // somebody listens there
 	err      error
 }
 
-// firstOf returns how the first attempt ends that succeeds, or else the last one.
-// The first is made at addr. Another one, at the node's address of the other
-// family if one is known by then, follows when that fails. While none has ended,
-// another one joins after each dialJoin, by turns at the two addresses, but no more
-// than most beside the first at each address: where packets vanish by chance, each
-// connection waits longer and longer to repeat one.
+// firstOf makes attempts to connect with the node of ct. It returns the first that
+// decides the matter, or else the last one. The first is made at addr. When one
+// fails, the other address of the node is tried, if it was not yet and is known by
+// then. While none has ended, another one joins after each dialJoin, by turns at the
+// two addresses, but no more than most in all beside the first at each address:
+// where packets vanish by chance, a connection waits longer and longer to repeat one.
 func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, most int, probe bool) (last attempt) {
 	ended, over := make(chan attempt), make(chan struct{})
 	defer close(over)
@@ -1172,7 +1151,7 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 	return a
 }
 
-// dialedLocked moves the tie of ct as the end of a dial demands.
+// dialedLocked moves the tie of ct as is right after a dial that has ended.
 func (n *node) dialedLocked(ct *contact, last attempt) {
 	n.wonderLocked(ct, last)
 	first, most := retryFirst, retryMost
@@ -1190,14 +1169,15 @@ func (n *node) dialedLocked(ct *contact, last attempt) {
 		if ct.isOwed() {
 			n.redialLocked(ct) // it broke, or rested, again meanwhile
 		}
-	case ct.tie != broken && min(time.Since(ct.beaconAt), time.Since(ct.conn.since)) < slowHeartbeat: // it lives, but can't be dialed from here
+	case ct.tie != broken && min(time.Since(ct.beaconAt), time.Since(ct.conn.since)) < slowHeartbeat:
+		// it lives, but can't be dialed from here
 	default:
 		n.loseLocked(ct, gone)
 	}
 }
 
-// wonderLocked tells the user, once, what is odd about a dial of ct that has ended:
-// the node is heard, and yet it can't be had.
+// wonderLocked tells the user, once, if a dial of ct that has ended shows something
+// odd: the node is heard, and yet it can't be reached.
 func (n *node) wonderLocked(ct *contact, last attempt) {
 	heard := ct.tie == away && time.Since(ct.beaconAt) < silence
 	if !heard || last.err == nil || errors.Is(last.err, errDuplicate) {
@@ -1209,8 +1189,8 @@ func (n *node) wonderLocked(ct *contact, last attempt) {
 	if !last.answered {
 		ct.mute++
 		switch noWay := errors.Is(last.err, syscall.ENETUNREACH); {
-		case ct.mute < muteDials || noWay && n.throughLocked(ct.id) != nil: // somebody brings what it says
-		case noWay: // a broadcast comes to a machine that has no address of the family or the network, too
+		case ct.mute < muteDials || noWay && n.throughLocked(ct.id) != nil: // a peer brings what it says
+		case noWay: // we hear broadcasts also where we have no address of the family or the network
 			n.warnOnceLocked("mute "+host, "%s is heard, but this machine has no way to %s; give it an address in that network, or start a node on a machine that both can reach", who, host)
 		default:
 			n.warnOnceLocked("mute "+host, "%s is heard, but TCP port %d there does not answer: a firewall? let that port pass there, or port %d here: one of the two is enough",
@@ -1222,7 +1202,7 @@ func (n *node) wonderLocked(ct *contact, last attempt) {
 		return
 	}
 	if ct.otherAt.IsZero() {
-		ct.otherAt = time.Now() // perhaps it has just gone, and another one has taken its place
+		ct.otherAt = time.Now() // perhaps ct has just gone, and the other has taken its place
 	} else if ct.beaconAt.After(ct.otherAt) {
 		n.warnOnceLocked("twice "+host, "%s is heard, but %s is at its address: two machines seem to have the address %s; give one of them another",
 			who, cmp.Or(n.history.about(last.found).name, "another node"), host)
@@ -1247,7 +1227,7 @@ func (n *node) isGoneLocked(ct *contact, last attempt) bool {
 // of that, and the peer doesn't make one either, the node is lost.
 func (n *node) redialLocked(ct *contact) {
 	ct.dialAt = time.Time{}
-	if ct.brief > 1 { // it answers, but no connection lasts: that must not keep us busy
+	if ct.brief > 1 { // it answers, but no connection lasts, and dials must not keep us busy
 		ct.dialAt = time.Now().Add(min(dialAgain<<min(ct.brief, 10), retryMost))
 	}
 	n.dialLocked(ct)
@@ -1285,8 +1265,8 @@ func (n *node) dialTargetLocked(t *target) {
 	})
 }
 
-// owedLocked returns the contacts that are broken or waking. What we say
-// counts as heard by all only when these have it too.
+// owedLocked returns the contacts that are broken or waking. What we say counts as
+// heard by all only when their nodes have it too.
 func (n *node) owedLocked() (owed []*contact) {
 	for _, ct := range n.contacts {
 		if ct.isOwed() {
@@ -1297,7 +1277,7 @@ func (n *node) owedLocked() (owed []*contact) {
 }
 
 // relistLocked makes for connections with the nodes that peers are connected with
-// and we aren't. It forgets the contacts that nobody asks for any more.
+// and we aren't. It forgets contacts that are of no use any more.
 func (n *node) relistLocked(now time.Time) {
 	for id, ct := range n.contacts {
 		if ct.conn != nil {
@@ -1318,38 +1298,53 @@ func (n *node) relistLocked(now time.Time) {
 	}
 }
 
-// A dialGate bounds the dials to nodes that were never met, which anybody can make
-// up: how many begin in a second, and how many are under way, in all and for each
-// host. A host where such dials failed of late gets fewer, and so does one that
-// told of nodes elsewhere that could not be dialed. So invented nodes don't keep
-// real ones waiting. Of what a host tells of others, each failure makes the next
-// dial wait longer; of what it tells of itself none does, since many short-lived
-// nodes are no offence. The zero value is ready. Guarded by node.mu.
+// ---- what strangers can make us do
+
+const (
+	dialRate        = 50                     // dials per second to unknown nodes
+	maxDials        = 6                      // of these under way at once: more would make each slower, not all faster
+	maxDialsPerAddr = 4                      // of these to one address
+	dialTurn        = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
+	blameWait       = 15 * time.Millisecond  // between two dials for which one host is to blame, for each that failed of late
+	mostBlameWait   = 2 * time.Second
+
+	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core
+	maxChecksPerAddr = 200 // of these for one address: a host may be a room of so many
+	fewChecks        = 10  // that an address gets though maxChecks are used up
+)
+
+// A dialGate bounds the dials to nodes that were never met, so that nodes which
+// somebody has made up don't keep real ones waiting. It bounds how many dials begin
+// in a second, and how many are under way, in all and to each host. Of a dial that
+// failed, its host is to blame, and perhaps the host that told of it. Some places are
+// kept for hosts without blame. Of what a host tells of others, each failure makes
+// the next dial wait longer. Of what it tells of itself none does, since many
+// short-lived nodes are no offence. The zero value is ready. Guarded by node.mu.
 type dialGate struct {
-	begun  tab // of time: each dial that begins takes its part of a second
+	begun  tab // dials that began: each counts for its part of a second
 	places int // taken by dials in progress, each for dialTurn at most
 	hosts  map[netip.Addr]dialed
 }
 
-// A dialed is what became of the dials to one host, and to others of which it
-// told.
+// A dialed is what became of the dials to one host, and to other hosts that it told
+// of.
 type dialed struct {
 	underWay int       // dials to it
 	blame    int       // dials that failed of late
-	dueAt    time.Time // no dial begins before that one host told of another
+	dueAt    time.Time // before this no dial begins to it of which another told, or to another of which it told
 }
 
-// doubts says whether so many dials of late failed because of host that
-// it need not be listened to.
+// doubts says whether host is to blame for so many dials that what it tells may be
+// passed over.
 func (g *dialGate) doubts(host netip.Addr) bool { return g.hosts[host].blame >= maxDialsPerAddr }
 
-// admit says whether a dial to host, of which the host teller told, may begin now;
-// if so, it counts it, and the dial has a place. The caller gives that up by
-// dialNext, and says by done how the dial ended.
+// admit says whether a dial to host, of which the host teller told, may begin now.
+// If so it is counted, and has a place. The caller gives that up by dialNext, and
+// says by done how the dial ended.
 func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 	const turn = time.Second / dialRate
 	there, told, places, atOnce := g.hosts[host], g.hosts[teller], maxDials, time.Second-turn
-	if there.blame+told.blame > 0 { // the others are kept for hosts without blame
+	if there.blame+told.blame > 0 { // the rest is kept for hosts without blame
 		places, atOnce = maxDials-2, time.Second/2-turn
 	}
 	if g.begun.add(0, 1, atOnce, now) > 0 || g.places >= places || there.underWay >= maxDialsPerAddr ||
@@ -1367,8 +1362,8 @@ func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 // wait returns how long the next dial waits for this one.
 func (d dialed) wait() time.Duration { return min(time.Duration(d.blame)*blameWait, mostBlameWait) }
 
-// note keeps what became of a dial to host, of which teller told. If these are one,
-// what is noted of host counts.
+// note keeps what became of a dial to host, of which teller told. If both are one
+// host, there counts.
 func (g *dialGate) note(host, teller netip.Addr, there, told dialed) {
 	if g.hosts == nil {
 		g.hosts = map[netip.Addr]dialed{}
@@ -1377,8 +1372,8 @@ func (g *dialGate) note(host, teller netip.Addr, there, told dialed) {
 	g.hosts[host] = there
 }
 
-// done notes that a dial to host, of which teller told, has ended. A host that is
-// to blame itself puts none on who tells of it.
+// done notes that a dial to host, of which teller told, has ended. A host that was to
+// blame before puts no blame on the one that told of it.
 func (g *dialGate) done(host, teller netip.Addr, failed bool) {
 	there, told := g.hosts[host], g.hosts[teller]
 	there.underWay--
@@ -1390,7 +1385,7 @@ func (g *dialGate) done(host, teller netip.Addr, failed bool) {
 	g.note(host, teller, there, told)
 }
 
-// forgive takes some of the blame from each host. It is called every relistEvery.
+// forgive takes some blame from each host. It is called every relistEvery.
 func (g *dialGate) forgive() {
 	for host, d := range g.hosts {
 		d.blame = max(0, d.blame-1-d.blame/8)
@@ -1400,9 +1395,11 @@ func (g *dialGate) forgive() {
 	}
 }
 
-// A checkBudget bounds the signatures that are checked in a second, in all and
-// for beacons from one address. When others have used up maxChecks, an address still
-// gets fewChecks. The zero value is ready. Guarded by node.mu.
+// A checkBudget bounds the signatures that are checked in a second, in all and for
+// beacons from one address. When others have used up maxChecks, an address still
+// gets fewChecks. It counts by the second and is no tab, because addresses of UDP
+// packets can be forged by the thousand, and what is kept of them goes each second.
+// The zero value is ready. Guarded by node.mu.
 type checkBudget struct {
 	since time.Time // the second began
 	all   int
@@ -1426,6 +1423,13 @@ func (b *checkBudget) admit(from netip.Addr, now time.Time) bool {
 
 // ---- what silence and broken connections mean
 
+const (
+	suspicion = 4 * time.Second // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
+	silence   = 7 * time.Second // a connection silent for so long is lost: outlives a 3 s stall, and is noticed within 8 s
+
+	smallPacket = 1000 // bytes, that pass on every path
+)
+
 // A judgement is what the silence of a peer says of it.
 type judgement int
 
@@ -1435,11 +1439,11 @@ const (
 	silent             // it is lost
 )
 
-// judgeSilence judges a peer of which nothing came for quiet on its connection.
-// Beacons show that a program runs, and a dial that was answered that its host
-// can be reached; the last of each was so long ago. Where both are so, packets
-// vanish by chance, and the handshake of the fresh connection is waited for. But
-// where one is not so, nothing that is said comes through.
+// judgeSilence judges a peer from which nothing came on its connection for quiet.
+// The last beacon came, and a dial was first answered, so long ago. A beacon shows
+// that its program runs, and the answer to a dial that its host can be reached. If
+// there was both, packets vanish by chance, and the handshake of the fresh connection
+// is waited for. If not, nothing that is said comes through.
 func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 	switch {
 	case quiet > silence && (beacon > silence || answer > handshakeTimeout):
@@ -1451,8 +1455,8 @@ func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 }
 
 // loseLocked ends the tie of ct, which went without a word. If a peer is connected
-// with it, and it isn't known to be gone, the peer brings what it says, and it is
-// not lost.
+// with it, and it isn't known to be gone, it is not lost, for the peer brings what it
+// says.
 func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
 	n.news[ct.id] = bulletin{cameWent: true}
@@ -1461,8 +1465,8 @@ func (n *node) loseLocked(ct *contact, gone bool) {
 	}
 }
 
-// sawOwnLocked notes that a node went without a word, or that it is back, if it was
-// ever seen to have come.
+// sawOwnLocked notes that a node went without a word, or that it is back, if it is
+// known to have come.
 func (n *node) sawOwnLocked(id nodeID, p post) {
 	if n.history.about(id).state != unknown && n.history.note(id, p) {
 		n.relayLocked(id)
@@ -1471,7 +1475,7 @@ func (n *node) sawOwnLocked(id nodeID, p post) {
 
 // chokedLocked looks at a connection of ct that has died. If it was the second in a
 // row that died with posts under way, and nothing had arrived on it at all, large
-// packets probably vanish on the path: heartbeats and handshakes pass.
+// packets probably vanish on the path, while heartbeats and handshakes pass.
 func (n *node) chokedLocked(ct *contact) {
 	f := ct.conn.flow
 	if !f.bounded || f.sent-f.arrived < smallPacket || time.Since(ct.conn.since) < slowHeartbeat {
@@ -1484,8 +1488,8 @@ func (n *node) chokedLocked(ct *contact) {
 	}
 }
 
-// doubtLocked has a fresh connection be dialed with any node that was reached at
-// the address where ct, a new one, is: it may have taken its place.
+// doubtLocked dials every node anew that was reached at the address where ct, a new
+// node, is now, because ct may have taken its place.
 func (n *node) doubtLocked(ct *contact) {
 	for _, o := range n.contacts {
 		if o != ct && o.tie == up && o.conn.addr == ct.conn.addr {
@@ -1497,7 +1501,7 @@ func (n *node) doubtLocked(ct *contact) {
 }
 
 // missLocked tells the user, once, of an address of -peer where no node of the room
-// was ever found. Of a table not everybody is there at all times.
+// was ever found. Those of a table need not be there at all times.
 func (n *node) missLocked(t *target, a attempt) {
 	if t.since.IsZero() {
 		t.since = time.Now()
@@ -1523,10 +1527,10 @@ type member struct {
 	addr    netip.AddrPort
 	since   time.Time
 	idle    bool
-	through string // by whom alone it is heard, with the address; empty: it is connected
+	through string // the peer through which alone it is heard, with its address; empty: it is connected
 }
 
-// members returns who is here, by name, and then whom the table names besides.
+// members returns the nodes that are here, by name, and then the others of the table.
 func (n *node) members() (all []member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -1548,7 +1552,8 @@ func (n *node) members() (all []member) {
 	return all
 }
 
-// beyond returns, by name, who is heard through others alone, as they say.
+// beyond returns, by name, the nodes that are heard through others alone. Their
+// addresses are what these others say.
 func (n *node) beyond() (all []member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -1576,7 +1581,8 @@ func (n *node) label(id nodeID) string {
 	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
 }
 
-// differs says in what two names that are alike differ; "" if they are not.
+// differs says in what two names differ that look alike; "" if they don't look alike,
+// or are the same.
 func differs(a, b string) string {
 	switch {
 	case !isAlike(a, b) || a == b:
@@ -1589,7 +1595,7 @@ func differs(a, b string) string {
 	return "how an accent is composed: as one character with its letter, or as a second one"
 }
 
-// candidates lists those of all who are here, as one may write to them.
+// candidates lists, of all, the nodes that are here, as one may write to them.
 func candidates(all []member) string {
 	var list []string
 	for _, m := range all {
@@ -1603,9 +1609,9 @@ func candidates(all []member) string {
 	return cmp.Or(strings.Join(list, ", "), "nobody")
 }
 
-// whoOf finds, among all, those that a direct message may be meant for: those
-// that the longest WHO that fits names. known says that WHO is a name, though
-// nobody who is connected may bear it.
+// whoOf finds, among all, the nodes that a direct message may be meant for. Of
+// several names with which s begins, the longest is WHO. known says that WHO is a
+// name, though perhaps of nobody who is connected.
 func whoOf(s string, all []member) (to []member, who, text string, known bool) {
 	s, at := strings.CutPrefix(s, "@")
 	end := " " // of WHO
@@ -1643,9 +1649,9 @@ func (n *node) alone() bool {
 	return n.gather.from == ""
 }
 
-// size returns how many nodes the room has, ourselves included: those that
-// we are connected with, and those that we heard of lately, which strangers
-// can make up.
+// size returns how many nodes the room has, ourselves included: the nodes that we
+// are connected with, and the nodes that we heard of lately, which strangers can
+// make up.
 func (n *node) size() (connected, heardOf int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -579,6 +579,90 @@ func TestIPv4IsDialedFirst(t *testing.T) {
 	}
 }
 
+// TestHigherAsksTheLowerToDial: if both dialed at once, one of the two connections
+// would be for nothing.
+func TestHigherAsksTheLowerToDial(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, key := l.enter("Ann", deaf()), newKey()
+		for !idOf(key).less(ann.id) {
+			key = newKey()
+		}
+		after(time.Second)
+		var asked, dialed atomic.Int32
+		ann.announce = func() { asked.Add(1) }
+		ann.dial = func(context.Context, string, string) (net.Conn, error) {
+			dialed.Add(1)
+			return nil, errors.New("nobody there")
+		}
+		ann.hears(key, beacon{node: idOf(key), counter: 1, port: 7700}, netip.MustParseAddr("10.0.0.9"))
+		after(retryFirst - time.Millisecond)
+		if asked.Load() != 1 || dialed.Load() != 0 {
+			t.Errorf("at first Ann sends %d beacons and dials %d times, want one beacon", asked.Load(), dialed.Load())
+		}
+		after(tickEvery + time.Millisecond)
+		if dialed.Load() != 1 {
+			t.Errorf("when nobody came Ann dials %d times, want once", dialed.Load())
+		}
+	})
+}
+
+// TestNodeIsToldOfAgain: Ann and Cid hear of each other from Bob alone, and are
+// without a network for a while, so that dials fail at once. When Bob tells of them
+// again, that makes neither wait.
+func TestNodeIsToldOfAgain(t *testing.T) {
+	t.Parallel()
+	for cut := 14 * time.Second; cut < 24*time.Second; cut += time.Second {
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob := l.enter("Bob", deaf())
+			ann, cid := l.enter("Ann", deaf(), told(bob)), l.enter("Cid", deaf(), told(bob))
+			after(10 * time.Second)
+			var down atomic.Bool
+			for _, g := range []*guest{ann, cid} {
+				g.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if down.Load() {
+						return nil, syscall.ENETUNREACH
+					}
+					return g.dialOut(ctx, network, addr)
+				}
+			}
+			down.Store(true)
+			l.split([]*guest{ann}, []*guest{bob, cid})
+			l.split([]*guest{bob}, []*guest{cid})
+			after(cut)
+			down.Store(false)
+			l.healAll()
+			after(retryNamed + retryFirst + 2*tickEvery)
+			if n := ann.peersNow(); n != 2 {
+				t.Errorf("after a cut of %v Ann is connected with %d nodes, want 2", cut, n)
+			}
+		})
+	}
+}
+
+// TestQuietPeerHearsMoreBeacons: in a large room they come seldom, and the peer may
+// hear nothing else of us. The one that notices first asks for them.
+func TestQuietPeerHearsMoreBeacons(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(10 * time.Second)
+		var asked atomic.Int32
+		for _, g := range []*guest{ann, bob} {
+			g.announce = func() { asked.Add(1) }
+		}
+		after(10 * time.Second)
+		if n := asked.Load(); n != 0 {
+			t.Errorf("%d beacons are asked for while both are heard, want none", n)
+		}
+		l.stall(ann, bob, true)
+		after(suspicion + 2*tickEvery)
+		if asked.Load() == 0 {
+			t.Error("no beacon is asked for though the peer is quiet")
+		}
+	})
+}
+
 // ---- what the user is told of the network
 
 // wantWarned fails unless g told its user just these things on standard error.
