@@ -698,17 +698,6 @@ func (c *conn) compareClocksLocked(x hello) {
 	}
 }
 
-// handleHello takes the HELLO by which a peer tells that its clock has jumped.
-func (c *conn) handleHello(body []byte) error {
-	x, err := parseHello(body)
-	if err == nil {
-		c.n.mu.Lock()
-		defer c.n.mu.Unlock()
-		c.compareClocksLocked(x)
-	}
-	return err
-}
-
 // detachLocked takes c out of everything that is sent or asked for.
 func (n *node) detachLocked(c *conn) {
 	for author, s := range n.sources {
@@ -1031,8 +1020,6 @@ func (c *conn) handle(typ byte, body []byte) error {
 		return c.handlePosts(body)
 	case framePart:
 		return c.handlePart(body)
-	case frameHello:
-		return c.handleHello(body)
 	case frameBye:
 		why, err := parseBye(body)
 		return cmp.Or(err, error(byeError(why)))
@@ -1040,6 +1027,12 @@ func (c *conn) handle(typ byte, body []byte) error {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
 	switch typ {
+	case frameHello: // the peer's clock has jumped
+		x, err := parseHello(body)
+		if err == nil {
+			c.compareClocksLocked(x)
+		}
+		return err
 	case frameHave:
 		return c.handleHaveLocked(body)
 	case frameWant:
