@@ -392,6 +392,32 @@ func TestWantsOfNobodyTakeLittle(t *testing.T) {
 	})
 }
 
+// TestLargeFramesAreTakenInSlices: who waits for the lock while a member asks for very
+// many feeds gets it before all are looked at.
+func TestLargeFramesAreTakenInSlices(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // as in the program
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		v := l.visitor(ann, newKey(), "Mallory", nil)
+		v.says(hasNothing())
+		synctest.Wait()
+		m := &burdener{source: rand.NewChaCha8([32]byte{3})}
+		body := wantsOf(m.invented(8*workSlice), 1)[5:]
+		ann.node.mu.Lock()
+		defer ann.node.mu.Unlock()
+		c, taken := ann.conns[v.id], 0
+		go func() {
+			ann.node.mu.Lock()
+			defer ann.node.mu.Unlock()
+			taken = len(c.subs)
+		}()
+		must(t, c.handleWantLocked(body))
+		if taken == 0 || taken >= len(c.subs) {
+			t.Errorf("somebody else has the lock when %d of %d feeds are looked at", taken, len(c.subs))
+		}
+	})
+}
+
 // TestDirectMessagesDontTakeThePlaceOfTalk: some members send Bob more than he keeps,
 // and what Ann said is there still.
 func TestDirectMessagesDontTakeThePlaceOfTalk(t *testing.T) {

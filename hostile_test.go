@@ -1597,6 +1597,51 @@ func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
 	})
 }
 
+// TestWhoAsksForWhatWeLackIsTold: Bob believes that Ann has posts of an author of whom
+// she has none, and hears that she hasn't.
+func TestWhoAsksForWhatWeLackIsTold(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		other, told := nodeID{7}, 0
+		bob := l.visitor(ann, newKey(), "Bob", func(_ *visitor, typ byte, body []byte) {
+			if typ == frameHave {
+				parseHave(body, func(author nodeID, s span, _ netip.AddrPort) {
+					if author == other && s == (span{}) {
+						told++
+					}
+				})
+			}
+		})
+		bob.says(hasNothing(), wantsOf([]nodeID{other}, 5))
+		after(time.Second)
+		if told != 1 {
+			t.Errorf("Bob is told %d times, want once", told)
+		}
+	})
+}
+
+// TestWhatComesBehindOurGoodbyeIsNotTaken: Bob, who is not sure to be heard any more,
+// isn't.
+func TestWhatComesBehindOurGoodbyeIsNotTaken(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		bob := newScribe(7, "Bob")
+		run := runOf(bob.id, bob.chat(2))
+		l.visitor(ann, bob.key, "Bob", func(v *visitor, typ byte, _ []byte) {
+			if typ == frameBye {
+				v.says(framed(framePosts, run))
+			}
+		}).says(hasNothing())
+		after(time.Second)
+		ann.leaves()
+		if n := ann.h().about(bob.id).last; n > 0 {
+			t.Errorf("%d posts of Bob are taken", n)
+		}
+	})
+}
+
 // TestSlowMemberHoldsUpNoPipe: once somebody has heard everything, the others
 // have -wait in all, however often they say that they have a line more.
 func TestSlowMemberHoldsUpNoPipe(t *testing.T) {

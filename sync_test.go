@@ -7,6 +7,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -518,4 +519,46 @@ func TestSlowLinkCarriesHistoryOnceAndTalkMeanwhile(t *testing.T) {
 			l.wantSame(posts*(size/80)+said+1, ann, bob, nat)
 		})
 	}
+}
+
+// TestLongLineOnASlowLinkIsHeard: it takes far longer than -wait to arrive, and as long
+// as it arrives somebody is there.
+func TestLongLineOnASlowLinkIsHeard(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob", slow(4000))
+		after(10 * time.Second)
+		ann.patience = 3 * time.Second
+		ann.says("%s", strings.Repeat("x", 60_000))
+		best, behind, _ := ann.waitDelivered(context.Background())
+		if n := ann.h().linesAbove(best); n > 0 || len(behind) > 0 {
+			t.Errorf("nobody heard %d lines, and %q lag behind", n, behind)
+		}
+		bob.wantLines(1, `: x+$`)
+	})
+}
+
+// TestWhoBringsSomethingIsTrustedAgain: that a peer brought nothing when it was asked
+// counts against it only until it brings something.
+func TestWhoBringsSomethingIsTrustedAgain(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(time.Second)
+		stalls := func(change uint64) uint64 {
+			ann.node.mu.Lock()
+			defer ann.node.mu.Unlock()
+			c := ann.conns[bob.id]
+			x := c.theirs[bob.id]
+			x.stalls += change
+			c.theirs[bob.id] = x
+			return x.stalls
+		}
+		stalls(maxStalls)
+		bob.says("hi")
+		after(time.Second)
+		if n := stalls(0); n > 0 {
+			t.Errorf("%d stalls count, want none", n)
+		}
+	})
 }
