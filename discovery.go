@@ -25,7 +25,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -217,23 +216,6 @@ func (d *discovery) send(n *node, spare bool) {
 	for i, s := range l.segments {
 		if own := s.own(); own.Is4() && !own.IsLoopback() && (spare || s.group() == broadcast) {
 			d.tell(n, s, packets[i], broadcast)
-		}
-	}
-}
-
-// moved is told which addresses this host has, and the one that -bind names, if
-// any. A connection from an address that is gone is dead, though nobody has noticed
-// yet.
-func (n *node) moved(own []netip.Addr, bind netip.Addr) {
-	isGone := func(a netip.Addr) bool { return !a.IsLoopback() && !slices.Contains(own, a) }
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if bind.IsValid() && isGone(bind) {
-		n.warnOnceLocked("bind", "this machine has the address %v of -bind no longer, so nobody is heard or reached; give it that address again, or start anew with another -bind", bind)
-	}
-	for _, c := range n.conns {
-		if isGone(addrOf(c.raw.LocalAddr()).Addr()) {
-			c.raw.Close() // its reader notices, and the peer is dialed anew
 		}
 	}
 }
@@ -810,6 +792,20 @@ func (n *node) expectingLocked() bool {
 	return len(n.handshakes) > 0
 }
 
+// delayLocked says how long to wait before asking a third for author's posts.
+func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
+	c, ct := n.conns[author], n.contacts[author]
+	switch {
+	case c != nil && c.complete:
+		return 0
+	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
+		return askAfterBeacon
+	case n.throughLocked(author) != nil:
+		return askAfter
+	}
+	return 0
+}
+
 // misses says whether nobody is connected with us, or a node that was has gone
 // without a word.
 func (n *node) misses() bool {
@@ -1126,29 +1122,6 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 		}
 	}
 	return last
-}
-
-// attempt makes one attempt to connect with the node at addr, or as a probe to find
-// it alive. A node that is not expect, unless that is zero, is turned away.
-func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, probe bool) (a attempt) {
-	raw, err := n.dial(ctx, "tcp", addr.String())
-	if err != nil {
-		n.failed("dial "+addr.String(), err)
-		return attempt{err: err}
-	}
-	n.mu.Lock()
-	if ct := n.contacts[expect]; ct != nil && ct.tie == suspect && ct.reachedAt.IsZero() {
-		ct.reachedAt = time.Now()
-	}
-	n.mu.Unlock()
-	a.answered = true
-	if probe {
-		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
-		raw.Close()
-	} else {
-		a.found, a.err = n.serve(raw, true, expect)
-	}
-	return a
 }
 
 // dialedLocked moves the tie of ct as is right after a dial that has ended.

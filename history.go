@@ -310,9 +310,6 @@ type history struct {
 	missing   map[nodeID]bool   // authors of whom some of these may not have come yet
 	heldFrom  uint64            // seq of the first event that release may print
 	delivered uint64            // posts of our own up to this number are where they must be
-	bestAck   uint64            // and up to this one, somebody has them
-	unheard   int               // lines of posts of our own that were dropped when nobody had them
-	unheardTo uint64            // number of the last of these
 	room      *sync.Cond        // a cursor moved, or a bound changed
 }
 
@@ -750,18 +747,11 @@ func (h *history) dropOldestLocked(most int) {
 	passed := h.passedLocked()
 	for ; most > 0 && h.size > h.keep && len(h.oldest) > 0; most-- {
 		s := h.oldest[0]
-		e := s.event(0)
-		if e.seq > passed {
+		if s.event(0).seq > passed {
 			return
 		}
 		h.horizon = max(h.horizon, s.age)
 		h.dropFirstLocked(s)
-		f := e.feed
-		if f.id == h.self && e.kind == kindLines {
-			if n := e.number(); n > h.bestAck {
-				h.unheard, h.unheardTo = h.unheard+e.lines(), n
-			}
-		}
 	}
 }
 
@@ -890,24 +880,22 @@ func (h *history) loosen(c *cursor, loose bool) {
 	h.room.Broadcast()
 }
 
-// linesAbove returns how many lines stand in our own posts above number, which is
-// setDelivered's bestAck, those included that were dropped since.
-func (h *history) linesAbove(number uint64) (n int) {
+// linesAbove returns how many lines stand in our own posts above number, and
+// whether these are all: others may have been dropped.
+func (h *history) linesAbove(number uint64) (n int, all bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	n = h.unheard
 	f := h.feeds[h.self]
 	for i := f.above(number); i < f.posts.count; i++ {
 		if e := f.posts.event(i); e.kind == kindLines {
 			n += e.lines()
 		}
 	}
-	return n
+	return n, f.last-uint64(f.posts.count) <= number
 }
 
-// setDelivered allows our own posts up to number to be dropped, and says that
-// somebody has those up to bestAck.
-func (h *history) setDelivered(number, bestAck uint64) {
+// setDelivered allows our own posts up to number to be dropped.
+func (h *history) setDelivered(number uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feeds[h.self]
@@ -918,9 +906,7 @@ func (h *history) setDelivered(number, bestAck uint64) {
 	for ; to < from; to++ {
 		h.owed += f.posts.event(to).cost()
 	}
-	if h.delivered, h.bestAck = number, bestAck; bestAck >= h.unheardTo {
-		h.unheard = 0 // they were on their way when they were dropped
-	}
+	h.delivered = number
 	h.rankLocked(f.posts)
 	h.dropOldestLocked(dropAtOnce)
 	h.room.Broadcast()
@@ -1028,41 +1014,6 @@ func answer(lines ...string) (b batch) {
 		b = append(b, &event{sealed: []byte(s), time: time.Now().UnixMicro()})
 	}
 	return b
-}
-
-// lastLines returns the last n lines of events, which it may change.
-func lastLines(events batch, n int) batch {
-	i := len(events)
-	for ; i > 0 && n > 0; i-- {
-		n -= events[i-1].lines()
-	}
-	if n < 0 {
-		events[i] = events[i].without(-n)
-	}
-	return events[i:]
-}
-
-// without returns e, a post of several lines, to be shown without the first n.
-func (e *event) without(n int) *event {
-	p := e.content()
-	for n > 0 {
-		var line []byte
-		if line, p.text, _ = bytes.Cut(p.text, []byte{'\n'}); len(line) > 0 {
-			n--
-		}
-	}
-	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
-	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind}
-}
-
-// asHistory returns events in the frame that says what they are.
-func asHistory(events batch, from string) batch {
-	lines := 0
-	for _, e := range events {
-		lines += e.lines()
-	}
-	head := answer(fmt.Sprintf("history: %d events%s", lines, from))
-	return slices.Concat(head, events, answer("end of history"))
 }
 
 // take replaces what is in b by the next events, of about the given size in bytes,
@@ -1773,20 +1724,6 @@ func (n *node) forgetSourceLocked(author nodeID) {
 	case state == lost && len(n.sources) > maxSources && !n.hereLocked(author):
 		n.dropSourceLocked(author)
 	}
-}
-
-// delayLocked says how long to wait before asking a third for author's posts.
-func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
-	c, ct := n.conns[author], n.contacts[author]
-	switch {
-	case c != nil && c.complete:
-		return 0
-	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
-		return askAfterBeacon
-	case n.throughLocked(author) != nil:
-		return askAfter
-	}
-	return 0
 }
 
 // A gather is how a newcomer waits for what was said before it came, which it

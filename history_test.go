@@ -532,7 +532,7 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 	if h.hasRoomLocked(true) {
 		t.Error("more may be said though nobody heard anything")
 	}
-	h.setDelivered(150, 150)
+	h.setDelivered(150)
 	if got := h.span(h.self); got.first == 1 || got.first > 151 || h.size > keep {
 		t.Errorf("holds %+v, %d bytes, though 150 posts were heard", got, h.size)
 	}
@@ -541,10 +541,10 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 		t.Errorf("holds %+v, and %d of them, though only 150 posts were heard", got, len(h.ownPosts(0)))
 	}
 	checkBooks(t, h)
-	h.setDelivered(205, 205)
-	h.setDelivered(180, 205) // somebody connects who has less
+	h.setDelivered(205)
+	h.setDelivered(180) // somebody connects who has less
 	checkBooks(t, h)
-	if h.setDelivered(190, 190); !h.hasRoomLocked(true) {
+	if h.setDelivered(190); !h.hasRoomLocked(true) {
 		t.Error("no more may be said though all but 20 posts were heard")
 	}
 	if n := len(h.ownPosts(205)); n != 5 {
@@ -1026,24 +1026,29 @@ func TestForgottenAuthorComesBackAsItself(t *testing.T) {
 	}
 }
 
-// TestLinesDroppedUnheardAreCounted, and no longer once somebody turns out to
-// have them.
-func TestLinesDroppedUnheardAreCounted(t *testing.T) {
+// TestLinesAboveSaysIfSomeWereDropped: what -keep has dropped can't be counted.
+func TestLinesAboveSaysIfSomeWereDropped(t *testing.T) {
 	t.Parallel()
 	h := emptyHistory(smallKeep, time.Now)
 	var drain batch
-	for range 200 {
+	says := func() {
 		h.say(kindLines, []byte("one\ntwo"+strings.Repeat("x", 1000)))
 		h.take(h.printer, &drain, ample)
-		h.setDelivered(h.about(h.self).last, 0)
 	}
-	if n := h.linesAbove(0); n != 400 {
-		t.Errorf("%d lines are unheard, want 400", n)
+	first := h.about(h.self).last
+	says()
+	if n, all := h.linesAbove(first); n != 2 || !all {
+		t.Errorf("%d lines, all: %v; want 2, all of them", n, all)
 	}
-	last := h.about(h.self).last
-	h.setDelivered(last, last)
-	if n := h.linesAbove(last); n != 0 {
-		t.Errorf("%d lines are unheard, want none", n)
+	for range 200 {
+		says()
+		h.setDelivered(h.about(h.self).last)
+	}
+	if n, all := h.linesAbove(first); n < 2 || n >= 402 || all {
+		t.Errorf("%d lines, all: %v; want some of 402", n, all)
+	}
+	if n, all := h.linesAbove(h.about(h.self).last); n != 0 || !all {
+		t.Errorf("%d lines above the last, all: %v; want none", n, all)
 	}
 }
 

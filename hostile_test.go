@@ -1591,7 +1591,8 @@ func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
 		after(10 * time.Second)
 		ann.patience = time.Second
 		ann.says("is anybody there?")
-		if best, _, _ := ann.waitDelivered(context.Background()); ann.h().linesAbove(best) != 1 {
+		best, _, _ := ann.waitDelivered(context.Background())
+		if n, all := ann.h().linesAbove(best); n != 1 || !all {
 			t.Error("what Ann said counts as heard")
 		}
 	})
@@ -1662,8 +1663,9 @@ func TestSlowMemberHoldsUpNoPipe(t *testing.T) {
 		if took := time.Since(began); took < ann.patience || took > ann.patience+time.Second {
 			t.Errorf("it took %v, want -wait, which is %v", took, ann.patience)
 		}
-		if ann.h().linesAbove(best) != 0 || len(behind) != 1 || !strings.HasPrefix(behind[0], "Eve@") {
-			t.Errorf("nobody heard %d lines, and %q lag behind; want none, and Eve", ann.h().linesAbove(best), behind)
+		n, all := ann.h().linesAbove(best)
+		if n != 0 || !all || len(behind) != 1 || !strings.HasPrefix(behind[0], "Eve@") {
+			t.Errorf("nobody heard %d lines, and %q lag behind; want none, and Eve", n, behind)
 		}
 	})
 }

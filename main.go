@@ -555,8 +555,13 @@ func (a *app) serve(interrupted, printed context.Context) int {
 		return min(a.refused, 1)
 	}
 	best, behind, undelivered := a.n.waitDelivered(interrupted)
-	if lines := a.h.linesAbove(best); lines > 0 {
-		return a.fail("nobody heard %d of %d messages; check that somebody is there, or wait longer with -wait", lines, a.said)
+	lines, all := a.h.linesAbove(best)
+	least := ""
+	if !all {
+		lines, least = max(lines, 1), "at least "
+	}
+	if lines > 0 {
+		return a.fail("nobody heard %s%d of %d messages; check that somebody is there, or wait longer with -wait", least, lines, a.said)
 	}
 	if len(behind) > 0 {
 		a.v.say("heard, but not yet by %s; they get it from the others, as far as these still hold it", strings.Join(behind, ", "))

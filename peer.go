@@ -359,6 +359,29 @@ func isFirst(seen map[string]bool, what string) bool {
 	return true
 }
 
+// attempt makes one attempt to connect with the node at addr, or as a probe to find
+// it alive. A node that is not expect, unless that is zero, is turned away.
+func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, probe bool) (a attempt) {
+	raw, err := n.dial(ctx, "tcp", addr.String())
+	if err != nil {
+		n.failed("dial "+addr.String(), err)
+		return attempt{err: err}
+	}
+	n.mu.Lock()
+	if ct := n.contacts[expect]; ct != nil && ct.tie == suspect && ct.reachedAt.IsZero() {
+		ct.reachedAt = time.Now()
+	}
+	n.mu.Unlock()
+	a.answered = true
+	if probe {
+		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
+		raw.Close()
+	} else {
+		a.found, a.err = n.serve(raw, true, expect)
+	}
+	return a
+}
+
 // ---- making a connection
 
 // serve makes a connection of raw, if the other side proves that it belongs
@@ -809,7 +832,7 @@ func (n *node) tick() {
 	if len(n.conns) > 0 {
 		n.metAt = now
 	}
-	n.history.setDelivered(n.deliveredLocked(now), n.bestAck)
+	n.history.setDelivered(n.deliveredLocked(now))
 	n.changedLocked()
 	n.clock.tickAt = now
 }
@@ -926,6 +949,23 @@ func (n *node) beat() {
 		if c.bye == 0 && time.Since(c.wroteAt) >= heartbeat {
 			c.telling.beat = true
 			wake(c.wake)
+		}
+	}
+}
+
+// moved is told which addresses this host has, and the one that -bind names, if
+// any. A connection from an address that is gone is dead, though nobody has noticed
+// yet.
+func (n *node) moved(own []netip.Addr, bind netip.Addr) {
+	isGone := func(a netip.Addr) bool { return !a.IsLoopback() && !slices.Contains(own, a) }
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if bind.IsValid() && isGone(bind) {
+		n.warnOnceLocked("bind", "this machine has the address %v of -bind no longer, so nobody is heard or reached; give it that address again, or start anew with another -bind", bind)
+	}
+	for _, c := range n.conns {
+		if isGone(addrOf(c.raw.LocalAddr()).Addr()) {
+			c.raw.Close() // its reader notices, and the peer is dialed anew
 		}
 	}
 }
@@ -1249,7 +1289,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 				n.takenAt = c.ackedAt
 			}
 			n.bestAck = max(n.bestAck, s.last)
-			n.history.setDelivered(n.deliveredLocked(c.ackedAt), n.bestAck)
+			n.history.setDelivered(n.deliveredLocked(c.ackedAt))
 			n.changedLocked()
 		}
 		return
