@@ -694,7 +694,7 @@ func TestWhoIsHeardButNotReachedIsToldOnce(t *testing.T) {
 		l.setApart(ann, bob, false)
 		l.setApart(cid, bob, false)
 		after(20 * time.Second)
-		ann.wantLines(1, `Bob@10.0.0.2 joined$`)
+		ann.wantLines(1, `Bob@10\.0\.0\.2\?? joined$`) // she may hear of him through Cid first
 	})
 	inBubble(t, func(t *testing.T, l *lab) { // one of the two can dial the other
 		ann, bob := l.enter("Ann", deaf()), l.enter("Bob", deaf())
