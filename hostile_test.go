@@ -89,7 +89,7 @@ func visit(raw net.Conn, room *roomKey, key ed25519.PrivateKey, hi hello) (v *vi
 }
 
 // helloOf is the HELLO of a visitor. Nobody listens at its port.
-func helloOf(name string) hello { return hello{version, 1, time.Now().UnixMicro(), 9, name} }
+func helloOf(name string) hello { return hello{1, time.Now().UnixMicro(), 9, name} }
 
 // says writes frames. That the node has hung up shows when something is read.
 func (v *visitor) says(frames ...[]byte) { v.tls.Write(slices.Concat(frames...)) }

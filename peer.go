@@ -571,7 +571,7 @@ func (c *conn) readHello() (x hello, err error) {
 }
 
 func (n *node) appendHello(b []byte, epoch uint32) []byte {
-	return appendHello(b, hello{version, epoch, n.history.clock().UnixMicro(), n.port, n.myName()})
+	return appendHello(b, hello{epoch, n.history.clock().UnixMicro(), n.port, n.myName()})
 }
 
 // register makes c the connection with its peer. The lower ID refuses with

@@ -421,6 +421,24 @@ func (f *fields) id() (id nodeID) {
 	return id
 }
 
+// time takes a time, in µs since 1970 UTC.
+func (f *fields) time() int64 {
+	t := f.uint(8)
+	if t > latestTime {
+		f.fail()
+		return 0
+	}
+	return int64(t)
+}
+
+// text takes all that is left.
+func (f *fields) text() []byte {
+	if len(f.b) > maxText {
+		f.fail()
+	}
+	return f.b
+}
+
 func (f *fields) err(what string) error {
 	if f.bad {
 		return fmt.Errorf("%s: %w", what, errFields)
@@ -625,19 +643,16 @@ func readHead(r io.Reader, limit int) (typ byte, size int, err error) {
 // keeps the posts that lie in it. For a large one it takes all the memory only when
 // part of it has come.
 func readBody(r io.Reader, size int) ([]byte, error) {
-	const part = 16 << 10
-	if size <= largeFrame {
-		body := make([]byte, size)
-		_, err := io.ReadFull(r, body)
-		return body, err
+	begun := size
+	if size > largeFrame {
+		begun = 16 << 10
 	}
-	var begun [part]byte
-	if _, err := io.ReadFull(r, begun[:]); err != nil {
-		return nil, err
+	body := make([]byte, begun)
+	_, err := io.ReadFull(r, body)
+	if err == nil && begun < size {
+		body = append(make([]byte, 0, size), body...)[:size]
+		_, err = io.ReadFull(r, body[begun:])
 	}
-	body := make([]byte, size)
-	copy(body, begun[:])
-	_, err := io.ReadFull(r, body[part:])
 	return body, err
 }
 
@@ -646,17 +661,16 @@ func appendProof(b, mac []byte) []byte {
 }
 
 type hello struct {
-	version uint16
-	epoch   uint32
-	time    int64 // the sender's clock, µs since 1970
-	port    uint16
-	name    string
+	epoch uint32
+	time  int64 // the sender's clock, µs since 1970
+	port  uint16
+	name  string
 }
 
 func appendHello(b []byte, x hello) []byte {
 	start := len(b)
 	b = beginFrame(b, frameHello)
-	b = binary.BigEndian.AppendUint16(b, x.version)
+	b = binary.BigEndian.AppendUint16(b, version)
 	b = binary.BigEndian.AppendUint32(b, x.epoch)
 	b = binary.BigEndian.AppendUint64(b, uint64(x.time))
 	b = binary.BigEndian.AppendUint16(b, x.port)
@@ -665,7 +679,8 @@ func appendHello(b []byte, x hello) []byte {
 
 func parseHello(body []byte) (x hello, err error) {
 	f := fields{b: body}
-	x = hello{uint16(f.uint(2)), uint32(f.uint(4)), int64(f.uint(8)), uint16(f.uint(2)), string(f.name())}
+	f.uint(2) // the version: nobody is refused for it
+	x = hello{uint32(f.uint(4)), int64(f.uint(8)), uint16(f.uint(2)), string(f.name())}
 	return x, f.err("hello")
 }
 
@@ -685,9 +700,8 @@ const (
 const (
 	haveEntry = 32 + 8 + 8 + 8 + 3 // bytes of an entry of HAVE, at least
 	wantEntry = 32 + 8 + 1         // bytes of an entry of WANT
+	bareHave  = 4 + 1 + 1 + 8      // bytes of a HAVE frame without entries
 )
-
-const bareHave = 4 + 1 + 1 + 8 // bytes of a HAVE frame without entries
 
 // beginHave starts a HAVE that acknowledges direct messages up to taken;
 // endHave, given the length of the buffer before, ends it with the given flags.
@@ -767,13 +781,7 @@ func appendDirect(b []byte, x direct) []byte {
 
 func parseDirect(body []byte) (x direct, err error) {
 	f := fields{b: body}
-	x = direct{number: f.uint(8), time: int64(f.uint(8)), text: f.b}
-	if !validTime(x.time) {
-		return x, fmt.Errorf("direct message at %d", x.time)
-	}
-	if len(x.text) > maxText {
-		return x, fmt.Errorf("direct message of %d bytes, limit %d", len(x.text), maxText)
-	}
+	x = direct{f.uint(8), f.time(), f.text()}
 	return x, f.err("direct")
 }
 
@@ -795,9 +803,9 @@ func appendSeen(b []byte, x sighting) []byte {
 
 func parseSeen(body []byte) (x sighting, err error) {
 	f := fields{b: body}
-	x = sighting{f.id(), byte(f.uint(1)), int64(f.uint(8)), f.name(), f.addr()}
-	if x.kind != kindLost && x.kind != kindBack || !validTime(x.time) {
-		return x, fmt.Errorf("seen: kind %d at %d", x.kind, x.time)
+	x = sighting{f.id(), byte(f.uint(1)), f.time(), f.name(), f.addr()}
+	if x.kind != kindLost && x.kind != kindBack {
+		return x, fmt.Errorf("seen: kind %d", x.kind)
 	}
 	return x, f.err("seen")
 }
@@ -1020,8 +1028,6 @@ type post struct {
 
 var postLabel = []byte("p2pchat post 1")
 
-func validTime(t int64) bool { return t >= 0 && t <= latestTime }
-
 // appendContent lays out a post without its signature, or a note.
 func appendContent(b []byte, p post) []byte {
 	b = binary.BigEndian.AppendUint64(b, p.number)
@@ -1033,18 +1039,10 @@ func appendContent(b []byte, p post) []byte {
 
 func parseContent(b []byte) (p post, err error) {
 	f := fields{b: b}
-	p.number, p.time = f.uint(8), int64(f.uint(8))
+	p.number, p.time = f.uint(8), f.time()
 	copy(p.prev[:], f.bytes(len(p.prev)))
-	p.kind, p.addr, p.name, p.text = byte(f.uint(1)), f.addr(), f.name(), f.b
-	switch {
-	case f.bad:
-		return p, f.err("post")
-	case !validTime(p.time):
-		return p, fmt.Errorf("post: time %d", p.time)
-	case len(p.text) > maxText:
-		return p, fmt.Errorf("post: text of %d bytes, limit %d", len(p.text), maxText)
-	}
-	return p, nil
+	p.kind, p.addr, p.name, p.text = byte(f.uint(1)), f.addr(), f.name(), f.text()
+	return p, f.err("post")
 }
 
 // sealPost lays out and signs p, and returns it with its sealed form.
@@ -1171,25 +1169,18 @@ type record struct {
 	body    []byte
 }
 
-func appendEscaped(b, raw []byte) []byte {
-	for part := range bytes.SplitSeq(raw, recordMarker[:1]) {
-		b = append(append(b, part...), markerEscape...)
-	}
-	return b[:len(b)-len(markerEscape)] // none behind the last
-}
-
 func appendRecord(b []byte, x record) []byte {
-	b = append(b, recordMarker...)
-	start := len(b)
 	var place []byte
 	if x.reached != nil && x.reached.IsValid() {
 		x.typ += recordMet
 		place = appendName(nil, x.reached.String())
 	}
-	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, x.typ)
-	b = appendEscaped(appendEscaped(appendEscaped(b, x.author[:]), place), x.body)
-	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-8))
-	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(b[start+8:], crc32.MakeTable(crc32.Castagnoli)))
+	head, start := len(b), len(b)+recordHead
+	b = append(append(b, recordMarker...), 0, 0, 0, 0, 0, 0, 0, 0, x.typ)
+	b = append(append(append(b, x.author[:]...), place...), x.body...)
+	b = append(b[:start], bytes.ReplaceAll(b[start:], recordMarker[:1], markerEscape)...)
+	binary.BigEndian.PutUint32(b[head+4:], uint32(len(b)-start))
+	binary.BigEndian.PutUint32(b[head+8:], crc32.Checksum(b[start:], crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
 
@@ -1236,7 +1227,12 @@ func parseRecord(b []byte) (x record, size int, err error) {
 
 // ---- lines
 
-var verbs = [...]string{kindJoin: "joined", kindLeave: "left", kindLost: "lost", kindBack: "is back"}
+// verbs are what stands behind the author in a line of each kind; the kinds that
+// have none are not shown.
+var verbs = [...]string{
+	kindJoin: " joined", kindLines: ": ", kindRename: " is now ", kindLeave: " left", kindLost: " lost", kindBack: " is back",
+	kindDirectFrom: " -> me: ", kindDirectTo: " -> ", kindMoved: " is now at ",
+}
 
 const stampLayout = "2006-01-02 15:04:05"
 
@@ -1266,48 +1262,45 @@ func (l *liner) appendEvent(b []byte, e *event) []byte {
 	if e.feed == nil {
 		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
 	}
-	p := e.content()
-	who := func(b []byte) []byte {
-		b = append(b, cleanName(p.name)...)
-		if e.feed.id == l.self || e.kind == kindDirectTo {
-			return append(b, " (me)"...)
-		}
-		return l.appendPlace(b, e, p.addr)
+	if !e.isShown() {
+		return b
 	}
+	p := e.content()
 	start := len(b)
 	b = l.appendStamp(b, p.time)
+	if p.kind != kindLines && p.kind != kindDirectFrom && p.kind != kindDirectTo {
+		b = append(b, "* "...)
+	}
+	b = append(b, cleanName(p.name)...)
+	if e.feed.id == l.self || p.kind == kindDirectTo {
+		b = append(b, " (me)"...)
+	} else {
+		b = l.appendPlace(b, e, p.addr)
+	}
+	b = append(b, verbs[p.kind]...)
 	switch p.kind {
-	case kindJoin, kindLeave, kindLost, kindBack:
-		return append(append(append(who(append(b, "* "...)), ' '), verbs[p.kind]...), '\n')
+	case kindLines: // those that are not empty
+		l.prefix = append(l.prefix[:0], b[start:]...)
+		b = b[:start]
+		for line := range bytes.SplitSeq(p.text, []byte{'\n'}) {
+			if len(line) > 0 {
+				b = append(appendClean(append(b, l.prefix...), line), '\n')
+			}
+		}
+		return b
 	case kindRename:
-		return append(append(append(who(append(b, "* "...)), " is now "...), cleanName(p.text)...), '\n')
+		b = append(b, cleanName(p.text)...)
 	case kindDirectFrom:
-		b = append(who(b), " -> me: "...)
-		return append(appendClean(b, p.text), '\n')
+		b = appendClean(b, p.text)
 	case kindDirectTo:
 		name, text, _ := bytes.Cut(p.text, []byte{'\n'})
-		b = append(append(who(b), " -> "...), cleanName(name)...)
-		return append(appendClean(append(l.appendPlace(b, e, p.addr), ": "...), text), '\n')
+		b = l.appendPlace(append(b, cleanName(name)...), e, p.addr)
+		b = appendClean(append(b, ": "...), text)
 	case kindMoved:
 		addr, _ := parsePlace(p.text)
-		return append(l.appendAddr(append(who(append(b, "* "...)), " is now at "...), addr), '\n')
-	case kindLines:
-		b = append(who(b), ": "...)
-		l.prefix = append(l.prefix[:0], b[start:]...)
-		return l.appendLines(b[:start], p.text)
+		b = l.appendAddr(b, addr)
 	}
-	return b[:start]
-}
-
-// appendLines appends the lines of text that are not empty, each behind the
-// prefix.
-func (l *liner) appendLines(b, text []byte) []byte {
-	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-		if len(line) > 0 {
-			b = append(appendClean(append(b, l.prefix...), line), '\n')
-		}
-	}
-	return b
+	return append(b, '\n')
 }
 
 // appendPlace appends @ and where the author of e, which names the address
@@ -1339,20 +1332,21 @@ func (l *liner) appendAddr(b []byte, a netip.AddrPort) []byte {
 	return a.AppendTo(b)
 }
 
+func (e *event) isShown() bool { return int(e.kind) < len(verbs) && verbs[e.kind] != "" }
+
 // lines says how many lines e is shown as.
 func (e *event) lines() (n int) {
-	switch {
-	case e.kind == kindLines:
+	if e.isShown() && e.kind != kindLines {
+		return 1
+	}
+	if e.kind == kindLines {
 		for line := range bytes.SplitSeq(e.content().text, []byte{'\n'}) {
 			if len(line) > 0 {
 				n++
 			}
 		}
-		return n
-	case e.kind >= kindJoin && e.kind <= kindMoved:
-		return 1
 	}
-	return 0
+	return n
 }
 
 // lastLines returns the last n lines of events, which it may change.
@@ -1422,13 +1416,11 @@ func appendVisible(b, text []byte, directed bool) []byte {
 		text = text[size:]
 		next, _ := utf8.DecodeRune(text)
 		hidden := isHidden(r)
-		if hidden || unicode.Is(unicode.M, r) {
-			marks++
-		} else {
+		if marks++; !hidden && !unicode.Is(unicode.M, r) {
 			marks = 0
 		}
 		if hidden && marks <= maxMarks {
-			hidden = !(isJoint(before, r, next) || isJoiner(r) && isShaped(b[start:]) || isDirection(r) && directed)
+			hidden = !(isJoint(before, r, next) || unicode.Is(unicode.Join_Control, r) && isShaped(b[start:]) || isDirection(r) && directed)
 		}
 		switch {
 		case r == utf8.RuneError && size == 1:
@@ -1481,14 +1473,11 @@ func isJoint(before, r, next rune) bool {
 	return r == '\u200d' && isEmoji(before) && isEmoji(next)
 }
 
-// isJoiner says whether r is the zero-width non-joiner or joiner.
-func isJoiner(r rune) bool { return r == '\u200c' || r == '\u200d' }
-
 // isShaped says whether text ends with a letter, and perhaps marks, of a script
 // whose letters look otherwise beside a joiner, as in Persian and Hindi.
 func isShaped(text []byte) bool {
 	r, n := utf8.DecodeLastRune(text)
-	for unicode.Is(unicode.Inherited, r) && !isJoiner(r) { // a mark that many scripts share
+	for unicode.Is(unicode.Inherited, r) && !unicode.Is(unicode.Join_Control, r) { // a mark that many scripts share
 		text = text[:len(text)-n]
 		r, n = utf8.DecodeLastRune(text)
 	}

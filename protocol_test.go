@@ -231,7 +231,7 @@ func goldenFrames() []goldenFrame {
 	posts := []post{a.writes(kindJoin, scribeTime, ""), a.writes(kindLines, scribeTime+4e6, "Hello, Alex\nhow are you?")}
 	v6 := netip.MustParseAddrPort("[fe80::1]:258")
 	mac := newRoomKey("").proofOf("d", bytes.Repeat([]byte{0x11}, 32), a.id, b.id)
-	hi := hello{version: 1, epoch: 3, time: scribeTime, port: 7700, name: "Tim"}
+	hi := hello{epoch: 3, time: scribeTime, port: 7700, name: "Tim"}
 	have := frameList{
 		flags: haveComplete, taken: 9, ids: []nodeID{a.id, b.id, b.id},
 		spans: []span{{1, 2, posts[1].link.mark()}, {5, 1 << 40, 7}, {}}, addrs: []netip.AddrPort{a.addr, v6, {}},
