@@ -27,6 +27,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -1214,6 +1215,20 @@ func (n *node) rouseLocked(ct *contact) {
 	}
 }
 
+// atRest returns what is remembered of c, which has come to rest: what the peer
+// wants to hear, that it has what we said, and with whom it is connected. Nodes of
+// which we know nothing else are left out, since a peer can make up any number.
+func (c *conn) atRest() *conn {
+	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1),
+		holdings: holdings{complete: c.complete, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
+	for author, t := range c.theirs {
+		if t.addr.IsValid() && c.n.history.about(author).state != unknown {
+			r.theirs[author] = t
+		}
+	}
+	return r
+}
+
 // dialTargetLocked dials an address that the user named, unless we are
 // connected with the node that was found there.
 func (n *node) dialTargetLocked(t *target) {
@@ -1392,6 +1407,52 @@ func (b *checkBudget) admit(from netip.Addr, now time.Time) bool {
 	b.all++
 	b.of[from] = of + 1
 	return true
+}
+
+// makeRoomLocked says whether c may be one more connection. If there are too many with
+// its host, one of these gives way where we dialed, and if there are too many in all,
+// one of the host that has most: one on which nothing was ever said, if there is any,
+// and of these the one in the middle by age. So those that came early stay, the latest
+// gets in, and those who only dial us again and again drive nobody of their host out.
+func (n *node) makeRoomLocked(c *conn) bool {
+	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(o *conn) bool { return o.bye != 0 })
+	count := perHost(all)
+	host := c.addr.Addr()
+	from := host
+	switch {
+	case count[host] >= maxConnsPerAddr:
+		if !c.dialed {
+			return false
+		}
+	case len(all) < maxConns:
+		return true
+	default:
+		for other := range count {
+			if count[other] > count[from] {
+				from = other
+			}
+		}
+		if count[from] <= count[host]+1 {
+			return false
+		}
+	}
+	same := slices.DeleteFunc(all, func(o *conn) bool { return o.addr.Addr() != from })
+	slices.SortFunc(same, func(a, b *conn) int { return a.since.Compare(b.since) })
+	spoke := func(o *conn) bool { return o.theirs[o.peer].last > 1 } // the first post is the join
+	if silent := slices.DeleteFunc(slices.Clone(same), spoke); len(silent) > 0 {
+		same = silent
+	}
+	same[len(same)/2].endLocked(byeFull)
+	return true
+}
+
+// perHost counts how many connections each host has.
+func perHost(conns []*conn) map[netip.Addr]int {
+	count := map[netip.Addr]int{}
+	for _, c := range conns {
+		count[c.addr.Addr()]++
+	}
+	return count
 }
 
 // ---- what silence and broken connections mean

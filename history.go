@@ -34,7 +34,6 @@ package main
 // How an event looks as a line is laid out in protocol.go.
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"container/heap"
@@ -46,7 +45,6 @@ import (
 	"io"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,7 +64,6 @@ const (
 	maxSeen     = 16              // sightings of one author that are taken from others in a minute, and that we tell on
 	saveAgain   = time.Second     // until a write of the history that failed is tried again
 	storePiece  = 512             // events
-	maxUnsigned = 1000            // posts that are looked through for the last that is signed
 	loadAtOnce  = 16 << 20        // bytes of a history file
 
 	maxEarlyPosts = 256 << 10 // bytes of posts of one author that are shown ahead of their turn
@@ -88,7 +85,7 @@ type event struct {
 	doubted bool            // it claims to come from the future
 	printed bool            // the printer has taken it; guarded by history.mu
 
-	signature      atomic.Int32 // unchecked, good or bad
+	signature      atomic.Int32 // its own: 1 good, -1 bad, 0 not checked yet
 	earlier, later *event       // in the log, nil if it was dropped; guarded by history.mu
 }
 
@@ -108,34 +105,16 @@ func (e *event) content() post {
 	return noError(parseContent(b))
 }
 
-// What is known of a post's own signature.
-const (
-	isUnchecked = iota
-	isGood
-	isBad
-)
-
 // isSigned says whether the author of e, a post, signed it. It checks that once.
 func (e *event) isSigned() bool {
-	if e.signature.Load() == isUnchecked {
-		state := int32(isBad)
+	if e.signature.Load() == 0 {
+		state := int32(-1)
 		if p := noError(parsePost(e.feed.id, e.sealed)); p.verify(e.feed.id) {
-			state = isGood
+			state = 1
 		}
 		e.signature.Store(state)
 	}
-	return e.signature.Load() == isGood
-}
-
-// proven returns how many of n consecutive posts are proven: those up to the last
-// one that is signed. It looks for that one among the last maxUnsigned.
-func proven(n int, isSigned func(i int) bool) int {
-	for least := n - maxUnsigned; n > max(0, least); n-- {
-		if isSigned(n - 1) {
-			return n
-		}
-	}
-	return 0
+	return e.signature.Load() > 0
 }
 
 func (e *event) isNote() bool { return isNote(e.kind) }
@@ -432,7 +411,7 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 		f.reachedAt(p.reached)
 		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > credible}
 		if proved && i == len(run)-1 {
-			e.signature.Store(isGood)
+			e.signature.Store(1)
 		}
 		e.printed = f.wasEarly(p)
 		h.advanceLocked(f, p)
@@ -880,20 +859,6 @@ func (h *history) loosen(c *cursor, loose bool) {
 	h.room.Broadcast()
 }
 
-// linesAbove returns how many lines stand in our own posts above number, and
-// whether these are all: others may have been dropped.
-func (h *history) linesAbove(number uint64) (n int, all bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	f := h.feeds[h.self]
-	for i := f.above(number); i < f.posts.count; i++ {
-		if e := f.posts.event(i); e.kind == kindLines {
-			n += e.lines()
-		}
-	}
-	return n, f.last-uint64(f.posts.count) <= number
-}
-
 // setDelivered allows our own posts up to number to be dropped.
 func (h *history) setDelivered(number uint64) {
 	h.mu.Lock()
@@ -1068,11 +1033,6 @@ func (h *history) follow(ctx context.Context, c *cursor, each func(batch) error)
 	}
 }
 
-// newLiner returns a liner for the events of h.
-func newLiner(h *history, port uint16) *liner {
-	return &liner{self: h.self, port: port, reached: func(id nodeID) *netip.AddrPort { return h.about(id).reached }}
-}
-
 // isNews says whether e is printed when it comes. Our own joins and the like are
 // in /history only; kinds of a later version are shown nowhere.
 func (h *history) isNews(e *event) bool {
@@ -1199,53 +1159,21 @@ func (h *history) release(from string, here func(nodeID) bool) {
 func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 	h.dropCursor(h.printer)
 	defer func() { h.printer, h.names = h.newCursor(), map[string]bool{} }()
-	b := bufio.NewReaderSize(r, recordHead+maxFrame)
-	head, err := b.Peek(len(fileHeader))
-	if err != nil && err != io.EOF {
-		return 0, err
-	}
-	ours := strings.HasPrefix(fileHeader, string(head)) // a file that is empty or was cut short is ours as well
-	if ours {
-		b.Discard(len(head))
-	}
-	found, size := map[nodeID][]post{}, int64(0)
-	for {
-		next, err := b.Peek(recordHead)
-		if len(next) == recordHead {
-			next, err = b.Peek(recordSize(next))
+	found, size := map[nodeID][]post{}, 0
+	damaged, err = readRecords(r, func(x record) error {
+		if x.typ == recordRoom && x.author != room {
+			return errOtherRoom
 		}
-		if err != nil && err != io.EOF {
-			return damaged, err
-		}
-		if len(next) == 0 || !ours && damaged > maxFrame {
-			break
-		}
-		x, n, err := parseRecord(next)
-		if err == nil && x.typ == recordRoom && x.author != room {
-			return damaged, errors.New("it is of a room with another secret")
-		}
-		if err == nil {
-			err = h.loadRecord(x, found)
-		}
-		if err != nil { // go on at the next marker, or where the beginning of one stands
-			rest, _ := b.Peek(b.Buffered())
-			if n = bytes.Index(rest[1:], recordMarker) + 1; n == 0 {
-				n = max(1, len(rest)-len(recordMarker)+1)
-			}
-			damaged += int64(n)
-		}
-		ours = ours || err == nil
-		b.Discard(n)
-		if size += int64(n); size > loadAtOnce {
+		if size += len(x.body); size > loadAtOnce {
 			h.addFound(found)
 			size = 0
 		}
+		return h.loadRecord(x, found)
+	})
+	if err == nil {
+		h.addFound(found)
 	}
-	if !ours {
-		return damaged, errors.New("not a p2pchat history")
-	}
-	h.addFound(found)
-	return damaged, nil
+	return damaged, err
 }
 
 // loadRecord adds a note to h. A post it puts into found, beside others of its
@@ -1668,29 +1596,6 @@ func (n *node) tidyLocked(author nodeID, settled bool) {
 			n.news[author] = b
 		}
 		c.askOnLocked()
-	}
-}
-
-// spareLocked returns how many more claims of the peer we have room for. As many
-// claims as there are peers don't count, since it tells of each peer where it is
-// connected with that one.
-func (c *conn) spareLocked() int {
-	peers, all := len(c.n.conns), 0
-	for _, o := range c.n.conns {
-		all += max(0, len(o.theirs)-peers)
-	}
-	own := len(c.theirs) - peers
-	return max(fewClaims-own, min(mostClaims-own, maxClaims-all))
-}
-
-// askOnLocked has the peer go on with its vector, as soon as there is room for
-// more; or begin anew, where there was none for something in it.
-func (c *conn) askOnLocked() {
-	if (c.more || c.dropped && c.toldAll) && (c.spareLocked() >= vectorPart || len(c.theirs) <= len(c.n.conns)) {
-		c.dropped = c.dropped && !c.toldAll
-		c.more, c.toldAll = false, false
-		c.telling.goOn = true
-		wake(c.wake)
 	}
 }
 

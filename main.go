@@ -22,8 +22,9 @@ package main
 
 // This file is the only one that knows terminals, flags and signals. It reads
 // lines and either posts them into the history or carries out what they
-// command; it prints what the history gathers; and it says when to leave. The
-// rules of its voice: standard output carries lines of the chat and nothing
+// command; it prints what the history gathers; and it says when to leave, which
+// after the end of a pipe is when others have heard what was said. The rules of
+// its voice: standard output carries lines of the chat and nothing
 // else. Everything else that is to be said is one line on standard error, which
 // says what is wrong and then what to do. Neither of them ever holds up the input
 // or the network, even if nobody reads it. At a terminal both of them, and the
@@ -39,6 +40,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -569,6 +571,63 @@ func (a *app) serve(interrupted, printed context.Context) int {
 	return min(a.refused+undelivered, 1)
 }
 
+// waitDelivered returns when all that we said was heard: at least one node has it, and
+// so has every node that is connected. Those that are about to connect get half a
+// second for that. It gives up when nobody has acknowledged anything for patience, or
+// patience after the first node has all. It returns the number of our newest post that
+// anybody has, the names of those who lag behind, and how many direct messages were
+// given up.
+func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string, undelivered int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	goal := n.history.about(n.id).last
+	n.takenAt = time.Now()
+	for since := n.takenAt; ; { // when somebody last lacked something
+		now, waiting := time.Now(), 0
+		behind = behind[:0]
+		for id, ct := range n.contacts {
+			waiting += len(ct.out)
+			if c := n.conns[id]; ct.isOwed() || c != nil && c.acked() < goal {
+				behind = append(behind, n.label(id))
+			}
+		}
+		all := n.bestAck >= goal && len(behind) == 0 && waiting == 0
+		if !all {
+			since = now
+		}
+		if all && (!n.expectingLocked() || now.Sub(since) >= askAfter) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
+			for _, ct := range n.contacts {
+				n.expireLocked(ct, now.Add(directPatience))
+			}
+			slices.Sort(behind)
+			return n.bestAck, behind, n.undelivered
+		}
+		n.waitLocked(ctx)
+	}
+}
+
+// waitMet returns when we are connected with everybody who is known to be here, and
+// with somebody at least, or when ctx ends.
+func (n *node) waitMet(ctx context.Context) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for ctx.Err() == nil && (len(n.conns) == 0 || n.expectingLocked()) {
+		n.waitLocked(ctx)
+	}
+}
+
+// linesAbove returns how many lines stand in our own posts above number, and
+// whether these are all: others may have been dropped.
+func (h *history) linesAbove(number uint64) (n int, all bool) {
+	events, first := h.posts(h.self, number+1, math.MaxInt)
+	for _, e := range events {
+		if e.kind == kindLines {
+			n += e.lines()
+		}
+	}
+	return n, first == number+1
+}
+
 // ---- printing
 
 // print prints the log as it grows, until ctx ends and all is printed, writing
@@ -602,6 +661,11 @@ func (a *app) print(ctx, printed context.Context) error {
 		}
 		return nil
 	})
+}
+
+// newLiner returns a liner for the events of h.
+func newLiner(h *history, port uint16) *liner {
+	return &liner{self: h.self, port: port, reached: func(id nodeID) *netip.AddrPort { return h.about(id).reached }}
 }
 
 // awaitPrinted waits until all is printed. It gives up when standard output is a

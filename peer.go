@@ -36,7 +36,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/hmac"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -487,37 +486,11 @@ func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	if expect != (nodeID{}) && c.peer != expect {
 		return nil, fmt.Errorf("node %v is there, not %v", c.peer, expect)
 	}
-	say, err := c.prove(exporter)
+	say, err := n.room.prove(c.tls, c.dialed, n.id, c.peer, exporter)
 	if err != nil {
 		return nil, err
 	}
 	return c.exchangeHello(say)
-}
-
-// prove exchanges the proofs of the room key. The dialing side begins. The other
-// shows nothing before it has seen a good one; its own proof is returned, to be sent
-// with what it says next.
-func (c *conn) prove(exporter []byte) (say []byte, err error) {
-	n := c.n
-	mine, want := n.room.proofOf("l", exporter, c.peer, n.id), n.room.proofOf("d", exporter, c.peer, n.id)
-	if c.dialed {
-		mine, want = n.room.proofOf("d", exporter, n.id, c.peer), n.room.proofOf("l", exporter, n.id, c.peer)
-	}
-	say = appendProof(nil, mine)
-	if c.dialed {
-		if _, err := c.tls.Write(say); err != nil {
-			return nil, err
-		}
-		say = nil
-	}
-	typ, mac, err := readFrame(c.tls, maxStranger)
-	if err != nil {
-		return nil, fmt.Errorf("proof: %w", err)
-	}
-	if typ != frameProof || !hmac.Equal(mac[:min(len(mac), len(want))], want) {
-		return nil, errors.New("the other side doesn't know the key of this room")
-	}
-	return say, nil
 }
 
 // exchangeHello sends what is still to be said and, as the higher ID, HELLO. It
@@ -536,7 +509,7 @@ func (c *conn) exchangeHello(say []byte) (first []byte, err error) {
 	if _, err := c.tls.Write(say); err != nil {
 		return nil, err
 	}
-	x, err := c.readHello()
+	x, err := readHello(c.tls)
 	if err == nil {
 		err = n.register(c, x)
 	}
@@ -553,21 +526,6 @@ func (c *conn) exchangeHello(say []byte) (first []byte, err error) {
 		first = n.appendHello(nil, 0)
 	}
 	return first, err
-}
-
-// readHello reads the peer's HELLO, or why there is none.
-func (c *conn) readHello() (x hello, err error) {
-	typ, body, err := readFrame(c.tls, maxStranger)
-	switch {
-	case err != nil:
-		return x, err
-	case typ == frameHello:
-		return parseHello(body)
-	case typ == frameBye:
-		why, err := parseBye(body)
-		return x, cmp.Or(err, error(byeError(why)))
-	}
-	return x, fmt.Errorf("turned away by a frame of type %d", typ)
 }
 
 func (n *node) appendHello(b []byte, epoch uint32) []byte {
@@ -650,52 +608,6 @@ func (c *conn) nextPartLocked() {
 	n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
 }
 
-// makeRoomLocked says whether c may be one more connection. If there are too many with
-// its host, one of these gives way where we dialed, and if there are too many in all,
-// one of the host that has most: one on which nothing was ever said, if there is any,
-// and of these the one in the middle by age. So those that came early stay, the latest
-// gets in, and those who only dial us again and again drive nobody of their host out.
-func (n *node) makeRoomLocked(c *conn) bool {
-	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(o *conn) bool { return o.bye != 0 })
-	count := perHost(all)
-	host := c.addr.Addr()
-	from := host
-	switch {
-	case count[host] >= maxConnsPerAddr:
-		if !c.dialed {
-			return false
-		}
-	case len(all) < maxConns:
-		return true
-	default:
-		for other := range count {
-			if count[other] > count[from] {
-				from = other
-			}
-		}
-		if count[from] <= count[host]+1 {
-			return false
-		}
-	}
-	same := slices.DeleteFunc(all, func(o *conn) bool { return o.addr.Addr() != from })
-	slices.SortFunc(same, func(a, b *conn) int { return a.since.Compare(b.since) })
-	spoke := func(o *conn) bool { return o.theirs[o.peer].last > 1 } // the first post is the join
-	if silent := slices.DeleteFunc(slices.Clone(same), spoke); len(silent) > 0 {
-		same = silent
-	}
-	same[len(same)/2].endLocked(byeFull)
-	return true
-}
-
-// perHost counts how many connections each host has.
-func perHost(conns []*conn) map[netip.Addr]int {
-	count := map[netip.Addr]int{}
-	for _, c := range conns {
-		count[c.addr.Addr()]++
-	}
-	return count
-}
-
 // welcomeLocked tells the history and the user that the peer is here.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, n.provenLocked(c), x.name)
@@ -774,20 +686,6 @@ func (n *node) unregister(c *conn, err error) {
 		n.moveLocked(ct, broken, nil)
 		n.redialLocked(ct)
 	}
-}
-
-// atRest returns what is remembered of c, which has come to rest: what the peer
-// wants to hear, that it has what we said, and with whom it is connected. Nodes of
-// which we know nothing else are left out, since a peer can make up any number.
-func (c *conn) atRest() *conn {
-	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1),
-		holdings: holdings{complete: c.complete, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
-	for author, t := range c.theirs {
-		if t.addr.IsValid() && c.n.history.about(author).state != unknown {
-			r.theirs[author] = t
-		}
-	}
-	return r
 }
 
 // ---- the tick
@@ -1329,6 +1227,29 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	}
 }
 
+// spareLocked returns how many more claims of the peer we have room for. As many
+// claims as there are peers don't count, since it tells of each peer where it is
+// connected with that one.
+func (c *conn) spareLocked() int {
+	peers, all := len(c.n.conns), 0
+	for _, o := range c.n.conns {
+		all += max(0, len(o.theirs)-peers)
+	}
+	own := len(c.theirs) - peers
+	return max(fewClaims-own, min(mostClaims-own, maxClaims-all))
+}
+
+// askOnLocked has the peer go on with its vector, as soon as there is room for
+// more; or begin anew, where there was none for something in it.
+func (c *conn) askOnLocked() {
+	if (c.more || c.dropped && c.toldAll) && (c.spareLocked() >= vectorPart || len(c.theirs) <= len(c.n.conns)) {
+		c.dropped = c.dropped && !c.toldAll
+		c.more, c.toldAll = false, false
+		c.telling.goOn = true
+		wake(c.wake)
+	}
+}
+
 // completeLocked is called when the peer's vector has come, or a part of it. The first
 // part tells where to begin to send our own feed. The peer becomes the source of its
 // own feed, unless it has dropped the posts that we lack next: then it has to be asked
@@ -1730,51 +1651,6 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 		}
 	}
 	return number
-}
-
-// waitDelivered returns when all that we said was heard: at least one node has it, and
-// so has every node that is connected. Those that are about to connect get half a
-// second for that. It gives up when nobody has acknowledged anything for patience, or
-// patience after the first node has all. It returns the number of our newest post that
-// anybody has, the names of those who lag behind, and how many direct messages were
-// given up.
-func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string, undelivered int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	goal := n.history.about(n.id).last
-	n.takenAt = time.Now()
-	for since := n.takenAt; ; { // when somebody last lacked something
-		now, waiting := time.Now(), 0
-		behind = behind[:0]
-		for id, ct := range n.contacts {
-			waiting += len(ct.out)
-			if c := n.conns[id]; ct.isOwed() || c != nil && c.acked() < goal {
-				behind = append(behind, n.label(id))
-			}
-		}
-		all := n.bestAck >= goal && len(behind) == 0 && waiting == 0
-		if !all {
-			since = now
-		}
-		if all && (!n.expectingLocked() || now.Sub(since) >= askAfter) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
-			for _, ct := range n.contacts {
-				n.expireLocked(ct, now.Add(directPatience))
-			}
-			slices.Sort(behind)
-			return n.bestAck, behind, n.undelivered
-		}
-		n.waitLocked(ctx)
-	}
-}
-
-// waitMet returns when we are connected with everybody who is known to be here, and
-// with somebody at least, or when ctx ends.
-func (n *node) waitMet(ctx context.Context) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for ctx.Err() == nil && (len(n.conns) == 0 || n.expectingLocked()) {
-		n.waitLocked(ctx)
-	}
 }
 
 // ---- the connection underneath

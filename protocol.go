@@ -3,7 +3,7 @@ package main
 // This file holds the formats: the beacons and frames that p2pchat sends, the
 // records of its history file, and the lines that it prints. It also holds the
 // flow, which says how many bytes of posts may be under way, and the tabs of the
-// work that peers have us do. It does no I/O and looks at no clock.
+// work that peers have us do. It opens nothing and looks at no clock.
 //
 // A beacon says where its node can be reached, under the room's key. Frames
 // prove that key, and then carry posts: what an author said, numbered, chained
@@ -295,6 +295,7 @@ package main
 // are of what stands in the file.
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"crypto/aes"
@@ -336,6 +337,7 @@ const (
 	beaconPlain   = beaconSigned + signatureSize
 	beaconSize    = beaconPlain + 28 // bytes of a beacon once it is sealed
 	signatureSize = ed25519.SignatureSize
+	maxUnsigned   = 1000                // posts that are looked through for the last that is signed
 	latestTime    = 253402300799_999999 // the last microsecond of the year 9999, µs
 )
 
@@ -376,6 +378,8 @@ const (
 var (
 	errFields = errors.New("a field is missing or out of range")
 	errShort  = errors.New("the rest is missing")
+
+	errOtherRoom = errors.New("it is of a room with another secret")
 )
 
 // A nodeID is a node's Ed25519 public key, made at launch.
@@ -531,6 +535,31 @@ func (r *roomKey) proofOf(role string, exporter []byte, dialer, listener nodeID)
 	return m.Sum(nil)
 }
 
+// prove exchanges the proofs of r on a connection of two nodes, which has the given
+// exporter. The dialing side begins. The other shows nothing before it has seen a
+// good one; its own proof is returned, to be sent with what it says next.
+func (r *roomKey) prove(c io.ReadWriter, dialed bool, self, peer nodeID, exporter []byte) (say []byte, err error) {
+	mine, want := r.proofOf("l", exporter, peer, self), r.proofOf("d", exporter, peer, self)
+	if dialed {
+		mine, want = r.proofOf("d", exporter, self, peer), r.proofOf("l", exporter, self, peer)
+	}
+	say = appendProof(nil, mine)
+	if dialed {
+		if _, err := c.Write(say); err != nil {
+			return nil, err
+		}
+		say = nil
+	}
+	typ, mac, err := readFrame(c, maxStranger)
+	if err != nil {
+		return nil, fmt.Errorf("proof: %w", err)
+	}
+	if typ != frameProof || !hmac.Equal(mac[:min(len(mac), len(want))], want) {
+		return nil, errors.New("the other side doesn't know the key of this room")
+	}
+	return say, nil
+}
+
 // tlsConfig returns what both sides of a connection use. The certificate says
 // nothing but the key. That of a peer may hold any key: TLS proves that the peer
 // has it, and nothing else is asked.
@@ -682,6 +711,21 @@ func parseHello(body []byte) (x hello, err error) {
 	f.uint(2) // the version: nobody is refused for it
 	x = hello{uint32(f.uint(4)), int64(f.uint(8)), uint16(f.uint(2)), string(f.name())}
 	return x, f.err("hello")
+}
+
+// readHello reads the peer's HELLO, or why there is none.
+func readHello(r io.Reader) (x hello, err error) {
+	typ, body, err := readFrame(r, maxStranger)
+	switch {
+	case err != nil:
+		return x, err
+	case typ == frameHello:
+		return parseHello(body)
+	case typ == frameBye:
+		why, err := parseBye(body)
+		return x, cmp.Or(err, error(byeError(why)))
+	}
+	return x, fmt.Errorf("turned away by a frame of type %d", typ)
 }
 
 // A span says which posts of an author somebody holds. The zero span is none.
@@ -1093,6 +1137,17 @@ func (p *post) verify(author nodeID) bool {
 	return ed25519.Verify(author[:], p.digest[:], p.signature())
 }
 
+// proven returns how many of n consecutive posts are proven: those up to the last
+// one that is signed. It looks for that one among the last maxUnsigned.
+func proven(n int, isSigned func(i int) bool) int {
+	for least := n - maxUnsigned; n > max(0, least); n-- {
+		if isSigned(n - 1) {
+			return n
+		}
+	}
+	return 0
+}
+
 func digestOf(author nodeID, content []byte) (d link) {
 	h := sha256.New()
 	h.Write(postLabel)
@@ -1223,6 +1278,53 @@ func parseRecord(b []byte) (x record, size int, err error) {
 	}
 	x.body = f.b
 	return x, recordHead + n, f.err("record")
+}
+
+// readRecords calls each with the records of r, a history file. Where a record is
+// damaged, or each refuses it, it goes on at the next marker. It returns how many
+// bytes it has passed over, and errOtherRoom if each does. A file is a history if
+// it begins like one, or if any record in its first maxFrame bytes is good.
+func readRecords(r io.Reader, each func(record) error) (damaged int64, err error) {
+	b := bufio.NewReaderSize(r, recordHead+maxFrame)
+	head, err := b.Peek(len(fileHeader))
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	ours := strings.HasPrefix(fileHeader, string(head)) // a file that is empty or was cut short is ours as well
+	if ours {
+		b.Discard(len(head))
+	}
+	for {
+		next, err := b.Peek(recordHead)
+		if len(next) == recordHead {
+			next, err = b.Peek(recordSize(next))
+		}
+		switch {
+		case err != nil && err != io.EOF:
+			return damaged, err
+		case !ours && (len(next) == 0 || damaged > maxFrame):
+			return damaged, errors.New("not a p2pchat history")
+		case len(next) == 0:
+			return damaged, nil
+		}
+		x, n, err := parseRecord(next)
+		if err == nil {
+			err = each(x)
+		}
+		switch {
+		case err == nil:
+			ours = true
+		case err == errOtherRoom:
+			return damaged, err
+		default: // go on at the next marker, or where the beginning of one stands
+			rest, _ := b.Peek(b.Buffered())
+			if n = bytes.Index(rest[1:], recordMarker) + 1; n == 0 {
+				n = max(1, len(rest)-len(recordMarker)+1)
+			}
+			damaged += int64(n)
+		}
+		b.Discard(n)
+	}
 }
 
 // ---- lines
