@@ -5,26 +5,16 @@ package main
 // flow, which says how many bytes of posts may be under way, and the tabs of the
 // work that peers have us do. It opens nothing and looks at no clock.
 //
-// A beacon says where its node can be reached, under the room's key. Frames
-// prove that key, and then carry posts: what an author said, numbered, chained
-// and signed, so that it can come from anybody. HAVE tells which posts a node
-// holds, and WANT asks for them.
+// Beacons say where a node can be reached. Frames prove the room's key, and then
+// carry posts: what an author said, numbered, chained and signed, so that it can
+// come from anybody. The tables below, and the rules under Behaviour, are all that
+// a second implementation needs.
 //
-// A line begins with a timestamp and then says one thing. Names and texts are
-// cleaned before they become part of it, so that no byte that somebody sent can
-// break or forge a line.
-//
-// The tables below, and the rules under Behaviour, are all that a second
-// implementation needs.
-//
-// On the wire and in the file, integers are big endian. A body that is shorter
-// than its fields, or has a field out of its range, is an error. Lengths are
-// checked before memory is taken.
-//
-// A node's ID is its Ed25519 public key; IDs compare as bytes. A name is a
-// length of 1 (at most 128), and so many bytes. An address is a port of 2, a
-// length of 1 (0, 4 or 16), and so many bytes of IP. A time is µs since 1970 UTC,
-// to the year 9999.
+// Integers are big endian. A body that is shorter than its fields, or has a field
+// out of its range, is an error. A node's ID is its Ed25519 public key; IDs compare
+// as bytes. A name is a length of 1 (at most 128), and so many bytes. An address
+// is a port of 2, a length of 1 (0, 4 or 16), and so many bytes of IP. A time is µs
+// since 1970 UTC, to the year 9999.
 //
 // Keys. A room key of 32 bytes is PBKDF2-HMAC-SHA256 of the passphrase (salt
 // "p2pchat room", 600,000 rounds), or in the open room SHA-256 of
@@ -40,7 +30,7 @@ package main
 // the broadcast address of each IPv4 network, and at 255.255.255.255.
 //
 //	offset  size  field      meaning
-//	     0    32  node       ID of the sender: its Ed25519 public key
+//	     0    32  node       ID of the sender
 //	    32     8  counter    grows with each beacon of a node; an older one is a replay
 //	    40     2  port       where the sender listens on TCP
 //	    42   1+n  name       of the sender; zeros up to 176 bytes
@@ -130,8 +120,7 @@ package main
 //     when that fails, or has not answered for 1 s. The lower ID dials at once. The
 //     higher answers with a beacon, and dials 1 s later if they are still not
 //     connected. A dial that failed is repeated after 1, 2, 4 and then
-//     every 8 s, as long as the other is heard. So it is enough that one of the
-//     two can dial.
+//     every 8 s, as long as the other is heard.
 //  5. A node also dials the nodes that its peers are connected with, at the
 //     addresses in HAVE. An address that their own beacons told in the last 7 s
 //     counts for more. A link-local one is taken to be on the link on which the
@@ -149,11 +138,10 @@ package main
 //     answers BYE duplicate if a connection with the higher stands already, unless
 //     that has been silent for 4 s, or the epoch in HELLO is greater than in the
 //     HELLO that made it.
-//  8. So the epoch tells the lower that the higher believes the old connection to
-//     be dead. The higher counts, for each lower from 0: its HELLOs that failed,
-//     the connections that ended, and those that were silent for 4 s; but not what
-//     ended by BYE duplicate. Two HELLOs that are under way together have the same
-//     epoch. In the lower's HELLO it means nothing.
+//  8. The epoch counts what made the higher dial anew, for each lower from 0: its
+//     HELLOs that failed, the connections that ended, and those that were silent
+//     for 4 s; but not what ended by BYE duplicate. Two HELLOs that are under way
+//     together have the same epoch. In the lower's HELLO it means nothing.
 //  9. The connection that a fresh one replaces is closed by either side 5 s later,
 //     and read until then: the peer may not know of the fresh one yet, and would
 //     take the end of the old one for a loss. If a node's clock jumps by more
@@ -193,24 +181,23 @@ package main
 //     - to one that asked by WANT for a number which isn't held.
 //     News of the second and third kind may wait for 0.25 s, or in a large room
 //     for 10 ms for each node, to be told together.
-//  13. Every HAVE acknowledges DIRECT by its taken, whatever entries it has.
 //
 // Who sends what to whom.
 //
-//  14. A node's own feed goes unasked to each peer, from the number behind the last
+//  13. A node's own feed goes unasked to each peer, from the number behind the last
 //     that the peer's vector names of it, as soon as that vector is complete and
 //     its own is sent. If the peer has nothing of it, and the path is slow, what is
 //     said since the connection was made may go ahead, and goes again in its turn;
 //     the reader shows it at once, and only once.
-//  15. The feeds of others go to those who ask by WANT, and that is a
+//  14. The feeds of others go to those who ask by WANT, and that is a
 //     subscription: what the sender gets later follows. So the number may be one
 //     more than the sender has. A WANT replaces the one before of the same author.
 //     It ends by one from 0, or when the author's leave was sent. A peer may have
 //     4,096 of them; what it asks for beyond that is passed over.
-//  16. If the sender no longer holds the next post of a feed, but a later one, it
+//  15. If the sender no longer holds the next post of a feed, but a later one, it
 //     says by HAVE what it has, and sends nothing more of the feed, be it its own,
 //     until it is asked anew. With over 1 it goes on at the first that it holds.
-//  17. A node asks one peer at a time for a feed, and another if that brought
+//  16. A node asks one peer at a time for a feed, and another if that brought
 //     nothing for 2 s. It asks at once where no peer is connected with the
 //     author; it waits 0.5 s where one is, and 3 s where the author's beacons are
 //     heard, since it is about to connect. It asks with over 1 only if for 2 s,
@@ -218,26 +205,26 @@ package main
 //     nobody has more, it asks a peer that is connected with the author for what
 //     follows. A peer that has served for 3 s gives way to another that has the
 //     next post too, if that one hasn't served yet or served twice as fast.
-//  18. What is neither the sender's own feed nor was asked for is passed over, for
+//  17. What is neither the sender's own feed nor was asked for is passed over, for
 //     it may have crossed a WANT from 0. So are posts that were taken before, and
 //     those behind a gap unless over was 1. But a run that begins behind the next
 //     post, though its sender has that one by its own entry, is a protocol error,
 //     unless its sender is its author and its number is not in the author's vector.
-//  19. In a run that another than its author sends, the last signature must
+//  18. In a run that another than its author sends, the last signature must
 //     verify. What the author sends is proven by TLS, so its signatures are not
 //     checked before it is taken. But a node passes on only what is signed: a run
 //     to another ends with its last post whose signature verifies, and if there is
 //     none among the last 1,000, the subscription ends.
-//  20. A post contradicts what is held of its author if it is another of the same
+//  19. A post contradicts what is held of its author if it is another of the same
 //     number, has a wrong prev or time, or follows a leave. What was taken before
 //     stands, nothing more of this author is taken, and the user is told. From the
 //     author itself it is a protocol error. Where the marks of two nodes differ at
 //     the same number, the user is told as well.
-//  21. DIRECT are numbered upwards from 1 by each sender for each receiver, over
+//  20. DIRECT are numbered upwards from 1 by each sender for each receiver, over
 //     all their connections; numbers may be left out. One that isn't greater than
 //     all before was taken already: it is acknowledged again, and not shown. What
-//     was not acknowledged is sent again on the next connection.
-//  22. SEEN goes to those who asked for the author's feed: the last 16 that the
+//     no HAVE has acknowledged is sent again on the next connection.
+//  21. SEEN goes to those who asked for the author's feed: the last 16 that the
 //     sender noted, before the posts, and then what it notes. A reader passes it
 //     over if it is connected with the author, or did not ask this peer for the
 //     feed; if it says what is so already, or is older than what the reader noted
@@ -245,7 +232,7 @@ package main
 //     a minute. To compare, a reader corrects the time by the difference between
 //     HELLO's time and its own clock, but by 5 minutes at most. SEEN of an author of
 //     whom no post was taken waits for one.
-//  23. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
+//  22. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
 //     peer that says GOT, a node has at most a window of bytes under way: 8 KiB
 //     at first, twice as much when a full window arrived within 0.25 s, half when
 //     it took more than 1 s, 4 KiB to 8 MiB. A run is half a window at most; a
@@ -254,15 +241,15 @@ package main
 //
 // Parting.
 //
-//  24. A node that says BYE sends nothing more, and the one that hears it closes
+//  23. A node that says BYE sends nothing more, and the one that hears it closes
 //     the connection. If that doesn't happen, the first closes it after 0.25 s,
 //     or when it leaves within 0.6 s; after BYE duplicate at once.
-//  25. A node that leaves says so by its last post. It sends all that the peer
+//  24. A node that leaves says so by its last post. It sends all that the peer
 //     lacks, and when it has heard the peer's whole vector, BYE leaving. What the
 //     peer sends behind that is not taken.
-//  26. A node that has too many connections says BYE 6 to make room for another. It
+//  25. A node that has too many connections says BYE 6 to make room for another. It
 //     is dialed again after 8 s at the earliest; neither counts as lost for that.
-//  27. After BYE idle both are still connected for what their vectors say. The one
+//  26. After BYE idle both are still connected for what their vectors say. The one
 //     that has something to say dials again. If no beacon came for 3 s, each
 //     tries every 3 s to make a TLS handshake, and closes; if that fails, the
 //     other is lost.
@@ -528,10 +515,7 @@ func noError[T any](v T, err error) T {
 // knows the room key, on this one channel between these two nodes.
 func (r *roomKey) proofOf(role string, exporter []byte, dialer, listener nodeID) []byte {
 	m := hmac.New(sha256.New, r.proof)
-	m.Write([]byte(role))
-	m.Write(exporter)
-	m.Write(dialer[:])
-	m.Write(listener[:])
+	m.Write(slices.Concat([]byte(role), exporter, dialer[:], listener[:]))
 	return m.Sum(nil)
 }
 
@@ -1083,8 +1067,7 @@ func appendContent(b []byte, p post) []byte {
 
 func parseContent(b []byte) (p post, err error) {
 	f := fields{b: b}
-	p.number, p.time = f.uint(8), f.time()
-	copy(p.prev[:], f.bytes(len(p.prev)))
+	p.number, p.time, p.prev = f.uint(8), f.time(), link(f.id())
 	p.kind, p.addr, p.name, p.text = byte(f.uint(1)), f.addr(), f.name(), f.text()
 	return p, f.err("post")
 }
@@ -1175,10 +1158,10 @@ func appendRunEntry(b, sealed []byte) []byte {
 func parseRun(body []byte) (author nodeID, run []post, err error) {
 	f := fields{b: body}
 	author = f.id()
-	for len(f.b) > 0 {
+	for len(f.b) > 0 || len(run) == 0 {
 		sealed := f.bytes(int(f.uint(4)))
 		if f.bad {
-			break
+			return author, nil, f.err("posts")
 		}
 		p, err := parsePost(author, sealed)
 		if err != nil {
@@ -1189,10 +1172,7 @@ func parseRun(body []byte) (author nodeID, run []post, err error) {
 		}
 		run = append(run, p)
 	}
-	if len(run) == 0 {
-		f.fail()
-	}
-	return author, run, f.err("posts")
+	return author, run, nil
 }
 
 // follows says whether b can be what the author of a said next. Nothing
@@ -1438,14 +1418,15 @@ func (e *event) isShown() bool { return int(e.kind) < len(verbs) && verbs[e.kind
 
 // lines says how many lines e is shown as.
 func (e *event) lines() (n int) {
-	if e.isShown() && e.kind != kindLines {
+	switch {
+	case !e.isShown():
+		return 0
+	case e.kind != kindLines:
 		return 1
 	}
-	if e.kind == kindLines {
-		for line := range bytes.SplitSeq(e.content().text, []byte{'\n'}) {
-			if len(line) > 0 {
-				n++
-			}
+	for line := range bytes.SplitSeq(e.content().text, []byte{'\n'}) {
+		if len(line) > 0 {
+			n++
 		}
 	}
 	return n
@@ -1489,9 +1470,10 @@ func asHistory(events batch, from string) batch {
 // ---- cleaning
 
 const (
-	maxName   = 32 // characters
-	maxMarks  = 8  // combining marks, or tags of an emoji, in a row that a line may carry
-	forbidden = "@:/*()>"
+	maxName    = 32 // characters
+	maxMarks   = 8  // combining marks, or tags of an emoji, in a row that a line may carry
+	forbidden  = "@:/*()>"
+	directions = "\u200e\u200f\u061c" // marks of direction: they say how the neutral characters beside them are ordered
 )
 
 // appendClean appends text, one line, with a visible stand-in for whatever
@@ -1504,11 +1486,14 @@ func appendClean(b, text []byte) []byte {
 	if isPlain(text) {
 		return append(b, text...)
 	}
-	return appendVisible(b, text, bytes.ContainsFunc(text, isRightToLeft))
+	if bytes.ContainsFunc(text, isRightToLeft) {
+		return appendVisible(b, text, directions)
+	}
+	return appendVisible(b, text, "")
 }
 
-// appendVisible is appendClean; directed says whether marks of direction stay.
-func appendVisible(b, text []byte, directed bool) []byte {
+// appendVisible is appendClean, with the marks of direction that are to stay.
+func appendVisible(b, text []byte, stay string) []byte {
 	start := len(b)
 	var before rune // the character before, if it was kept
 	marks := 0      // in a row: marks, and what shows as nothing
@@ -1522,7 +1507,8 @@ func appendVisible(b, text []byte, directed bool) []byte {
 			marks = 0
 		}
 		if hidden && marks <= maxMarks {
-			hidden = !(isJoint(before, r, next) || unicode.Is(unicode.Join_Control, r) && isShaped(b[start:]) || isDirection(r) && directed)
+			joins := isJoint(before, r, next) || unicode.Is(unicode.Join_Control, r) && isShaped(b[start:])
+			hidden = !joins && !strings.ContainsRune(stay, r)
 		}
 		switch {
 		case r == utf8.RuneError && size == 1:
@@ -1578,18 +1564,11 @@ func isJoint(before, r, next rune) bool {
 // isShaped says whether text ends with a letter, and perhaps marks, of a script
 // whose letters look otherwise beside a joiner, as in Persian and Hindi.
 func isShaped(text []byte) bool {
-	r, n := utf8.DecodeLastRune(text)
-	for unicode.Is(unicode.Inherited, r) && !unicode.Is(unicode.Join_Control, r) { // a mark that many scripts share
-		text = text[:len(text)-n]
-		r, n = utf8.DecodeLastRune(text)
-	}
+	isShared := func(r rune) bool { return unicode.Is(unicode.Inherited, r) && unicode.IsMark(r) } // a mark of many scripts
+	r, _ := utf8.DecodeLastRune(bytes.TrimRightFunc(text, isShared))
 	return unicode.In(r, unicode.L, unicode.M) && !unicode.In(r, unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Han,
-		unicode.Hiragana, unicode.Katakana, unicode.Hangul, unicode.Common, unicode.Inherited)
+		unicode.Hiragana, unicode.Katakana, unicode.Hangul, unicode.Common)
 }
-
-// isDirection says whether r is a mark of direction, which like an invisible
-// letter says how the neutral characters beside it are ordered.
-func isDirection(r rune) bool { return r == '\u200e' || r == '\u200f' || r == '\u061c' }
 
 // isRightToLeft says whether r is a letter of a script that is written from
 // right to left; these have blocks of their own (Unicode Standard Annex 9).
@@ -1620,7 +1599,7 @@ func validName(name string) error {
 	case looksMoved(name):
 		return errors.New("a name can't be \"at\" and an address, which would read as a move to there")
 	case strings.ContainsFunc(name, func(r rune) bool { return r != ' ' && unicode.IsSpace(r) }),
-		!isPlain([]byte(name)) && string(appendVisible(nil, []byte(name), false)) != name:
+		!isPlain([]byte(name)) && string(appendVisible(nil, []byte(name), "")) != name:
 		return errors.New("a name can't hold control or invisible characters")
 	}
 	return nil
@@ -1648,7 +1627,7 @@ func cleanName(name []byte) string {
 			return '_'
 		}
 		return r
-	}, string(appendVisible(nil, name, false)))
+	}, string(appendVisible(nil, name, "")))
 	if long := []rune(s); len(long) > maxName {
 		s = strings.TrimRight(string(long[:maxName]), " \u200d") // a joiner that joins nothing would be hidden
 	}
@@ -1756,7 +1735,7 @@ func mayBeSame(a, b string) bool {
 	case unicode.In(x[0], alphabets...):
 		return len(a) > 1 && len(b) > 1 // ASCII has no accents
 	case x[0] == y[0]: // marks in another order, or one that stands for two
-		return len(x) > 1 && slices.ContainsFunc(x[1:], lacks) == (len(x) < len(y))
+		return slices.ContainsFunc(x[1:], lacks) == (len(x) < len(y))
 	}
 	return len(x) < len(y) && slices.ContainsFunc(y[1:], func(r rune) bool { return canBeWithin(y[0], r) })
 }
