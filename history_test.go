@@ -1321,6 +1321,7 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 	seeded(t, 20, func(t *testing.T, r *rand.Rand) {
 		h := emptyHistory(ample, time.Now)
 		s := newScribe(1, "Vic")
+		h.reached(s.id, netip.MustParseAddrPort("192.168.0.8:7700"), s.name) // and later elsewhere
 		for i := range 1 + r.IntN(15) {
 			kind, text := byte(kindLines), strings.Repeat("line\n\n", r.IntN(4))+fmt.Sprint("end ", i, strings.Repeat("\n", r.IntN(3)))
 			switch r.IntN(4) {
@@ -1331,6 +1332,7 @@ func TestLastLinesAreTheLastOfAllLines(t *testing.T) {
 			}
 			h.add(s.id, []post{s.writes(kind, scribeTime+int64(i)*1e6, text)}, true, false)
 		}
+		h.reached(s.id, netip.MustParseAddrPort("192.168.0.9:7700"), s.name)
 		l := newLiner(h, 7700)
 		lines := func(n int) []string {
 			events := lastLines(h.chronology(), n)

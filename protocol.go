@@ -1326,7 +1326,6 @@ type liner struct {
 
 	second int64 // to which stamp belongs, s since 1970
 	stamp  []byte
-	prefix []byte // of the lines of one post
 }
 
 // appendStamp appends the local time of t (µs since 1970), and a space.
@@ -1362,11 +1361,11 @@ func (l *liner) appendEvent(b []byte, e *event) []byte {
 	b = append(b, verbs[p.kind]...)
 	switch p.kind {
 	case kindLines: // those that are not empty
-		l.prefix = append(l.prefix[:0], b[start:]...)
+		prefix := b[start:] // the first line is laid out over it, and begins with the same bytes
 		b = b[:start]
 		for line := range bytes.SplitSeq(p.text, []byte{'\n'}) {
 			if len(line) > 0 {
-				b = append(appendClean(append(b, l.prefix...), line), '\n')
+				b = append(appendClean(append(b, prefix...), line), '\n')
 			}
 		}
 		return b
@@ -1454,7 +1453,7 @@ func (e *event) without(n int) *event {
 		}
 	}
 	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
-	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind}
+	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind, reached: e.reached}
 }
 
 // asHistory returns events in the frame that says what they are.
@@ -1554,9 +1553,9 @@ func isHidden(r rune) bool {
 // isJoint says whether r is part of an emoji: a joiner between two, or a tag
 // behind the black flag (Unicode Technical Standard 51).
 func isJoint(before, r, next rune) bool {
-	const blackFlag, cancelTag = 0x1F3F4, 0xE007F
+	const blackFlag = 0x1F3F4
 	if isTag(r) {
-		return before == blackFlag || isTag(before) && before != cancelTag
+		return before == blackFlag || isTag(before)
 	}
 	return r == '\u200d' && isEmoji(before) && isEmoji(next)
 }
@@ -1656,12 +1655,9 @@ var alphabets = []*unicode.RangeTable{unicode.Latin, unicode.Greek, unicode.Cyri
 // in capitals, in the width of ASCII and of white space, and in what can't be
 // seen. Its syllables of Hangul are spelled out (The Unicode Standard, 3.12).
 func fold(name string) string {
-	var b []rune
+	b := []rune{0} // so that there is always one before
 	for _, r := range name {
-		var before rune
-		if len(b) > 0 {
-			before = b[len(b)-1]
-		}
+		before := b[len(b)-1]
 		if r >= 0xFF01 && r <= 0xFF5E { // ASCII of double width
 			r -= 0xFF01 - '!'
 		}
@@ -1684,7 +1680,7 @@ func fold(name string) string {
 			b = append(b, unicode.ToLower(unicode.ToUpper(r)))
 		}
 	}
-	return string(b)
+	return string(b[1:])
 }
 
 // isAlike says whether two names differ in nothing but what fold takes away and
@@ -1753,15 +1749,13 @@ func shareScript(x, y rune) bool {
 // isTwin says whether r may be what Unicode has as another character too: as a
 // Han character for compatibility, or as a Greek letter with an acute accent.
 func isTwin(r rune) bool {
-	return unicode.Is(unicode.Lo, r) && unicode.Is(unicode.Han, r) && !unicode.Is(unicode.Unified_Ideograph, r) || r >= 0x1F70 && r < 0x2000
+	return unicode.Is(unicode.Han, r) && !unicode.Is(unicode.Unified_Ideograph, r) || r >= 0x1F70 && r < 0x2000
 }
 
 // canBeWithin says whether there can be a character that has the mark r on
 // letter within. The scripts of India have one layout, where the fifth of every 128
-// is the letter a, of which vowel signs make other letters, and 4D is the virama.
+// is the letter a, of which vowel signs make other letters.
 func canBeWithin(letter, r rune) bool {
-	if isIndian := letter >= 0x900 && letter < 0xE00; isIndian && (letter&0x7F == 0x05 || r&0x7F == 0x4D) {
-		return letter&0x7F == 0x05
-	}
-	return unicode.Is(unicode.Diacritic, r) || r >= 0x653 && r <= 0x655 // of Arabic: maddah and hamza
+	isIndianA := letter >= 0x900 && letter < 0xE00 && letter&0x7F == 0x05
+	return isIndianA || unicode.Is(unicode.Diacritic, r) || r >= 0x653 && r <= 0x655 // of Arabic: maddah and hamza
 }

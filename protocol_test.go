@@ -1087,6 +1087,7 @@ func TestNamesThatLookAlike(t *testing.T) {
 		{"\u1ec7", "\u1eb9\u0302", true},
 		{"\u1eb9\u0302", "\u00ea\u0323", true},
 		{"\u03ac", "\u03b1\u0301", true},
+		{"\u1fb3", "\u03b1\u0345", true}, // a mark that has a capital
 		{"\u0439", "\u0418\u0306", true},
 		{"\u03c3", "\u03c2", true}, // sigma within a word and at its end
 		{"Stra\u00dfe", "STRASSE", true},
@@ -1105,6 +1106,7 @@ func TestNamesThatLookAlike(t *testing.T) {
 		{"\u0906", "\u0905\u093e", true}, // Devanagari aa
 		{"\u0958", "\u0915\u093c", true}, // and qa
 		{"\u0930\u093e\u092e", "\u0939\u092e", false},
+		{"\u0915\u093c", "\u0916\u093c", false},       // two letters with one mark
 		{"\u0995\u09cb", "\u0995\u09c7\u09be", true},  // Bengali o
 		{"\u0e1e\u0e35", "\u0e1e\u0e35\u0e48", false}, // a tone of Thai
 		{"\u8c48", "\uf900", true},
@@ -1195,6 +1197,8 @@ func TestTextOfEveryScriptStaysReadable(t *testing.T) {
 		"Hebrew":                "C++\u200f היא שפה\u200e (1)",
 		"Arabic":                "\u061c٣-٤ صباحا",
 		"emoji":                 "\U0001F468\u200d\U0001F469",
+		"emoji in colour":       "\u2764\ufe0f\u200d\U0001F525",
+		"emoji with a skin":     "\U0001F469\U0001F3FD\u200d\U0001F680",
 	} {
 		if got := string(appendClean(nil, []byte(s))); got != s {
 			t.Errorf("%s: %q is shown as %q", name, s, got)
@@ -1202,8 +1206,9 @@ func TestTextOfEveryScriptStaysReadable(t *testing.T) {
 	}
 	for name, s := range map[string]string{
 		"Latin": "x\u200cy", "behind an accent": "e\u0301\u200dx", "Greek": "α\u200cβ", "Cyrillic": "а\u200dб", "Han": "日\u200c本",
-		"kana": "か\u200dな", "Katakana with its long sound": "カー\u200dナ", "Hangul": "한\u200c글", "digits": "1\u200c2", "at the beginning": "\u200cمی",
-		"behind a space": "می \u200cخواهم", "direction in Latin": "abc\u200f", "direction alone": "\u200e\u200f\u061c", "override in Hebrew": "\u202eאב",
+		"kana": "か\u200dな", "Katakana with its long sound": "カー\u200dナ", "Hangul": "한\u200c글", "digits": "1\u200c2", "digits of Hindi": "१\u200c२",
+		"at the beginning": "\u200cمی",
+		"behind a space":   "می \u200cخواهم", "direction in Latin": "abc\u200f", "direction alone": "\u200e\u200f\u061c", "override in Hebrew": "\u202eאב",
 		"isolate in Arabic": "\u2067مي\u2069", "many marks with joiners between": "क" + strings.Repeat("्\u200c", 20),
 		"many marks of direction": "אב" + strings.Repeat("\u200f", 20),
 	} {
