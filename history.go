@@ -1329,7 +1329,7 @@ const (
 	noHelp
 )
 
-func (o offer) help(mine uint64) help {
+func (o *offer) help(mine uint64) help {
 	switch {
 	case o.last > mine && o.first <= mine+1:
 		return hasNext
@@ -1447,9 +1447,13 @@ func (l *lack) faster() (best int) {
 //   - The one that failed less often comes first, then the one with most posts.
 func (l *lack) best() (best int, can help) {
 	can = noHelp
-	var chosen offer
-	for i, o := range l.offers {
+	chosen := new(offer)
+	for i := range l.offers {
+		o := &l.offers[i]
 		h := o.help(l.mine.last)
+		if h == noHelp {
+			continue
+		}
 		order := cmp.Or(
 			cmp.Compare(max(h, hasLater), max(can, hasLater)),
 			cmp.Compare(o.stalls/maxStalls, chosen.stalls/maxStalls),
@@ -1457,7 +1461,7 @@ func (l *lack) best() (best int, can help) {
 			cmp.Compare(o.stalls, chosen.stalls),
 			cmp.Compare(chosen.last, o.last),
 		)
-		if order < 0 && h < noHelp {
+		if order < 0 {
 			best, can, chosen = i, h, o
 		}
 	}

@@ -1200,13 +1200,14 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
-	unseen := mine.state == present && !n.reachedLocked(author).IsValid() // it may have been lost while we were cut off
-	news := s.last > mine.last || addr != had.addr || unseen
+	reached := n.reachedLocked(author).IsValid()
+	unseen := mine.state == present // it may have been lost while we were cut off
+	news := s.last > mine.last || !reached && (addr != had.addr || unseen)
 	if !news && !addr.IsValid() && author != c.peer { // we have no use for it
 		delete(c.theirs, author)
 		return
 	}
-	if !known && author != c.peer && c.spareLocked() <= 0 {
+	if !known && author != c.peer && len(c.theirs)-len(n.conns) >= fewClaims && c.spareLocked() <= 0 {
 		c.dropped = true
 		return
 	}
@@ -1222,7 +1223,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	case addr == had.addr:
 	case !addr.IsValid() && c.lagsLocked(author):
 		c.tellLocked(author) // for the author sends the peer no more posts
-	case addr.IsValid() && !n.reachedLocked(author).IsValid():
+	case addr.IsValid() && !reached:
 		n.toldLocked(author, c, addr)
 	}
 }
@@ -1264,7 +1265,8 @@ func (c *conn) completeLocked(first bool) {
 			own.early = c.base
 		}
 		c.stirLocked(n.id)
-		if (offer{claim: c.theirs[c.peer], isAuthor: true}).help(n.history.about(c.peer).last) != hasLater {
+		theirs := offer{claim: c.theirs[c.peer], isAuthor: true}
+		if theirs.help(n.history.about(c.peer).last) != hasLater {
 			n.dropSourceLocked(c.peer)
 			n.sources[c.peer] = &source{from: c, since: time.Now()}
 		}
