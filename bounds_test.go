@@ -486,6 +486,33 @@ func TestFramesThatDontEndTakeLittle(t *testing.T) {
 	})
 }
 
+// TestWhatNobodyReadsTakesLittle: many members come, and read nothing of a history whose
+// posts are large.
+func TestWhatNobodyReadsTakesLittle(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		for range 20 {
+			ann.says("%s", strings.Repeat("x", maxLine-1000))
+		}
+		held := func() int {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return int(m.HeapAlloc) >> 10
+		}
+		before := held()
+		const members = 100
+		for range members {
+			v := noError(visit(l.dial(ann), l.key, newKey(), helloOf("Mallory")))
+			v.says(hasNothing())
+		}
+		after(time.Second)
+		if each := (held() - before) / members; each > 300 { // both ends, and what the path holds
+			t.Errorf("each takes %d KiB", each)
+		}
+	})
+}
+
 // TestWhoAsksForTheSameAgainPaysForIt: Mallory has Ann send her history ten times.
 func TestWhoAsksForTheSameAgainPaysForIt(t *testing.T) {
 	t.Parallel()

@@ -64,19 +64,20 @@ const (
 	leaveTimeout     = 600 * time.Millisecond
 	slowFrame        = 3 * time.Second // a large frame may take so long, while there are many of them
 
-	maxHandshakes   = 256     // under way at once; a handshake takes a few milliseconds
-	maxConns        = 1000    // far above a sensible full mesh; as many may be at rest
-	maxConnsPerAddr = 220     // with one host, which may be a room of 200
-	maxRestPerAddr  = 64      // connections with one host that are at rest
-	maxEarly        = 16      // sightings of one author that wait for its join
-	vectorPart      = 1024    // authors of our vector that a peer hears of before it asks us to go on
-	maxSubs         = 4096    // feeds that a peer may ask for
-	maxTelling      = 1 << 13 // authors that a peer is to hear of one by one; when there are more it hears our vector anew
-	maxLoading      = 4 << 20 // bytes of large frames under way, beyond which there are many
-	maxIdle         = 512     // bytes that an idle connection holds for writing
-	maxHave         = 1 << 15 // bytes of a HAVE, which is laid out under the lock
-	maxOutbox       = 1 << 20 // bytes of direct messages that wait for one peer
-	progress        = 4 << 10 // bytes; a peer that takes so many is worth waiting for
+	maxHandshakes   = 256      // under way at once; a handshake takes a few milliseconds
+	maxConns        = 1000     // far above a sensible full mesh; as many may be at rest
+	maxConnsPerAddr = 220      // with one host, which may be a room of 200
+	maxRestPerAddr  = 64       // connections with one host that are at rest
+	maxEarly        = 16       // sightings of one author that wait for its join
+	vectorPart      = 1024     // authors of our vector that a peer hears of before it asks us to go on
+	maxSubs         = 4096     // feeds that a peer may ask for
+	maxTelling      = 1 << 13  // authors that a peer is to hear of one by one; when there are more it hears our vector anew
+	maxLoading      = 4 << 20  // bytes of large frames under way, beyond which there are many
+	maxWriting      = 16 << 20 // bytes that are being written, beyond which peers get posts in small frames
+	maxIdle         = 512      // bytes that an idle connection holds for writing
+	maxHave         = 1 << 15  // bytes of a HAVE, which is laid out under the lock
+	maxOutbox       = 1 << 20  // bytes of direct messages that wait for one peer
+	progress        = 4 << 10  // bytes; a peer that takes so many is worth waiting for
 )
 
 // errDuplicate says that another connection with the node stands, on both sides.
@@ -98,6 +99,7 @@ type node struct {
 	wg     sync.WaitGroup // every goroutine of the node
 
 	loading atomic.Int64 // bytes of large frames that are being read
+	writing atomic.Int64 // and of what is being written
 
 	mu         sync.Mutex    // guards all below
 	leaving    bool          // we have said that we leave
@@ -178,8 +180,8 @@ type holdings struct {
 // A writing is what the writer of a connection is about to send.
 type writing struct {
 	due    []*sub // the feeds of which something is to be sent
-	bulk   []byte // what is left of a run that goes in pieces
-	bulkOf nodeID // whose posts these are
+	bulk   []byte // what is left of a post that goes in pieces
+	bulkOf nodeID // whose post this is
 	posted int    // bytes in the bodies of POSTS and PART of this write
 }
 
@@ -1375,7 +1377,9 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 				return
 			}
 		}
-		if _, err := c.tls.Write(b); err != nil {
+		c.n.writing.Add(int64(len(b)))
+		_, err := c.tls.Write(b)
+		if c.n.writing.Add(int64(-len(b))); err != nil {
 			c.raw.Close() // the reader notices, and tells the node
 			return
 		}
@@ -1404,6 +1408,9 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
 		return appendBye(b, bye), bye
+	}
+	if n.writing.Load() > maxWriting { // what many don't read takes little
+		run = min(run, smallRun)
 	}
 	c.posted = 0
 	for _, s := range c.due {
@@ -1560,20 +1567,22 @@ func (c *conn) appendEarly(b []byte, own *sub, size int) []byte {
 	return c.appendRun(b, own.author, events, size)
 }
 
-// appendRun appends events as a POSTS frame. If that is far larger than size, its body
-// is put into bulk, to be sent in pieces: other frames shall not wait for all of it.
+// appendRun appends events as a POSTS frame. A post that is far larger than size goes
+// in pieces, as other frames shall not wait for all of it: its head is appended, and
+// bulk is the rest.
 func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []byte {
+	if e := events[0]; len(e.sealed) > 2*size {
+		c.bulk, c.bulkOf = e.sealed, author
+		head := appendRunHead(author[:], e.sealed)
+		c.posted += 1 + len(head)
+		return appendPart(b, head, true)
+	}
 	start := len(b)
 	b = append(beginFrame(b, framePosts), author[:]...)
 	for _, e := range events {
 		b = appendRunEntry(b, e.sealed)
 	}
-	body := b[start+5:]
-	if len(body) > 2*size {
-		c.bulk, c.bulkOf = slices.Clone(body), author
-		return b[:start]
-	}
-	c.posted += len(body)
+	c.posted += len(b) - start - 5
 	return endFrame(b, start)
 }
 

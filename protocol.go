@@ -318,6 +318,7 @@ const (
 	maxLine       = 1 << 16        // bytes of one line of input
 	maxText       = 3 * maxLine    // a line whose every byte became U+FFFD
 	maxRun        = 1 << 18        // bytes of posts that a sender puts into one frame, unless one post is larger
+	smallRun      = 1 << 14        // to a peer that doesn't say what arrives, or where many don't read
 	maxNameBytes  = 128            // 32 characters of 4 bytes
 	maxStranger   = 256            // bytes of a frame in the handshake
 	beaconSigned  = 176            // bytes of a beacon before its signature
@@ -916,8 +917,13 @@ func (f *flow) limit() int64 {
 func (f *flow) room() int { return int(f.limit() - (f.sent - f.arrived)) }
 
 // run returns how large a frame of posts may be: at least two fit the window,
-// so that the path doesn't run dry.
-func (f *flow) run() int { return int(min(f.limit()/2, maxRun)) }
+// so that the path doesn't run dry. One that may never be read is small.
+func (f *flow) run() int {
+	if !f.bounded {
+		return smallRun
+	}
+	return int(min(f.limit()/2, maxRun))
+}
 
 // isSlow says whether a full window takes long to arrive.
 func (f *flow) isSlow(now time.Time) bool {
@@ -1149,8 +1155,11 @@ func linkOf(digest link, signature []byte) link {
 func (l link) mark() uint64 { return binary.BigEndian.Uint64(l[:]) }
 
 // appendRunEntry adds a sealed post to the body of a POSTS frame.
-func appendRunEntry(b, sealed []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(sealed))), sealed...)
+func appendRunEntry(b, sealed []byte) []byte { return append(appendRunHead(b, sealed), sealed...) }
+
+// appendRunHead adds what stands before sealed there.
+func appendRunHead(b, sealed []byte) []byte {
+	return binary.BigEndian.AppendUint32(b, uint32(len(sealed)))
 }
 
 // parseRun takes the posts of a POSTS frame apart and checks that each follows
