@@ -364,9 +364,7 @@ const (
 )
 
 var (
-	errFields = errors.New("a field is missing or out of range")
-	errShort  = errors.New("the rest is missing")
-
+	errFields    = errors.New("a field is missing or out of range")
 	errOtherRoom = errors.New("it is of a room with another secret")
 )
 
@@ -1228,31 +1226,13 @@ func appendRecord(b []byte, x record) []byte {
 	return b
 }
 
-// recordSize returns the size of the record that begins with head, by its own
-// word; a damaged record may say anything up to maxFrame.
-func recordSize(head []byte) int {
-	return recordHead + int(min(binary.BigEndian.Uint32(head[4:]), maxFrame))
-}
-
-// parseRecord parses the record at the beginning of b, and returns its size.
-// errShort means that b ends before the record does; any other error, that no
-// undamaged record begins here.
+// parseRecord parses the record at the beginning of b, and returns its size. It
+// fails if the record is damaged, or b ends before it does.
 func parseRecord(b []byte) (x record, size int, err error) {
-	if !bytes.HasPrefix(b, recordMarker[:min(len(b), len(recordMarker))]) {
-		return x, 0, errors.New("record: no marker")
-	}
-	if len(b) < recordHead {
-		return x, 0, errShort
-	}
-	n := int(binary.BigEndian.Uint32(b[4:]))
-	if n < 1+len(x.author) || n > maxFrame {
-		return x, 0, fmt.Errorf("record of %d bytes", n)
-	}
-	if len(b)-recordHead < n {
-		return x, 0, errShort
-	}
-	f := fields{b: b[recordHead : recordHead+n]}
-	if crc32.Checksum(f.b, crc32.MakeTable(crc32.Castagnoli)) != binary.BigEndian.Uint32(b[8:]) {
+	f := fields{b: b}
+	marker, n, check := f.bytes(len(recordMarker)), int(f.uint(4)), uint32(f.uint(4))
+	f.b = f.bytes(n)
+	if !bytes.Equal(marker, recordMarker) || crc32.Checksum(f.b, crc32.MakeTable(crc32.Castagnoli)) != check {
 		return x, 0, errors.New("record: damaged")
 	}
 	f.b = bytes.ReplaceAll(f.b, markerEscape, recordMarker[:1])
@@ -1286,7 +1266,7 @@ func readRecords(r io.Reader, each func(record) error) (damaged int64, err error
 	for {
 		next, err := b.Peek(recordHead)
 		if len(next) == recordHead {
-			next, err = b.Peek(recordSize(next))
+			next, err = b.Peek(recordHead + int(min(binary.BigEndian.Uint32(next[4:]), maxFrame))) // if it is damaged, any number
 		}
 		switch {
 		case err != nil && err != io.EOF:
