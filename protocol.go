@@ -387,11 +387,14 @@ type fields struct {
 	bad bool
 }
 
-func (f *fields) fail() { f.bad, f.b = true, nil }
+func (f *fields) require(ok bool) {
+	if !ok {
+		f.bad, f.b = true, nil
+	}
+}
 
 func (f *fields) bytes(n int) []byte {
-	if n < 0 || n > len(f.b) {
-		f.fail()
+	if f.require(n >= 0 && n <= len(f.b)); f.bad {
 		return nil
 	}
 	v := f.b[:n:n]
@@ -414,18 +417,13 @@ func (f *fields) id() (id nodeID) {
 // time takes a time, in µs since 1970 UTC.
 func (f *fields) time() int64 {
 	t := f.uint(8)
-	if t > latestTime {
-		f.fail()
-		return 0
-	}
+	f.require(t <= latestTime)
 	return int64(t)
 }
 
 // text takes all that is left.
 func (f *fields) text() []byte {
-	if len(f.b) > maxText {
-		f.fail()
-	}
+	f.require(len(f.b) <= maxText)
 	return f.b
 }
 
@@ -442,10 +440,7 @@ func appendName(b []byte, name string) []byte {
 
 func (f *fields) name() []byte {
 	b := f.bytes(int(f.uint(1)))
-	if len(b) > maxNameBytes {
-		f.fail()
-		return nil
-	}
+	f.require(len(b) <= maxNameBytes)
 	return b
 }
 
@@ -469,9 +464,7 @@ func (f *fields) addr() netip.AddrPort {
 	port := uint16(f.uint(2))
 	ip := f.bytes(int(f.uint(1)))
 	a, ok := netip.AddrFromSlice(ip)
-	if !ok && len(ip) > 0 {
-		f.fail()
-	}
+	f.require(ok || len(ip) == 0)
 	return netip.AddrPortFrom(a.Unmap(), port)
 }
 
@@ -994,9 +987,9 @@ type tab struct {
 	at   time.Time // when owed was last right
 }
 
-// add adds work, or forgives some if it is negative, to what is owed, of which one part in share of the time that
-// passes is paid off. It returns for how long to wait until at most free is
-// owed.
+// add adds work, or forgives some if it is negative, to what is owed, of which one
+// part in share of the time that passes is paid off. It returns for how long to
+// wait until at most free is owed.
 func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Time) time.Duration {
 	t.owed = max(0, max(0, t.owed-now.Sub(t.at)/time.Duration(share))+work)
 	t.at = now
@@ -1089,10 +1082,7 @@ func sealPost(key ed25519.PrivateKey, author nodeID, p post) post {
 // parsePost takes a sealed post apart and computes its digest and link, but
 // doesn't check the signature: verify does.
 func parsePost(author nodeID, sealed []byte) (p post, err error) {
-	n := len(sealed) - signatureSize
-	if n < 0 {
-		return p, fmt.Errorf("post: %w", errFields)
-	}
+	n := max(0, len(sealed)-signatureSize) // too few bytes are refused as none are
 	if p, err = parseContent(sealed[:n:n]); err != nil {
 		return p, err
 	}
@@ -1483,8 +1473,7 @@ func appendClean(b, text []byte) []byte {
 // appendVisible is appendClean, with the marks of direction that are to stay.
 func appendVisible(b, text []byte, stay string) []byte {
 	start := len(b)
-	var before rune // the character before, if it was kept
-	marks := 0      // in a row: marks, and what shows as nothing
+	marks := 0 // in a row: marks, and what shows as nothing
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		raw := text[:size]
@@ -1494,19 +1483,19 @@ func appendVisible(b, text []byte, stay string) []byte {
 		if marks++; !hidden && !unicode.Is(unicode.M, r) {
 			marks = 0
 		}
-		if hidden && marks <= maxMarks {
-			joins := isJoint(before, r, next) || unicode.Is(unicode.Join_Control, r) && isShaped(b[start:])
+		if hidden {
+			joins := isJoint(b[start:], r, next) || unicode.Is(unicode.Join_Control, r) && isShaped(b[start:])
 			hidden = !joins && !strings.ContainsRune(stay, r)
 		}
 		switch {
 		case r == utf8.RuneError && size == 1:
-			b, before = append(b, "\uFFFD"...), 0
+			b = append(b, "\uFFFD"...)
 		case r < ' ' && r != '\t' || r == 0x7f:
-			b, before = utf8.AppendRune(b, 0x2400+min(r, 0x21)), 0 // the control pictures, of which the last is DEL's
+			b = utf8.AppendRune(b, 0x2400+min(r, 0x21)) // the control pictures, of which the last is DEL's
 		case hidden || marks > maxMarks:
-			b, before = fmt.Appendf(b, "<U+%04X>", r), 0
+			b = fmt.Appendf(b, "<U+%04X>", r)
 		default:
-			b, before = append(b, raw...), r
+			b = append(b, raw...)
 		}
 	}
 	return b
@@ -1539,10 +1528,11 @@ func isHidden(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point) && r != '\t'
 }
 
-// isJoint says whether r is part of an emoji: a joiner between two, or a tag
-// behind the black flag (Unicode Technical Standard 51).
-func isJoint(before, r, next rune) bool {
+// isJoint says whether r, behind text, is part of an emoji: a joiner between two,
+// or a tag behind the black flag (Unicode Technical Standard 51).
+func isJoint(text []byte, r, next rune) bool {
 	const blackFlag = 0x1F3F4
+	before, _ := utf8.DecodeLastRune(text)
 	if isTag(r) {
 		return before == blackFlag || isTag(before)
 	}

@@ -1142,6 +1142,23 @@ func TestPlainIsPrintableASCII(t *testing.T) {
 	}
 }
 
+func TestNamesThatNobodyMayBear(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		good bool
+	}{
+		{"Tim", true}, {"Tim B", true}, {"Jos\u00e9", true}, {"\u05d1\u05bc", true}, {"at home", true}, {strings.Repeat("\u00e9", maxName), true},
+		{"", false}, {strings.Repeat("x", maxName+1), false}, {"Tim@home", false}, {" Tim", false}, {"Tim ", false}, {"Tim  B", false},
+		{"Tim\u00a0B", false}, {"Tim\tB", false}, {"Tim\nB", false}, {"T\u200bim", false}, {"\u3164", false}, {"\xff", false},
+		{"at 10.9.0.7", false}, {"at fe80::1", false}, {"Jose\u0301", false},
+	} {
+		if err := validOwnName(c.name); (err == nil) != c.good {
+			t.Errorf("%+q: %v; want an error: %v", c.name, err, !c.good)
+		}
+	}
+}
+
 // FuzzClean: what is shown of a text, or of a name, holds nothing that a
 // screen obeys or hides, and cleaning it again alters nothing.
 func FuzzClean(f *testing.F) {
@@ -1208,8 +1225,8 @@ func TestTextOfEveryScriptStaysReadable(t *testing.T) {
 	for name, s := range map[string]string{
 		"Latin": "x\u200cy", "behind an accent": "e\u0301\u200dx", "Greek": "α\u200cβ", "Cyrillic": "а\u200dб", "Han": "日\u200c本",
 		"kana": "か\u200dな", "Katakana with its long sound": "カー\u200dナ", "Hangul": "한\u200c글", "digits": "1\u200c2", "digits of Hindi": "१\u200c२",
-		"at the beginning": "\u200cمی",
-		"behind a space":   "می \u200cخواهم", "direction in Latin": "abc\u200f", "direction alone": "\u200e\u200f\u061c", "override in Hebrew": "\u202eאב",
+		"at the beginning": "\u200cمی", "a filler of Hangul": "a\u3164b",
+		"behind a space": "می \u200cخواهم", "direction in Latin": "abc\u200f", "direction alone": "\u200e\u200f\u061c", "override in Hebrew": "\u202eאב",
 		"isolate in Arabic": "\u2067مي\u2069", "many marks with joiners between": "क" + strings.Repeat("्\u200c", 20),
 		"many marks of direction": "אב" + strings.Repeat("\u200f", 20),
 	} {
