@@ -1410,6 +1410,7 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 		{tim, p(tim, kindMoved, "192.168.0.44:7700", home), home, "* Tim@192.168.0.7 is now at 192.168.0.44\n"},
 		{tim, p(tim, kindMoved, "[fe80::1%eth0]:40123", home), home, "* Tim@192.168.0.7 is now at [fe80::1%eth0]:40123\n"},
 		{tim, p(tim, kindMoved, "[fe80::1%a\nb]:40123", home), home, "* Tim@192.168.0.7 is now at ?\n"},
+		{tim, p(tim, kindMoved, "[fe80::1%a@b]:40123", home), home, "* Tim@192.168.0.7 is now at ?\n"},
 		{tim, p(tim, kindJoin, "", home), far, "* Tim@127.0.0.1:40123 joined\n"}, // where we reached it
 		{tim, p(tim, kindJoin, "", home), none, "* Tim@192.168.0.7? joined\n"},   // where it says it is
 		{tim, p(tim, kindLeave, "", far), none, "* Tim@127.0.0.1:40123? left\n"},

@@ -454,7 +454,7 @@ func appendAddr(b []byte, a netip.AddrPort) []byte {
 // break a line.
 func parsePlace(b []byte) (netip.AddrPort, error) {
 	a, err := netip.ParseAddrPort(string(b))
-	if strings.ContainsFunc(a.Addr().Zone(), func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(forbidden, r) }) {
+	if strings.Trim(a.Addr().Zone(), zoneLetters) != "" {
 		return netip.AddrPort{}, fmt.Errorf("zone %q", a.Addr().Zone())
 	}
 	return a, err
@@ -853,8 +853,7 @@ func appendGot(b []byte, arrived int64) []byte {
 
 func parseGot(body []byte) (arrived int64, err error) {
 	f := fields{b: body}
-	arrived = int64(min(f.uint(8), math.MaxInt64))
-	return arrived, f.err("got")
+	return int64(f.uint(8)), f.err("got")
 }
 
 func appendBye(b []byte, why byte) []byte {
@@ -1607,7 +1606,7 @@ func cleanName(name []byte) string {
 		return r
 	}, string(appendVisible(nil, name, "")))
 	if long := []rune(s); len(long) > maxName {
-		s = strings.TrimRight(string(long[:maxName]), " \u200d") // a joiner that joins nothing would be hidden
+		s = strings.TrimRight(string(long[:maxName]), "\u200d") // a joiner that joins nothing would be hidden
 	}
 	return cmp.Or(s, "_")
 }

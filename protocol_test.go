@@ -449,6 +449,28 @@ func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
 			t.Errorf("an IP address of %d bytes is taken", n)
 		}
 	}
+	for _, c := range []struct {
+		span
+		good bool
+	}{{span{}, true}, {span{first: 3, last: 3}, true}, {span{first: 3, last: 2}, false}, {span{last: 2}, false}} {
+		x := frameList{ids: []nodeID{s.id}, spans: []span{c.span}, addrs: []netip.AddrPort{netip.AddrPortFrom(s.addr.Addr(), 0)}}
+		got, err := listHave(x.have())
+		if (err == nil) != c.good {
+			t.Errorf("HAVE of posts %d to %d: %v", c.first, c.last, err)
+		}
+		if c.good && got.addrs[0].IsValid() {
+			t.Errorf("port 0 of HAVE is %v, want no address", got.addrs[0])
+		}
+	}
+	for kind, good := range map[byte]bool{kindLeave: false, kindLost: true, kindBack: true, kindDirectFrom: false} {
+		if _, err := parseSeen(appendSeen(nil, sighting{kind: kind, name: []byte("Tim")})[5:]); (err == nil) != good {
+			t.Errorf("SEEN of kind %d: %v", kind, err)
+		}
+	}
+	mapped := fields{b: append([]byte{0x1e, 0x14, 16}, netip.MustParseAddr("::ffff:192.168.0.7").AsSlice()...)}
+	if got := mapped.addr(); got != s.addr {
+		t.Errorf("an IPv4 address in the form of IPv6 is %v, want %v", got, s.addr)
+	}
 }
 
 func TestLargestPostFitsIntoAFrameAndARecord(t *testing.T) {
