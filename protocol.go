@@ -363,10 +363,7 @@ const (
 	kindMoved      = 9
 )
 
-var (
-	errFields    = errors.New("a field is missing or out of range")
-	errOtherRoom = errors.New("it is of a room with another secret")
-)
+var errOtherRoom = errors.New("it is of a room with another secret")
 
 // A nodeID is a node's Ed25519 public key, made at launch.
 type nodeID [ed25519.PublicKeySize]byte
@@ -387,6 +384,7 @@ type fields struct {
 	bad bool
 }
 
+// require marks f as bad unless ok.
 func (f *fields) require(ok bool) {
 	if !ok {
 		f.bad, f.b = true, nil
@@ -429,7 +427,7 @@ func (f *fields) text() []byte {
 
 func (f *fields) err(what string) error {
 	if f.bad {
-		return fmt.Errorf("%s: %w", what, errFields)
+		return fmt.Errorf("%s: a field is missing or out of range", what)
 	}
 	return nil
 }
@@ -753,10 +751,9 @@ func parseHave(body []byte, each func(author nodeID, s span, addr netip.AddrPort
 		if addr.Port() == 0 {
 			addr = netip.AddrPort{}
 		}
-		if f.bad || s.last < s.first || s.first == 0 && s.last > 0 {
-			return flags, taken, fmt.Errorf("have: span %d to %d: %w", s.first, s.last, errFields)
+		if f.require(s.first <= s.last && (s.first > 0 || s.last == 0)); !f.bad {
+			each(id, s, addr)
 		}
-		each(id, s, addr)
 	}
 	return flags, taken, f.err("have")
 }
@@ -824,9 +821,7 @@ func appendSeen(b []byte, x sighting) []byte {
 func parseSeen(body []byte) (x sighting, err error) {
 	f := fields{b: body}
 	x = sighting{f.id(), byte(f.uint(1)), f.time(), f.name(), f.addr()}
-	if x.kind != kindLost && x.kind != kindBack {
-		return x, fmt.Errorf("seen: kind %d", x.kind)
-	}
+	f.require(x.kind == kindLost || x.kind == kindBack)
 	return x, f.err("seen")
 }
 
