@@ -1449,6 +1449,17 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 	}
 }
 
+// TestAddressIsProvenWhateverItsZone: an author names its address without one.
+func TestAddressIsProvenWhateverItsZone(t *testing.T) {
+	tim, last := newScribe(1, "Tim"), netip.MustParseAddrPort("[fe80::1%eth0]:7700")
+	tim.addr = netip.MustParseAddrPort("[fe80::1]:7700")
+	e := &event{feed: &feed{id: tim.id}, kind: kindJoin, sealed: tim.writes(kindJoin, scribeTime, "").sealed}
+	l := &liner{port: 7700, reached: func(nodeID) *netip.AddrPort { return &last }}
+	if got := string(l.appendEvent(nil, e)); !strings.HasSuffix(got, " * Tim@fe80::1%eth0 joined\n") {
+		t.Errorf("it is shown as %q", got)
+	}
+}
+
 func TestTimestampsAreLocal(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	must(t, err)

@@ -355,6 +355,11 @@ func TestRecordsAreLaidOutAsTheTableSays(t *testing.T) {
 			}
 		}
 	}
+	// The author knew no address, as a node without a network.
+	nowhere := record{typ: recordPost, author: s.id, reached: new(netip.AddrPort), body: p.sealed}
+	if x, _, err := parseRecord(appendRecord(nil, nowhere)); err != nil || x.reached != nil {
+		t.Errorf("a record without an address is parsed as %+v, %v", x, err)
+	}
 }
 
 // ---- limits
