@@ -1268,23 +1268,24 @@ func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer
 // ---- what is missing, and whom to ask for it
 
 const (
-	askAfter       = 500 * time.Millisecond // before asking a third for the feed of a node that somebody is connected with
-	askAfterBeacon = 3 * time.Second        // and of one whose beacons we hear: it is about to connect
-	noProgress     = 2 * time.Second        // of a feed that was asked for: ask somebody else
-	trial          = 3 * time.Second        // of a source that still brings something, before another has its turn
-	maxBackoff     = 5                      // doublings of it, where much is lacking, for a peer that brings nothing
-	maxStalls      = 3                      // times in a row that nothing came, after which a claim is believed last
-	gapPatience    = 2 * time.Second        // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
-	healPatience   = 5 * time.Second        // if we hold posts from before the gap: a link that was cut is used again within it
-	gatherPatience = 4 * time.Second        // without gatherFloor bytes before a newcomer prints what it has
-	mostClaims     = 2048                   // of a peer that we remember
-	maxClaims      = 12_000                 // of all peers together; each takes 600 bytes while we ask for its posts
-	fewClaims      = 64                     // of each, however many peers there are
-	maxSources     = 2048                   // feeds of absent authors that we stay subscribed to
-	planAtOnce     = 512                    // authors of whom something is lacking, beyond which each is looked at once a second
-	planMost       = 40_000                 // claims that are looked at in a tick
-	maxLooks       = 1000                   // at authors of whom something is missing, at once
-	gatherFloor    = 8 << 10                // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
+	askAfter       = 500 * time.Millisecond  // before asking a third for the feed of a node that somebody is connected with
+	askAfterBeacon = 3 * time.Second         // and of one whose beacons we hear: it is about to connect
+	noProgress     = 2 * time.Second         // of a feed that was asked for: ask somebody else
+	trial          = 3 * time.Second         // of a source that still brings something, before another has its turn
+	maxBackoff     = 5                       // doublings of it, where much is lacking, for a peer that brings nothing
+	maxStalls      = 3                       // times in a row that nothing came, after which a claim is believed last
+	gapPatience    = 2 * time.Second         // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
+	healPatience   = 5 * time.Second         // if we hold posts from before the gap: a link that was cut is used again within it
+	gatherPatience = 4 * time.Second         // without gatherFloor bytes before a newcomer prints what it has
+	solePatience   = 2250 * time.Millisecond // of a newcomer, for what the peers of one host alone claim to have
+	mostClaims     = 2048                    // of a peer that we remember
+	maxClaims      = 12_000                  // of all peers together; each takes 600 bytes while we ask for its posts
+	fewClaims      = 64                      // of each, however many peers there are
+	maxSources     = 2048                    // feeds of absent authors that we stay subscribed to
+	planAtOnce     = 512                     // authors of whom something is lacking, beyond which each is looked at once a second
+	planMost       = 80_000                  // claims that are looked at in a tick
+	maxLooks       = 1000                    // at authors of whom something is missing, at once
+	gatherFloor    = 8 << 10                 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
 // A claim is what a peer has of an author, by its own word.
@@ -1694,7 +1695,7 @@ func (n *node) gatherLocked(now time.Time, thorough bool) {
 	if several || !others {
 		g.severalAt = now
 	}
-	if (missing || !awaiting) && now.Sub(g.at) < gatherPatience && now.Sub(g.severalAt) < gatherPatience {
+	if (missing || !awaiting) && now.Sub(g.at) < gatherPatience && now.Sub(g.severalAt) < solePatience {
 		return
 	}
 	*g = gather{from: g.from, done: true}

@@ -1333,20 +1333,24 @@ func (c *conn) handleSeenLocked(body []byte) error {
 	case err != nil || s == nil || s.from != c || n.conns[x.author] != nil: // it is passed over
 	case n.history.about(x.author).last == 0 && len(s.early) < maxEarly:
 		s.early = append(s.early, x)
+		c.debt = 0
 	default:
-		n.sawLocked(c, x)
+		if n.sawLocked(c, x) {
+			c.debt = 0 // we asked for the feed, and what an author's sightings may cost is bounded
+		}
 	}
 	return err
 }
 
 // sawLocked notes what the peer of c saw, unless its time lies so far in the future
 // that no later sighting would be believed.
-func (n *node) sawLocked(c *conn, x sighting) {
+func (n *node) sawLocked(c *conn, x sighting) (taken bool) {
 	at := x.time - c.ahead.Microseconds()
 	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
-	if at <= n.history.clock().Add(clockLimit).UnixMicro() && n.history.noteOf(x.author, p, at) {
+	if taken = at <= n.history.clock().Add(clockLimit).UnixMicro() && n.history.noteOf(x.author, p, at); taken {
 		n.relayLocked(x.author)
 	}
+	return taken
 }
 
 func (c *conn) handleDirectLocked(body []byte) error {
