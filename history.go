@@ -1655,13 +1655,10 @@ func (g *gather) came(bytes int, now time.Time) {
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
-// announced, or when too little has come for gatherPatience. What only peers of
-// one host claim to have is waited for no longer than that while there is
-// something to print that came from others: one member, who may claim anything
-// under as many names as it likes, doesn't keep what they said from the screen.
-//
-// It asks whether all is in, and only if it is to be thorough whether it is
-// time to give up.
+// announced, or when too little has come for gatherPatience. For what only peers of
+// one host claim to have it waits for solePatience, if others brought something: one
+// member, who may claim anything under many names, doesn't keep that from the screen.
+// Unless it is to be thorough, it only asks whether all is in.
 func (n *node) gatherLocked(now time.Time, thorough bool) {
 	g := &n.gather
 	if g.done || g.from == "" {

@@ -1054,6 +1054,31 @@ func (a *app) history(arg string) {
 	a.show(asHistory(events, ""))
 }
 
+// lastLines returns the last n lines of events, which it may change.
+func lastLines(events batch, n int) batch {
+	i := len(events)
+	for ; i > 0 && n > 0; i-- {
+		n -= events[i-1].lines()
+	}
+	if n < 0 {
+		events[i] = events[i].without(-n)
+	}
+	return events[i:]
+}
+
+// without returns e, a post of several lines, to be shown without the first n.
+func (e *event) without(n int) *event {
+	p := e.content()
+	for n > 0 {
+		var line []byte
+		if line, p.text, _ = bytes.Cut(p.text, []byte{'\n'}); len(line) > 0 {
+			n--
+		}
+	}
+	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
+	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind, reached: e.reached}
+}
+
 // ---- direct messages
 
 // direct sends a line that begins with @WHO or WHO/, and refuses what looks like one.

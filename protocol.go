@@ -1404,31 +1404,6 @@ func (e *event) lines() (n int) {
 	return n
 }
 
-// lastLines returns the last n lines of events, which it may change.
-func lastLines(events batch, n int) batch {
-	i := len(events)
-	for ; i > 0 && n > 0; i-- {
-		n -= events[i-1].lines()
-	}
-	if n < 0 {
-		events[i] = events[i].without(-n)
-	}
-	return events[i:]
-}
-
-// without returns e, a post of several lines, to be shown without the first n.
-func (e *event) without(n int) *event {
-	p := e.content()
-	for n > 0 {
-		var line []byte
-		if line, p.text, _ = bytes.Cut(p.text, []byte{'\n'}); len(line) > 0 {
-			n--
-		}
-	}
-	unsigned := append(appendContent(nil, p), make([]byte, signatureSize)...)
-	return &event{feed: e.feed, sealed: unsigned, time: e.time, kind: e.kind, reached: e.reached}
-}
-
 // asHistory returns events in the frame that says what they are.
 func asHistory(events batch, from string) batch {
 	lines := 0
@@ -1677,8 +1652,7 @@ func cutAlike(s, name string) (rest string, ok bool) {
 	return s, true
 }
 
-// cutCharacter cuts the first character off s, with the combining marks behind
-// it.
+// cutCharacter cuts the first character off s, with the combining marks behind it.
 func cutCharacter(s string) (c, rest string) {
 	_, n := utf8.DecodeRuneInString(s)
 	rest = strings.TrimLeftFunc(s[n:], unicode.IsMark)
@@ -1699,10 +1673,8 @@ func mayBeSame(a, b string) bool {
 	}
 	lacks := func(r rune) bool { return !slices.Contains(y[1:], r) }
 	switch {
-	case len(y) == 1: // Unicode has some characters twice
-		return isTwin(x[0]) || isTwin(y[0])
 	case unicode.In(x[0], alphabets...):
-		return len(a) > 1 && len(b) > 1 // ASCII has no accents
+		return len(y) > 1 && len(a) > 1 && len(b) > 1 // ASCII has no accents
 	case x[0] == y[0]: // marks in another order, or one that stands for two
 		return slices.ContainsFunc(x[1:], lacks) == (len(x) < len(y))
 	}
@@ -1717,12 +1689,6 @@ func shareScript(x, y rune) bool {
 		}
 	}
 	return false
-}
-
-// isTwin says whether r may be what Unicode has as another character too: as a
-// Han character for compatibility, or as a Greek letter with an acute accent.
-func isTwin(r rune) bool {
-	return unicode.Is(unicode.Han, r) && !unicode.Is(unicode.Unified_Ideograph, r) || r >= 0x1F70 && r < 0x2000
 }
 
 // canBeWithin says whether there can be a character that has the mark r on
