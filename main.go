@@ -1092,7 +1092,9 @@ func (a *app) direct(ctx context.Context, s string) {
 	}
 	to, who, text, known := whoOf(s, a.n.members())
 	for len(to) == 0 && a.input == fromPipe && ctx.Err() == nil && (s[0] == '@' || a.resembled(s) == "") { // it may come yet
-		a.n.wait(ctx)
+		a.n.mu.Lock()
+		a.n.waitLocked(ctx)
+		a.n.mu.Unlock()
 		to, who, text, known = whoOf(s, a.n.members())
 	}
 	far, _, _, _ := whoOf(s, a.n.beyond())

@@ -62,7 +62,7 @@ const (
 	directPatience   = 8 * time.Second // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
-	slowFrame        = 3 * time.Second // a large frame may take so long, while there are many of them
+	slowFrame        = 3 * time.Second // a frame, or a run in pieces, may take so long while maxLoading is exceeded
 
 	maxHandshakes   = 256      // under way at once; a handshake takes a few milliseconds
 	maxConns        = 1000     // far above a sensible full mesh; as many may be at rest
@@ -72,7 +72,7 @@ const (
 	vectorPart      = 1024     // authors of our vector that a peer hears of before it asks us to go on
 	maxSubs         = 4096     // feeds that a peer may ask for
 	maxTelling      = 1 << 13  // authors that a peer is to hear of one by one; when there are more it hears our vector anew
-	maxLoading      = 4 << 20  // bytes of large frames under way, beyond which there are many
+	maxLoading      = 4 << 20  // bytes of frames and of runs in pieces that have begun to come
 	maxWriting      = 16 << 20 // bytes that are being written, beyond which peers get posts in small frames
 	maxIdle         = 512      // bytes that an idle connection holds for writing
 	maxHave         = 1 << 15  // bytes of a HAVE, which is laid out under the lock
@@ -98,7 +98,7 @@ type node struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the node
 
-	loading atomic.Int64 // bytes of large frames that are being read
+	loading atomic.Int64 // bytes of frames that are being read, and of runs of which pieces are missing
 	writing atomic.Int64 // and of what is being written
 
 	mu         sync.Mutex    // guards all below
@@ -187,9 +187,11 @@ type writing struct {
 
 // A reading is where the reader of a connection stands.
 type reading struct {
-	debt   time.Duration // the work that the peer has still to pay for
-	part   []byte        // the pieces of a run so far
-	partAt time.Time     // when a piece last came
+	debt    time.Duration // the work that the peer has still to pay for
+	part    []byte        // the pieces of a run so far
+	partAt  time.Time     // when a piece last came
+	loading int           // bytes that load counts
+	overdue *time.Timer   // ends c if what it counts doesn't come to an end soon; nil: it has time
 }
 
 // A transport is what a connection is from its handshake on.
@@ -202,6 +204,7 @@ type transport struct {
 	since  time.Time      // when it was registered, or came to rest
 	epoch  uint32         // of the HELLO that made it
 	base   uint64         // number of our last post when it was registered
+	held   int64          // bytes that our history had cost by then
 }
 
 // A telling is what a peer is still to be told by HAVE.
@@ -279,8 +282,7 @@ func (n *node) leave() {
 	}
 }
 
-// waitLocked returns when something changed, or ctx ended. It does not hold
-// the lock meanwhile.
+// waitLocked lets go of the lock until something has changed, or ctx has ended.
 func (n *node) waitLocked(ctx context.Context) {
 	changed := n.changed
 	n.mu.Unlock()
@@ -289,12 +291,6 @@ func (n *node) waitLocked(ctx context.Context) {
 	case <-changed:
 	case <-ctx.Done():
 	}
-}
-
-func (n *node) wait(ctx context.Context) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.waitLocked(ctx)
 }
 
 func (n *node) changedLocked() {
@@ -407,6 +403,7 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	n.wg.Go(func() { c.writeLoop(ctx, first) })
 	n.wg.Go(func() {
 		err := c.readLoop()
+		c.load(-c.loading)
 		end()
 		n.unregister(c, err)
 	})
@@ -556,7 +553,8 @@ func (n *node) register(c *conn, x hello) error {
 		return errors.New("too many connections")
 	}
 	now := time.Now()
-	c.addr, c.since, c.epoch, c.base = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch, n.history.about(n.id).last
+	c.addr, c.since, c.epoch = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch
+	c.base, c.held = n.history.about(n.id).last, n.history.total()
 	c.theirs, c.subs, c.stirred, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]bool{}, map[nodeID]want{}
 	c.ackedAt, c.chatAt = now, now
 	n.moveLocked(ct, up, c)
@@ -891,10 +889,12 @@ func (c *conn) readLoop() error {
 		if size > largeFrame && !posts { // it takes no memory while its peer has to wait
 			c.pay()
 		}
-		body, err := c.readBody(size)
+		c.load(size)
+		body, err := readBody(c.tls, size)
 		if err != nil {
 			return err
 		}
+		c.load(-size)
 		if posts || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
@@ -915,17 +915,17 @@ func (c *conn) readLoop() error {
 	}
 }
 
-// readBody reads the body of a frame. While large frames take more than maxLoading
-// bytes together, those that begin must come to their end soon. An honest peer is
-// hardly hit by that, since a slow path carries no large frames.
-func (c *conn) readBody(size int) ([]byte, error) {
-	if loading := &c.n.loading; size > largeFrame {
-		defer loading.Add(int64(-size))
-		if loading.Add(int64(size)) > maxLoading {
-			defer time.AfterFunc(slowFrame, func() { c.raw.Close() }).Stop()
-		}
+// load counts bytes of frames and of runs in pieces that the peer is sending; less
+// than 0: that have come. While all peers have more than maxLoading under way, what
+// they begin has slowFrame to end, so that those who never end one take little memory.
+func (c *conn) load(size int) {
+	all := c.n.loading.Add(int64(size))
+	if c.loading += size; c.loading == 0 && c.overdue != nil {
+		c.overdue.Stop()
+		c.overdue = nil
+	} else if size > 0 && all > maxLoading && c.overdue == nil {
+		c.overdue = time.AfterFunc(slowFrame, func() { c.raw.Close() })
 	}
-	return readBody(c.tls, size)
 }
 
 // pay has the reader wait, if need be, for the work that the peer made us do.
@@ -1005,12 +1005,14 @@ func (c *conn) handlePart(body []byte) error {
 	if err != nil {
 		return err
 	}
+	c.load(len(piece))
 	if c.part = append(c.part, piece...); len(c.part) > maxFrame {
 		return fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxFrame)
 	}
 	if !more {
 		run := c.part
 		c.part = nil
+		c.load(-len(run))
 		c.debt = workOf(framePosts, len(run))
 		return c.handlePosts(run)
 	}
@@ -1437,8 +1439,12 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	defer n.mu.Unlock()
 	now := time.Now()
 	c.flow.send(c.posted, now)
-	if c.posted > 0 && c.flow.sent > n.history.total() { // the peer asked again for what it got already
-		n.work.add(&c.work, time.Duration(c.posted)*workPerByte, len(n.conns), now)
+	work, host := time.Duration(c.posted)*workPerByte, n.work.hosts[c.addr.Addr()]
+	switch {
+	case c.posted > 0 && c.flow.sent > n.history.total(): // the peer asked again for what it got already
+		n.work.add(&c.work, work, len(n.conns), now)
+	case c.posted > 0 && c.flow.sent <= c.held && host != nil: // who fetches a history time and again waits to connect
+		n.work.add(host, work, len(n.work.hosts), now)
 	}
 	chat := c.posted > 0
 	if complete {
