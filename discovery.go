@@ -766,7 +766,7 @@ func (n *node) mayReturnLocked(id nodeID, s stray, age time.Duration) bool {
 	ct, by := n.contacts[id], n.contacts[s.by]
 	_, lacking := n.lacking[id]
 	return age < tickEvery || lacking && age < noProgress ||
-		by != nil && (by.tie == broken || by.conn != nil && !by.conn.complete) ||
+		by != nil && (by.tie == broken || by.conn != nil && !by.conn.firstPart) ||
 		ct != nil && (ct.tie != away || (ct.dialing || time.Since(ct.beaconAt) < beaconFresh) && age < dialTimeout)
 }
 
@@ -781,7 +781,7 @@ func (n *node) hereLocked(id nodeID) bool {
 // or a peer may still tell of one.
 func (n *node) expectingLocked() bool {
 	for _, c := range n.conns {
-		if !c.complete {
+		if !c.firstPart {
 			return true
 		}
 	}
@@ -797,7 +797,7 @@ func (n *node) expectingLocked() bool {
 func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	c, ct := n.conns[author], n.contacts[author]
 	switch {
-	case c != nil && c.complete:
+	case c != nil && c.firstPart:
 		return 0
 	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
 		return askAfterBeacon
@@ -1220,7 +1220,7 @@ func (n *node) rouseLocked(ct *contact) {
 // which we know nothing else are left out, since a peer can make up any number.
 func (c *conn) atRest() *conn {
 	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1),
-		holdings: holdings{complete: c.complete, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
+		holdings: holdings{firstPart: c.firstPart, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
 	for author, t := range c.theirs {
 		if t.addr.IsValid() && c.n.history.about(author).state != unknown {
 			r.theirs[author] = t

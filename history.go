@@ -1545,7 +1545,7 @@ func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
 			l.source, l.over = len(peers), s.over
 			l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
 		}
-		if c.complete {
+		if c.firstPart {
 			offers, peers = append(offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
 		} else if l.source == len(peers) {
 			l.source = -1 // nothing can be said of it yet
@@ -1667,7 +1667,7 @@ func (n *node) gatherLocked(now time.Time, thorough bool) {
 	var only *conn // who can bring what is missing, where all who can are of one host
 	missing, several, looks := false, false, 0
 	for _, c := range n.conns {
-		if c.complete && !c.toldAll { // the rest of its vector is still to come
+		if c.firstPart && !c.toldAll { // the rest of its vector is still to come
 			missing, several, only = true, several || only != nil && only.addr.Addr() != c.addr.Addr(), c
 		}
 	}

@@ -167,14 +167,14 @@ type conn struct {
 
 // A holdings is what a peer has, by its own word, and how its clock goes.
 type holdings struct {
-	theirs   map[nodeID]claim
-	vector   uint64        // number of its own last post, by the first part of its vector
-	complete bool          // its vector is in, or the first part of it
-	more     bool          // it waits for our word to go on with its vector
-	toldAll  bool          // its vector has ended
-	dropped  bool          // we had no room for something in it
-	ackedAt  time.Time     // when it last acknowledged something of ours, or began to lag
-	ahead    time.Duration // by how much its clock is ahead of ours, clockLimit at most
+	theirs    map[nodeID]claim
+	vector    uint64        // number of its own last post, by the first part of its vector
+	firstPart bool          // the first part of its vector is in
+	more      bool          // it waits for our word to go on with its vector
+	toldAll   bool          // its vector has ended
+	dropped   bool          // we had no room for something in it
+	ackedAt   time.Time     // when it last acknowledged something of ours, or began to lag
+	ahead     time.Duration // by how much its clock is ahead of ours, clockLimit at most
 }
 
 // A writing is what the writer of a connection is about to send.
@@ -818,7 +818,7 @@ func (c *conn) tickLocked(now time.Time) {
 	if hasAll {
 		c.ackedAt = now
 	}
-	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.complete && hasAll && n.isListedLocked(c.peer) {
+	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.firstPart && hasAll && n.isListedLocked(c.peer) {
 		c.endLocked(byeIdle)
 		return
 	}
@@ -1164,7 +1164,7 @@ func (c *conn) handleHaveLocked(body []byte) error {
 	}
 	if flags&(haveComplete|havePart) != 0 {
 		c.more, c.toldAll = flags&havePart != 0, flags&haveComplete != 0
-		c.completeLocked(!c.complete)
+		c.vectorCameLocked(!c.firstPart)
 	}
 	if t := &c.telling; flags&haveGoOn != 0 && !t.asked && t.flag == 0 {
 		if t.asked = true; t.after == (nodeID{}) {
@@ -1255,14 +1255,14 @@ func (c *conn) askOnLocked() {
 	}
 }
 
-// completeLocked is called when the peer's vector has come, or a part of it. The first
+// vectorCameLocked is called when the peer's vector has come, or a part of it. The first
 // part tells where to begin to send our own feed. The peer becomes the source of its
 // own feed, unless it has dropped the posts that we lack next: then it has to be asked
 // like others. A newcomer knows from the vector what to wait for.
-func (c *conn) completeLocked(first bool) {
+func (c *conn) vectorCameLocked(first bool) {
 	n := c.n
 	if first {
-		c.complete, c.vector = true, c.theirs[c.peer].last
+		c.firstPart, c.vector = true, c.theirs[c.peer].last
 		has := c.theirs[n.id].last
 		own := &sub{author: n.id, next: has + 1}
 		if c.subs[n.id] = own; has == 0 {
@@ -1280,7 +1280,7 @@ func (c *conn) completeLocked(first bool) {
 	for author, s := range c.theirs {
 		c.sliceLocked(&entries)
 		itself := n.conns[author]
-		if author != n.id && (author == c.peer || itself == nil || !itself.complete) {
+		if author != n.id && (author == c.peer || itself == nil || !itself.firstPart) {
 			n.history.await(author, s.last, author == c.peer)
 		}
 		if l, ok := n.lacking[author]; ok {
@@ -1405,10 +1405,10 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	n := c.n
 	n.mu.Lock()
 	b = c.controlLocked(b)
-	bye, complete, greeted := c.bye, c.complete, !c.telling.asked && c.telling.flag == 0
+	bye, firstPart, announced := c.bye, c.firstPart, !c.telling.asked && c.telling.flag == 0
 	own := c.subs[n.id]
 	run, room, slow := c.flow.run(), c.flow.room(), c.flow.isSlow(time.Now())
-	if c.due = c.due[:0]; greeted { // posts come behind the vector that announces them
+	if c.due = c.due[:0]; announced { // posts come behind the vector that announces them
 		c.due = n.history.due(c.due, c.subs, c.stirred, c.base)
 	}
 	n.mu.Unlock()
@@ -1447,7 +1447,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		n.work.add(host, work, len(n.work.hosts), now)
 	}
 	chat := c.posted > 0
-	if complete {
+	if firstPart {
 		for _, o := range n.contactLocked(c.peer).out {
 			if o.on != c {
 				o.on, chat = c, true
@@ -1455,7 +1455,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 			}
 		}
 	}
-	if bye == byeLeaving && complete && greeted && len(b) == 0 && len(c.due)+len(c.bulk) == 0 {
+	if bye == byeLeaving && firstPart && announced && len(b) == 0 && len(c.due)+len(c.bulk) == 0 {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}
