@@ -580,14 +580,14 @@ type contact struct {
 	mailbox
 	lifeSign
 	trouble
-	id        nodeID
-	tie       tie
-	conn      *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
-	metAt     time.Time  // when it was connected for the first time; zero: never
-	epoch     uint32     // of our next HELLO to it; see the rules in protocol.go
-	reachedAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
-	heardAt   time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
-	teller    netip.Addr // the host of the node that last told where it is
+	id         nodeID
+	tie        tie
+	conn       *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
+	metAt      time.Time  // when it was connected for the first time; zero: never
+	epoch      uint32     // of our next HELLO to it; see the rules in protocol.go
+	answeredAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
+	heardAt    time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
+	teller     netip.Addr // the host of the node that last told where it is
 }
 
 // A mailbox holds the direct messages that pass with one node.
@@ -649,7 +649,7 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 	if before := n.reachedLocked(ct.id); c == nil && before.IsValid() || c != nil && before != c.addr {
 		n.news[ct.id] = bulletin{cameWent: true}
 	}
-	ct.tie, ct.conn, ct.reachedAt = to, c, time.Time{}
+	ct.tie, ct.conn, ct.answeredAt = to, c, time.Time{}
 	delete(n.conns, ct.id)
 	delete(n.rested, ct.id)
 	switch to {

@@ -408,7 +408,7 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 	events := make([]event, len(run)) // one piece of memory for the run, as its posts lie in one frame
 	for i := range run {
 		p, e := &run[i], &events[i]
-		f.reachedAt(p.reached)
+		f.setReached(p.reached)
 		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > credible}
 		if proved && i == len(run)-1 {
 			e.signature.Store(1)
@@ -597,7 +597,7 @@ func (h *history) noteLocked(f *feed, p post, at int64) bool {
 	if p.name == nil {
 		p.name = []byte(f.name)
 	}
-	f.reachedAt(p.reached)
+	f.setReached(p.reached)
 	switch n := f.posts.count; {
 	case p.addr.IsValid():
 	case f.reached != nil:
@@ -650,12 +650,12 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	case f.reached != nil && *f.reached != addr && (f.state == present || f.state == lost):
 		h.noteLocked(f, post{kind: kindMoved, text: []byte(addr.String())}, 0)
 	}
-	f.reachedAt(&addr)
+	f.setReached(&addr)
 }
 
-// reachedAt sets reached, if addr is not nil. The events that come until it changes
+// setReached sets reached, if addr is not nil. The events that come until it changes
 // share it.
-func (f *feed) reachedAt(addr *netip.AddrPort) {
+func (f *feed) setReached(addr *netip.AddrPort) {
 	if addr != nil && (f.reached == nil || *f.reached != *addr) {
 		f.reached = addr
 	}

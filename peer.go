@@ -126,7 +126,7 @@ type outside struct {
 type outcome struct {
 	bestAck     uint64    // the newest post of our own that anybody has
 	takenAt     time.Time // when waitDelivered began, or a direct message was taken since, or a post while nobody had all
-	metAt       time.Time // when anybody was last connected
+	lastMetAt   time.Time // when anybody was last connected
 	undelivered int       // direct messages that were given up
 }
 
@@ -239,7 +239,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		changed:  make(chan struct{}),
 		roster:   roster{conns: map[nodeID]*conn{}, rested: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
 		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
-		outcome:  outcome{metAt: now},
+		outcome:  outcome{lastMetAt: now},
 		clock:    pulse{tickAt: now, shown: h.clock().Round(0)},
 		warned:   map[string]bool{}, logged: map[string]bool{},
 	}
@@ -365,8 +365,8 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 		return attempt{err: err}
 	}
 	n.mu.Lock()
-	if ct := n.contacts[expect]; ct != nil && ct.tie == suspect && ct.reachedAt.IsZero() {
-		ct.reachedAt = time.Now()
+	if ct := n.contacts[expect]; ct != nil && ct.tie == suspect && ct.answeredAt.IsZero() {
+		ct.answeredAt = time.Now()
 	}
 	n.mu.Unlock()
 	a.answered = true
@@ -728,7 +728,7 @@ func (n *node) tick() {
 	n.findStraysLocked(now)
 	n.gatherLocked(now, true)
 	if len(n.conns) > 0 {
-		n.metAt = now
+		n.lastMetAt = now
 	}
 	n.history.setDelivered(n.deliveredLocked(now))
 	n.changedLocked()
@@ -826,7 +826,7 @@ func (c *conn) tickLocked(now time.Time) {
 	if quiet > slowHeartbeat+heartbeat {
 		n.announce() // it may not hear us either
 	}
-	switch judged := judgeSilence(quiet, now.Sub(ct.beaconAt), now.Sub(ct.reachedAt)); {
+	switch judged := judgeSilence(quiet, now.Sub(ct.beaconAt), now.Sub(ct.answeredAt)); {
 	case judged == silent:
 		c.endLocked(byeSilent)
 	case judged == doubtful && ct.tie == up:
@@ -1662,7 +1662,7 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 // lacks one that was said since it came. Peers that acknowledge nothing don't count.
 // If nobody has been connected for patience, all posts count as delivered.
 func (n *node) deliveredLocked(now time.Time) uint64 {
-	if len(n.conns) == 0 && now.Sub(n.metAt) < n.patience {
+	if len(n.conns) == 0 && now.Sub(n.lastMetAt) < n.patience {
 		return n.bestAck
 	}
 	number := n.history.about(n.id).last
