@@ -278,7 +278,7 @@ type history struct {
 	owed      int64      // what our own posts cost that setDelivered has not named
 	oldest    byAge      // all stores of events, but for those that begin with what must stay
 	feeds     map[nodeID]*feed
-	idle      []*feed         // authors of whom nothing was held lately, the longest known first
+	empty     []*feed         // authors of whom nothing was held lately, the longest known first
 	names     map[string]bool // that anybody bore in this launch, as fold returns them
 	latest    int64           // hybrid logical clock, µs since 1970
 	horizon   int64           // time of the newest event dropped for keep
@@ -627,7 +627,7 @@ func (h *history) feedLocked(id nodeID) *feed {
 	if f == nil {
 		f = newFeed(id)
 		h.feeds[id] = f
-		h.restLocked(f)
+		h.noteEmptyLocked(f)
 	}
 	return f
 }
@@ -668,24 +668,24 @@ func (h *history) forget(id nodeID) {
 	defer h.mu.Unlock()
 	if f := h.feeds[id]; f != nil {
 		f.here = false
-		h.restLocked(f)
+		h.noteEmptyLocked(f)
 	}
 }
 
-// restLocked notes it if nothing is held of f any more. When that has happened to
+// noteEmptyLocked notes it if nothing is held of f any more. When that has happened to
 // maxAuthors others since, f is forgotten, unless it is here or something is held
 // of it again. As long as an author is remembered, nothing that it said before is
 // shown again.
-func (h *history) restLocked(f *feed) {
-	if f.held > 0 || slices.Contains(h.idle, f) {
+func (h *history) noteEmptyLocked(f *feed) {
+	if f.held > 0 || slices.Contains(h.empty, f) {
 		return
 	}
-	h.idle = append(h.idle, f)
-	if len(h.idle) > maxAuthors {
-		if o := h.idle[0]; o.held == 0 && !o.here {
+	h.empty = append(h.empty, f)
+	if len(h.empty) > maxAuthors {
+		if o := h.empty[0]; o.held == 0 && !o.here {
 			delete(h.feeds, o.id)
 		}
-		h.idle = slices.Delete(h.idle, 0, 1)
+		h.empty = slices.Delete(h.empty, 0, 1)
 	}
 }
 
@@ -755,7 +755,7 @@ func (h *history) dropFirstLocked(s *store) {
 	}
 	if f.held--; f.held == 0 {
 		h.size -= authorCost
-		h.restLocked(f)
+		h.noteEmptyLocked(f)
 	}
 	if len(f.seen) > 0 && f.seen[0] == e {
 		f.seen = f.seen[1:]
