@@ -88,14 +88,14 @@ func TestLargeRoomMeetsWithoutWaiting(t *testing.T) {
 	host := netip.MustParseAddr("127.0.0.1")
 	begun := 0
 	for range 1000 {
-		if w.greet(host, now) == 0 {
+		if w.countHandshake(host, now) == 0 {
 			begun++
 		}
 	}
 	if begun < 100 || begun > 200 {
 		t.Errorf("%d of 1,000 handshakes of one host begin in one instant, want half of those of a room of 200, and not many more", begun)
 	}
-	if wait := w.greet(netip.MustParseAddr("127.0.0.2"), now); wait > 0 {
+	if wait := w.countHandshake(netip.MustParseAddr("127.0.0.2"), now); wait > 0 {
 		t.Errorf("that of another host waits for %v", wait)
 	}
 }
@@ -109,7 +109,7 @@ func TestHandshakeThatGivesWayEndsAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		n := l.enter("Ann", deaf()).node
 		n.mu.Lock()
-		for n.work.greet(netip.Addr{}, time.Now()) == 0 { // the host of a pipe
+		for n.work.countHandshake(netip.Addr{}, time.Now()) == 0 { // the host of a pipe
 		}
 		n.mu.Unlock()
 		var ended atomic.Int64

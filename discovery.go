@@ -201,7 +201,7 @@ func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus cha
 func (d *discovery) send(n *node, spare bool) {
 	l := d.look()
 	if len(l.own) > 0 {
-		n.moved(l.own, d.bind)
+		n.checkAddrs(l.own, d.bind)
 	}
 	packets := make([][]byte, len(l.segments))
 	for i, s := range l.segments {

@@ -399,7 +399,7 @@ func (a *app) run() int {
 	a.typing = a.screen.open()
 	defer a.screen.close()
 	a.screen.row.completions = a.completions
-	a.greet(own())
+	a.banner(own())
 
 	ctx, leave := context.WithCancel(context.Background())
 	defer leave()
@@ -457,8 +457,8 @@ func (a *app) fail(format string, args ...any) int {
 	return 1
 }
 
-// greet says who and where we are.
-func (a *app) greet(own netip.AddrPort) {
+// banner says who and where we are.
+func (a *app) banner(own netip.AddrPort) {
 	if a.cfg.warning != "" {
 		a.v.say("%s", a.cfg.warning)
 	}

@@ -415,7 +415,7 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 func (n *node) queueUp(c *conn) error {
 	for {
 		n.mu.Lock()
-		wait := n.work.greet(c.addr.Addr(), time.Now())
+		wait := n.work.countHandshake(c.addr.Addr(), time.Now())
 		n.mu.Unlock()
 		if wait == 0 {
 			return nil
@@ -573,14 +573,14 @@ func (n *node) register(c *conn, x hello) error {
 		c.bye = byeLeaving // so that it hears our goodbye, and doesn't take us for lost
 	}
 	c.telling.got = true
-	c.greetLocked()
+	c.beginVectorLocked()
 	n.welcomeLocked(c, x)
 	return nil
 }
 
-// greetLocked has the peer hear our whole vector, from its beginning: all authors of
+// beginVectorLocked has the peer hear our whole vector, from its beginning: all authors of
 // whom we hold posts, and all nodes that we are connected with.
-func (c *conn) greetLocked() {
+func (c *conn) beginVectorLocked() {
 	n, t := c.n, &c.telling
 	t.authors = map[nodeID]bool{n.id: true, c.peer: true}
 	for id, ct := range n.contacts {
@@ -782,7 +782,7 @@ func (n *node) newsLocked() {
 // tellLocked has the peer hear what we have of author.
 func (c *conn) tellLocked(author nodeID) {
 	if c.telling.authors[author] = true; len(c.telling.authors) > maxTelling {
-		c.greetLocked()
+		c.beginVectorLocked()
 	}
 	wake(c.wake)
 }
@@ -851,10 +851,10 @@ func (n *node) beat() {
 	}
 }
 
-// moved is told which addresses this host has, and the one that -bind names, if
+// checkAddrs is told which addresses this host has, and the one that -bind names, if
 // any. A connection from an address that is gone is dead, though nobody has noticed
 // yet.
-func (n *node) moved(own []netip.Addr, bind netip.Addr) {
+func (n *node) checkAddrs(own []netip.Addr, bind netip.Addr) {
 	isGone := func(a netip.Addr) bool { return !a.IsLoopback() && !slices.Contains(own, a) }
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -1168,7 +1168,7 @@ func (c *conn) handleHaveLocked(body []byte) error {
 	}
 	if t := &c.telling; flags&haveGoOn != 0 && !t.asked && t.flag == 0 {
 		if t.asked = true; t.after == (nodeID{}) {
-			c.greetLocked()
+			c.beginVectorLocked()
 		}
 		wake(c.wake)
 	}

@@ -999,9 +999,9 @@ type workload struct {
 	hosts map[netip.Addr]*tab // of handshakes
 }
 
-// greet returns for how long a handshake that somebody of that host began is to
+// countHandshake returns for how long a handshake that somebody of that host began is to
 // wait before it is asked for again. If it needn't it is begun, and counted.
-func (w *workload) greet(host netip.Addr, now time.Time) time.Duration {
+func (w *workload) countHandshake(host netip.Addr, now time.Time) time.Duration {
 	if w.hosts == nil {
 		w.hosts = map[netip.Addr]*tab{}
 	}
