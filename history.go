@@ -1531,7 +1531,7 @@ func (n *node) planLocked(now time.Time) {
 		}
 	}
 	for c := range serving {
-		c.served.busy += min(now.Sub(n.clock.tickAt), tickEvery)
+		c.served.busy += min(now.Sub(n.pulse.tickAt), tickEvery)
 	}
 }
 

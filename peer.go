@@ -108,7 +108,7 @@ type node struct {
 	roster
 	exchange
 	outcome
-	clock  pulse
+	pulse  pulse
 	work   workload        // that all peers together made us do
 	warned map[string]bool // what the user was warned of in this launch
 	logged map[string]bool // offences that were logged in this minute
@@ -130,7 +130,7 @@ type outcome struct {
 	undelivered int       // direct messages that were given up
 }
 
-// A pulse is when the tick last did what it does.
+// A pulse holds when the tick last did each of its tasks.
 type pulse struct {
 	tickAt   time.Time // when the last one came
 	wokeAt   time.Time // when one last came late
@@ -240,7 +240,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		roster:   roster{conns: map[nodeID]*conn{}, rested: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
 		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
 		outcome:  outcome{lastMetAt: now},
-		clock:    pulse{tickAt: now, shown: h.clock().Round(0)},
+		pulse:    pulse{tickAt: now, shown: h.clock().Round(0)},
 		warned:   map[string]bool{}, logged: map[string]bool{},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -695,15 +695,15 @@ func (n *node) tick() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
-	if now.Sub(n.clock.tickAt) > 2*time.Second {
-		n.clock.wokeAt = now // we were stopped, or got no time, and can't tell who was silent meanwhile
+	if now.Sub(n.pulse.tickAt) > 2*time.Second {
+		n.pulse.wokeAt = now // we were stopped, or got no time, and can't tell who was silent meanwhile
 	}
 	n.watchClockLocked(now)
 	for _, c := range n.conns {
 		c.tickLocked(now)
 	}
-	if now.Sub(n.clock.toldAt) >= time.Duration(len(n.conns))*tellGap {
-		n.clock.toldAt = now
+	if now.Sub(n.pulse.toldAt) >= time.Duration(len(n.conns))*tellGap {
+		n.pulse.toldAt = now
 		n.newsLocked()
 	}
 	for _, ct := range n.contacts {
@@ -715,13 +715,13 @@ func (n *node) tick() {
 	for _, t := range n.targets {
 		n.dialTargetLocked(t)
 	}
-	if now.Sub(n.clock.relistAt) >= relistEvery {
-		n.clock.relistAt = now
+	if now.Sub(n.pulse.relistAt) >= relistEvery {
+		n.pulse.relistAt = now
 		n.relistLocked(now)
 		n.gate.forgive()
 	}
-	if now.Sub(n.clock.loggedAt) >= time.Minute {
-		n.clock.loggedAt = now
+	if now.Sub(n.pulse.loggedAt) >= time.Minute {
+		n.pulse.loggedAt = now
 		clear(n.logged)
 	}
 	n.planLocked(now)
@@ -732,7 +732,7 @@ func (n *node) tick() {
 	}
 	n.history.setDelivered(n.deliveredLocked(now))
 	n.changedLocked()
-	n.clock.tickAt = now
+	n.pulse.tickAt = now
 }
 
 // watchClockLocked notices when our own clock jumps, which it does if somebody sets
@@ -740,8 +740,8 @@ func (n *node) tick() {
 // time that has really passed, which the monotonic part of now knows.
 func (n *node) watchClockLocked(now time.Time) {
 	clock := n.history.clock().Round(0) // without the monotonic part
-	jump := clock.Sub(n.clock.shown) - now.Sub(n.clock.tickAt)
-	n.clock.shown = clock
+	jump := clock.Sub(n.pulse.shown) - now.Sub(n.pulse.tickAt)
+	n.pulse.shown = clock
 	if jump.Abs() <= clockLimit {
 		return
 	}
@@ -822,7 +822,7 @@ func (c *conn) tickLocked(now time.Time) {
 		c.endLocked(byeIdle)
 		return
 	}
-	quiet := min(c.raw.sinceRead(), now.Sub(n.clock.wokeAt))
+	quiet := min(c.raw.sinceRead(), now.Sub(n.pulse.wokeAt))
 	if quiet > slowHeartbeat+heartbeat {
 		n.announce() // it may not hear us either
 	}
