@@ -626,8 +626,8 @@ type trouble struct {
 
 func (ct *contact) isMet() bool { return !ct.metAt.IsZero() }
 
-// isOwed says whether the connection is being opened anew.
-func (ct *contact) isOwed() bool { return ct.tie == broken || ct.tie == waking }
+// isReopening says whether the connection is being opened anew.
+func (ct *contact) isReopening() bool { return ct.tie == broken || ct.tie == waking }
 
 // A roster is who is there, and how to reach them. Guarded by node.mu.
 type roster struct {
@@ -1059,7 +1059,7 @@ func (n *node) dialContact(ct *contact, addr netip.AddrPort, most int, probe boo
 	for wait := dialAgain; ; wait *= 2 {
 		a := n.firstOf(ctx, ct, addr, most, probe)
 		n.mu.Lock()
-		again := a.err != nil && a.answered && ctx.Err() == nil && ct.isOwed() && !n.isGoneLocked(ct, a)
+		again := a.err != nil && a.answered && ctx.Err() == nil && ct.isReopening() && !n.isGoneLocked(ct, a)
 		if !again {
 			n.dialedLocked(ct, a)
 		}
@@ -1109,7 +1109,7 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 		case <-join.C:
 		}
 		n.mu.Lock()
-		settled := failed && (last.err == nil || errors.Is(last.err, errDuplicate) || ct.isOwed() && n.isGoneLocked(ct, last))
+		settled := failed && (last.err == nil || errors.Is(last.err, errDuplicate) || ct.isReopening() && n.isGoneLocked(ct, last))
 		other := ct.besides(turn)
 		n.mu.Unlock()
 		if settled {
@@ -1140,7 +1140,7 @@ func (n *node) dialedLocked(ct *contact, last attempt) {
 			ct.conn.raw.Close() // another one has taken its place
 		}
 	case last.err == nil:
-		if ct.isOwed() {
+		if ct.isReopening() {
 			n.redialLocked(ct) // it broke, or rested, again meanwhile
 		}
 	case ct.tie != broken && min(time.Since(ct.beaconAt), time.Since(ct.conn.since)) < slowHeartbeat:
@@ -1257,7 +1257,7 @@ func (n *node) dialTargetLocked(t *target) {
 // heard by all only when their nodes have it too.
 func (n *node) owedLocked() (owed []*contact) {
 	for _, ct := range n.contacts {
-		if ct.isOwed() {
+		if ct.isReopening() {
 			owed = append(owed, ct)
 		}
 	}
