@@ -587,7 +587,7 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string,
 		behind = behind[:0]
 		for id, ct := range n.contacts {
 			waiting += len(ct.out)
-			if c := n.conns[id]; ct.isReopening() || c != nil && c.acked() < goal {
+			if c := n.conns[id]; ct.isReopening() || c != nil && c.ackedLocked() < goal {
 				behind = append(behind, n.label(id))
 			}
 		}

@@ -670,7 +670,7 @@ func (n *node) unregister(c *conn, err error) {
 		perHost(slices.Collect(maps.Values(n.rested)))[c.addr.Addr()] < maxRestPerAddr:
 		n.moveLocked(ct, resting, c.atRest())
 		ct.wait(slowHeartbeat, slowHeartbeat)
-		if c.acked() < n.history.about(n.id).last || len(ct.out) > 0 {
+		if c.ackedLocked() < n.history.about(n.id).last || len(ct.out) > 0 {
 			n.rouseLocked(ct) // BYE crossed what we had to say
 		}
 	case n.ctx.Err() != nil || n.leaving && (c.parted || goodbye):
@@ -794,8 +794,8 @@ func (c *conn) lagsLocked(author nodeID) bool {
 	return c.peer != author && !t.addr.IsValid() && t.last < c.n.history.about(author).last
 }
 
-// acked returns the number of our newest post that the peer has.
-func (c *conn) acked() uint64 { return c.theirs[c.n.id].last }
+// ackedLocked returns the number of our newest post that the peer has.
+func (c *conn) ackedLocked() uint64 { return c.theirs[c.n.id].last }
 
 // tickLocked sends a heartbeat where nothing else was sent, has a connection
 // without chat rest, and judges a silent peer.
@@ -814,7 +814,7 @@ func (c *conn) tickLocked(now time.Time) {
 		c.telling.beat = true
 		wake(c.wake)
 	}
-	hasAll := c.acked() >= n.history.about(n.id).last
+	hasAll := c.ackedLocked() >= n.history.about(n.id).last
 	if hasAll {
 		c.ackedAt = now
 	}
@@ -1144,7 +1144,7 @@ func (c *conn) stirLocked(author nodeID) {
 // mere acknowledgement of what we said.
 func (c *conn) handleHaveLocked(body []byte) error {
 	n := c.n
-	entries, acked := 0, c.acked()
+	entries, acked := 0, c.ackedLocked()
 	flags, taken, err := parseHave(body, func(author nodeID, s span, addr netip.AddrPort) {
 		c.sliceLocked(&entries)
 		n.hasLocked(c, author, s, addr)
@@ -1159,7 +1159,7 @@ func (c *conn) handleHaveLocked(body []byte) error {
 		n.takenAt = time.Now()
 		n.changedLocked()
 	}
-	if entries <= 1 && (c.acked() > acked || len(ct.out) < waiting) {
+	if entries <= 1 && (c.ackedLocked() > acked || len(ct.out) < waiting) {
 		c.debt = 0
 	}
 	if flags&(haveComplete|havePart) != 0 {
@@ -1668,7 +1668,7 @@ func (n *node) deliveredLocked(now time.Time) uint64 {
 	number := n.history.about(n.id).last
 	for _, c := range n.conns {
 		if now.Sub(c.ackedAt) < unresponsive {
-			number = min(number, max(c.acked(), c.base))
+			number = min(number, max(c.ackedLocked(), c.base))
 		}
 	}
 	return number
