@@ -641,13 +641,19 @@ type roster struct {
 }
 
 // moveLocked changes the tie of ct, and its connection. If we are connected with
-// the node now, or are no longer, or at another address, the others hear of it.
+// the node now, or are no longer, or at another address, the others hear of it. The
+// nodes that were heard through the old connection are strays from then on.
 func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 	if ct.tie != to {
 		n.logf("%v (%s): %v, was %v", ct.id, n.label(ct.id), to, ct.tie)
 	}
 	if before := n.reachedLocked(ct.id); c == nil && before.IsValid() || c != nil && before != c.addr {
 		n.news[ct.id] = bulletin{cameWent: true}
+	}
+	if old := ct.conn; old != nil && old != c {
+		for author, was := range old.theirs {
+			n.strayLocked(old, author, was)
+		}
 	}
 	ct.tie, ct.conn, ct.answeredAt = to, c, time.Time{}
 	delete(n.conns, ct.id)
@@ -1251,17 +1257,6 @@ func (n *node) dialTargetLocked(t *target) {
 		n.missLocked(t, a)
 		t.ended(a.err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
 	})
-}
-
-// owedLocked returns the contacts that are broken or waking. What we say counts as
-// heard by all only when their nodes have it too.
-func (n *node) owedLocked() (owed []*contact) {
-	for _, ct := range n.contacts {
-		if ct.isReopening() {
-			owed = append(owed, ct)
-		}
-	}
-	return owed
 }
 
 // relistLocked makes for connections with the nodes that peers are connected with

@@ -277,7 +277,10 @@ func (n *node) leave() {
 		c.bye = byeLeaving
 		wake(c.wake)
 	}
-	for len(n.conns)+len(n.handshakes)+len(n.owedLocked()) > 0 && ctx.Err() == nil {
+	isOpening := func() bool {
+		return slices.ContainsFunc(slices.Collect(maps.Values(n.contacts)), (*contact).isReopening)
+	}
+	for ctx.Err() == nil && (len(n.conns)+len(n.handshakes) > 0 || isOpening()) {
 		n.waitLocked(ctx) // nodes that connect meanwhile hear it too
 	}
 }
@@ -640,9 +643,6 @@ func (n *node) detachLocked(c *conn) {
 			delete(n.sources, author)
 			n.lackLocked(author)
 		}
-	}
-	for author, was := range c.theirs {
-		n.strayLocked(c, author, was)
 	}
 }
 

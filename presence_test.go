@@ -109,6 +109,28 @@ func TestRestingConnectionsRelay(t *testing.T) {
 	})
 }
 
+// TestHeardThroughOneAtRestIsLostWithIt: Ann hears of Yan through Xen alone, and the
+// connection with Xen rests when both go.
+func TestHeardThroughOneAtRestIsLostWithIt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		yan := l.enter("Yan", deaf())
+		xen := l.enter("Xen", deaf(), told(yan))
+		ann := l.enter("Ann", deaf(), apartFrom(yan), listed("X", xen, 10*time.Second))
+		yan.says("hi")
+		after(30 * time.Second)
+		if ann.peersNow() != 0 {
+			t.Fatal("nothing rests")
+		}
+		ann.wantLines(1, `^\* Yan@10.0.0.1\? joined$`)
+		yan.crash()
+		xen.crash()
+		after(30 * time.Second)
+		ann.wantLines(1, `^\* Xen@10.0.0.2 lost$`)
+		ann.wantLines(1, `^\* Yan@10.0.0.1\? lost$`)
+	})
+}
+
 // TestThirdIsSeenToGoAfterAReconnect: who reaches Cid through Bob hears of his
 // end, though the connection with Bob is a new one and nothing was said on it.
 func TestThirdIsSeenToGoAfterAReconnect(t *testing.T) {
