@@ -764,7 +764,7 @@ func (a *app) read(ctx context.Context) {
 			}
 			return
 		}
-		if a.input == fromPipe && !met && !a.cfg.verbatim && maybePrivate(e.line) { // it may name somebody of whom we don't know yet
+		if a.input == fromPipe && !met && !a.cfg.verbatim && maybePrivate(e.line) { // it may name somebody that we don't know yet
 			met = true
 			post()
 			limited, cancel := context.WithTimeout(ctx, a.cfg.wait)
@@ -910,8 +910,8 @@ func (a *app) message(line []byte) ([]byte, bool) {
 	return line, !a.isAddressed(line)
 }
 
-// maybePrivate says whether line, which begins with neither / nor @, can be
-// meant for somebody alone, as far as can be told without knowing who is here.
+// maybePrivate says whether line can be meant for somebody alone, as far as can be
+// told without knowing who is here.
 func maybePrivate(line []byte) bool {
 	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && line[i-1] != ' ' && !bytes.ContainsAny(line[:i], forbidden) {
 		return true

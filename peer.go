@@ -14,7 +14,7 @@ package main
 // memory: its numbers fall behind. Each peer is subscribed to our own feed. For the
 // feeds of others there are:
 //
-//	node.lacking  authors of whom somebody may have more than we
+//	node.lacking  authors that somebody may have more of than we
 //	node.sources  the peers that send us their posts
 //	conn.theirs   what a peer has, by its own word
 //	conn.wants    what is still to be asked of a peer
@@ -53,7 +53,7 @@ import (
 const (
 	tickEvery     = 250 * time.Millisecond
 	heartbeat     = 1 * time.Second // a connection that carried nothing for so long carries an empty HAVE
-	slowHeartbeat = 3 * heartbeat   // the same where the peer's beacons show that it lives, and in a large room
+	slowHeartbeat = 3 * heartbeat   // the heartbeat where the peer's beacons show that it lives, and in a large room
 	largeRoom     = 64              // nodes; a room of more is large
 
 	relistEvery      = 4 * time.Second
@@ -87,7 +87,7 @@ const errDuplicate = byeError(byeDuplicate)
 type node struct {
 	id       nodeID        // immutable, like all up to mu
 	tls      *tls.Config   // of all connections; it holds the key of the node
-	room     *roomKey      // which a peer must know, too
+	room     *roomKey      // the key that a peer must know, too
 	port     uint16        // TCP port that we listen on
 	roomPort uint16        // UDP port of the room; as a TCP port it is not shown
 	patience time.Duration // with nobody connected, before what we say counts as heard
@@ -99,7 +99,7 @@ type node struct {
 	wg     sync.WaitGroup // every goroutine of the node
 
 	loading atomic.Int64 // bytes of frames that are being read, and of runs of which pieces are missing
-	writing atomic.Int64 // and of what is being written
+	writing atomic.Int64 // bytes of frames that are being written
 
 	mu         sync.Mutex    // guards all below
 	leaving    bool          // we have said that we leave
@@ -125,25 +125,25 @@ type outside struct {
 // An outcome is what became of what we said.
 type outcome struct {
 	bestAck     uint64    // the newest post of our own that anybody has
-	takenAt     time.Time // when waitDelivered began, or a direct message was taken since, or a post while nobody had all
+	takenAt     time.Time // when waitDelivered began, or last a direct message was taken, or part of a post while nobody had all
 	lastMetAt   time.Time // when anybody was last connected
 	undelivered int       // direct messages that were given up
 }
 
 // A pulse holds when the tick last did each of its tasks.
 type pulse struct {
-	tickAt   time.Time // when the last one came
-	wokeAt   time.Time // when one last came late
-	shown    time.Time // what the clock showed at the last one
+	tickAt   time.Time // when the last tick came
+	wokeAt   time.Time // when a tick last came late
+	shown    time.Time // what the history's clock showed at the last tick
 	toldAt   time.Time // when peers last heard the news
-	relistAt time.Time // when we last looked whom our peers know, and forgot what nobody asks for
+	relistAt time.Time // when relistLocked was last called
 	loggedAt time.Time // when logged was last emptied
 }
 
-// A conn is a connection with one peer: first in its handshake, then
-// registered.
+// A conn is a connection with one peer: first in its handshake, then registered.
 type conn struct {
-	n *node // immutable, like all up to the next empty line from when the connection is registered
+	// From the registration on, the fields up to the next empty line are immutable.
+	n *node
 	transport
 	wake chan struct{} // receives when the writer has something to do, or the handshake has to give way
 
@@ -157,7 +157,7 @@ type conn struct {
 	telling telling
 	wants   map[nodeID]want // what to ask for
 	subs    map[nodeID]*sub // what to send
-	stirred map[nodeID]bool // authors of subs of whom something may be new
+	stirred map[nodeID]bool // authors of subs that may have something new
 	flow    flow            // how many bytes of posts may be under way
 	served  served          // what the peer sent of what it was asked for
 
@@ -181,7 +181,7 @@ type holdings struct {
 type writing struct {
 	due    []*sub // the feeds of which something is to be sent
 	bulk   []byte // what is left of a post that goes in pieces
-	bulkOf nodeID // whose post this is
+	bulkOf nodeID // whose post bulk is
 	posted int    // bytes in the bodies of POSTS and PART of this write
 }
 
@@ -204,12 +204,12 @@ type transport struct {
 	since  time.Time      // when it was registered, or came to rest
 	epoch  uint32         // of the HELLO that made it
 	base   uint64         // number of our last post when it was registered
-	held   int64          // bytes that our history had cost by then
+	held   int64          // bytes that our history had cost when it was registered
 }
 
 // A telling is what a peer is still to be told by HAVE.
 type telling struct {
-	authors map[nodeID]bool // of whom it should hear what we have
+	authors map[nodeID]bool // it should hear what we have of these
 	asked   bool            // the next part of our vector is due
 	after   nodeID          // the last author of the part before; zero: there is none, so the vector begins anew
 	flag    byte            // of the HAVE that tells of the last of authors: our vector, or a part of it, ends there
@@ -217,14 +217,14 @@ type telling struct {
 	beat    bool            // a HAVE is due, even if there is nothing to tell
 	clock   bool            // another HELLO is due, since our clock has jumped
 	got     bool            // a GOT is due
-	arrived int64           // what it says: bytes in the bodies of all POSTS and PART that came
+	arrived int64           // what GOT says: bytes in the bodies of all POSTS and PART that came
 }
 
 // A sub is how far the peer has what it asked for. The writer alone changes it.
 type sub struct {
 	author nodeID
 	next   uint64 // number of the post to send next
-	over   bool   // if that was dropped, a later one may be sent in its place
+	over   bool   // if the next post was dropped, a later one may be sent in its place
 	behind uint64 // posts still to be sent, as of the last look
 	early  uint64 // posts behind this one may go ahead of their turn; 0: none may, for the peer had some of the feed
 	notes  uint64 // seq of the last sighting that was sent
@@ -359,8 +359,9 @@ func isFirst(seen map[string]bool, what string) bool {
 	return true
 }
 
-// attempt makes one attempt to connect with the node at addr, or as a probe to find
-// it alive. A node that is not expect, unless that is zero, is turned away.
+// attempt tries once to connect with the node at addr; as a probe it only makes a TLS
+// handshake, to see whether the node lives. A node that is not expect, unless that is zero,
+// is turned away.
 func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, probe bool) (a attempt) {
 	raw, err := n.dial(ctx, "tcp", addr.String())
 	if err != nil {
@@ -384,8 +385,8 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 
 // ---- making a connection
 
-// serve makes a connection of raw, if the other side proves that it belongs
-// here, and reads it to its end. It returns who is there, as far as that is
+// serve makes a connection of raw, if the other side proves that it belongs here, and
+// starts the goroutines that read and write it. It returns who is there, as far as that is
 // known. A peer that is not expect, unless that is zero, is turned away.
 func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr())}}
@@ -534,8 +535,8 @@ func (n *node) appendHello(b []byte, epoch uint32) []byte {
 	return appendHello(b, hello{epoch, n.history.clock().UnixMicro(), n.port, n.myName()})
 }
 
-// register makes c the connection with its peer. The lower ID refuses with
-// errDuplicate when another one stands.
+// register makes c the connection with its peer. The lower ID refuses with errDuplicate
+// when another one stands, unless that is suspect or x has a later epoch.
 func (n *node) register(c *conn, x hello) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -581,8 +582,8 @@ func (n *node) register(c *conn, x hello) error {
 	return nil
 }
 
-// beginVectorLocked has the peer hear our whole vector, from its beginning: all authors of
-// whom we hold posts, and all nodes that we are connected with.
+// beginVectorLocked has the peer hear our whole vector, from its beginning: all authors
+// whose posts we hold, and all nodes that we are connected with.
 func (c *conn) beginVectorLocked() {
 	n, t := c.n, &c.telling
 	t.authors = map[nodeID]bool{n.id: true, c.peer: true}
@@ -611,7 +612,7 @@ func (c *conn) nextPartLocked() {
 	n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
 }
 
-// welcomeLocked tells the history and the user that the peer is here.
+// welcomeLocked tells the history that the peer is here, and begins a newcomer's wait.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, n.provenLocked(c), x.name)
 	if n.history.note(c.peer, post{kind: kindBack, addr: c.addr}) {
@@ -636,7 +637,7 @@ func (c *conn) compareClocksLocked(x hello) {
 	}
 }
 
-// detachLocked takes c out of everything that is sent or asked for.
+// detachLocked forgets c as a source of posts, and notes who may be heard through it no longer.
 func (n *node) detachLocked(c *conn) {
 	for author, s := range n.sources {
 		if s.from == c {
@@ -851,9 +852,8 @@ func (n *node) beat() {
 	}
 }
 
-// checkAddrs is told which addresses this host has, and the one that -bind names, if
-// any. A connection from an address that is gone is dead, though nobody has noticed
-// yet.
+// checkAddrs is told which addresses this host has, and the one that -bind names, if any.
+// A connection from an address that is gone is dead, though nobody has noticed yet.
 func (n *node) checkAddrs(own []netip.Addr, bind netip.Addr) {
 	isGone := func(a netip.Addr) bool { return !a.IsLoopback() && !slices.Contains(own, a) }
 	n.mu.Lock()
@@ -1255,7 +1255,7 @@ func (c *conn) askOnLocked() {
 	}
 }
 
-// vectorCameLocked is called when the peer's vector has come, or a part of it. The first
+// vectorCameLocked is called when the peer's vector, or a part of it, has come. The first
 // part tells where to begin to send our own feed. The peer becomes the source of its
 // own feed, unless it has dropped the posts that we lack next: then it has to be asked
 // like others. A newcomer knows from the vector what to wait for.
