@@ -637,7 +637,7 @@ func (c *conn) compareClocksLocked(x hello) {
 	}
 }
 
-// detachLocked forgets c as a source of posts, and notes who may be heard through it no longer.
+// detachLocked forgets c as a source, and notes who may be heard through it no longer.
 func (n *node) detachLocked(c *conn) {
 	for author, s := range n.sources {
 		if s.from == c {
@@ -942,8 +942,7 @@ func (c *conn) pay() {
 	}
 }
 
-// sliceLocked counts an entry of a frame. Others get the lock after each workSlice
-// of them.
+// sliceLocked counts an entry of a frame. After workSlice of them others get the lock.
 func (c *conn) sliceLocked(entry *int) {
 	if *entry++; *entry%workSlice == 0 {
 		c.n.mu.Unlock()
@@ -1131,8 +1130,7 @@ func (n *node) relayLocked(author nodeID) {
 	}
 }
 
-// stirLocked has the writer of c look for posts of author to send, if the peer gets
-// that feed.
+// stirLocked has the writer of c look for posts of author, if the peer gets that feed.
 func (c *conn) stirLocked(author nodeID) {
 	if c.subs[author] != nil {
 		c.stirred[author] = true
@@ -1648,7 +1646,9 @@ func (n *node) expireLocked(ct *contact, now time.Time) {
 		}
 		n.undelivered++
 		what := "could not be delivered: %.60q; send it again when it is back"
-		if o.on != nil && state != left {
+		if state == left {
+			what = "could not be delivered: %.60q; it has left"
+		} else if o.on != nil {
 			what = "was not acknowledged: %.60q; it may still arrive"
 		}
 		n.warn("a direct message to %s "+what, n.label(ct.id), o.text)

@@ -1113,6 +1113,41 @@ func TestDirectMessageReachesItsReceiverOnce(t *testing.T) {
 	})
 }
 
+// TestDirectMessageThatIsGivenUpSaysWhatToDo: a node that has left doesn't come back,
+// since the same program, started again, is another node.
+func TestDirectMessageThatIsGivenUpSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		before, then func(l *lab, a, b *guest) // what happens before the message is sent, and right after it
+		want         string
+	}{
+		"it had left":      {func(_ *lab, _, b *guest) { b.leaves() }, nil, `could not be delivered: "psst"; it has left`},
+		"it has crashed":   {func(_ *lab, _, b *guest) { b.crash() }, nil, `could not be delivered: "psst"; send it again when it is back`},
+		"the cable is out": {nil, func(l *lab, a, b *guest) { l.setApart(a, b, true) }, `was not acknowledged: "psst"; it may still arrive`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *lab) {
+				a, b := l.enter("Ann"), l.enter("Bob")
+				after(3 * time.Second)
+				to := a.members()[0]
+				if c.before != nil {
+					c.before(l, a, b)
+					after(10 * time.Second)
+				}
+				must(t, a.sendDirect(to, []byte("psst")))
+				if c.then != nil {
+					c.then(l, a, b)
+				}
+				after(10 * time.Second)
+				want := "a direct message to Bob@10.0.0.2 " + c.want
+				if w := a.warnings(); !slices.Equal(w, []string{want}) {
+					t.Errorf("Ann is told %q, want %q", w, want)
+				}
+			})
+		})
+	}
+}
+
 func TestIdleConnectionRestsAndWakesForChat(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
