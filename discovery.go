@@ -1,7 +1,7 @@
 package main
 
 // This file finds the other nodes of the network, is found by them, and decides
-// whom to dial and when.
+// which node to dial and when.
 //
 // A node says where it is by a beacon: a small sealed UDP packet to everybody on
 // the link of every interface, in IPv4 by broadcast and in IPv6 by multicast. It
@@ -18,9 +18,9 @@ package main
 // that was never met, which anybody can make up, has to pass a gate first.
 //
 // peer.go makes a connection of what was dialed, and moves the tie when one is
-// registered or ends. What silence, or the end of a connection, means for the tie
-// is judged here, and so is who is there for the user. What is said on connections
-// is no business of this file.
+// registered or ends, or when nothing comes on it. What silence and a dial that
+// failed mean is judged here, and so is who is there for the user. What is said on
+// connections is no business of this file.
 
 import (
 	"cmp"
@@ -340,11 +340,7 @@ func (s segment) group() netip.Addr {
 // plainAddr returns the one form in which an address is compared, shown and
 // written: an IPv4 address as such, and a zone where it means anything.
 func plainAddr(a netip.Addr) netip.Addr {
-	a = a.Unmap()
-	if !a.Is6() || a.Zone() == "" {
-		return a
-	}
-	if !a.IsLinkLocalUnicast() {
+	if a = a.Unmap(); !a.IsLinkLocalUnicast() {
 		return a.WithZone("")
 	}
 	return a.WithZone(plainZone(a.Zone()))
@@ -357,7 +353,7 @@ func addrOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(plainAddr(ap.Addr()), ap.Port())
 }
 
-// lacksZone says whether a stands for another host on each link.
+// lacksZone says whether a is link-local, but doesn't say on which link.
 func lacksZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" }
 
 // plainZone returns the name of an interface, or its number if the name holds a
@@ -470,27 +466,28 @@ func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 // ---- who is there, and how to reach them
 
 const (
-	maxContacts = 4096            // nodes that we know of
+	maxContacts = 4096            // nodes that we know of; beyond that, those that we never met are forgotten
 	maxStrays   = 100             // strays that are looked for at each tick
-	forgetLost  = time.Hour       // after which a lost node that direct messages never passed with is no longer dialed
+	forgetLost  = time.Hour       // so long after we last heard of it, a lost node with which no direct messages passed is forgotten
 	beaconFresh = 5 * time.Second // so long after a beacon its node counts as here
 )
 
 // A tie is how we stand with another node. Only moveLocked changes one, and logs
-// it under -v.
+// it under -v. When silence or a dial ends a tie, loseLocked says whether the node
+// is lost.
 //
 //	tie      what it means                    and what ends it
 //	away     there is no connection           up: a connection is registered
 //	up       the connection stands            suspect: silent for 4 s, or a new node is at its address;
-//	                                          resting: closed by BYE idle; broken: it ended without
-//	                                          a word; away: it ended by BYE leaving or full
-//	suspect  the connection may be dead: a    up: something comes, or a fresh one is registered;
-//	         fresh one is dialed, and may     away: silent for 7 s, see judgeSilence, which is a
-//	         replace it                       loss; else as up
-//	broken   dialed again and again for 4 s   up: registered; away: it can't be had, which is a loss
+//	                                          resting: it ended by BYE idle; away: it ended by BYE full,
+//	                                          or because one of us leaves; broken: it ended otherwise
+//	suspect  may be dead: what we say still   up: something comes, or a fresh one is registered;
+//	         goes out, a fresh one is dialed  away: silent for 7 s, see judgeSilence; else as up
+//	broken   dialed again and again for 4 s   up: registered; away: it can't be had, see dialedLocked
 //	resting  closed for lack of chat; asked   up: registered; waking: there is something to say;
-//	         now and then whether it lives    away: it doesn't answer, which is a loss
-//	waking   as broken, after resting         as broken
+//	         now and then whether it lives    away: it doesn't answer and no beacon came, see dialedLocked
+//	waking   dialed as broken is; it counts   up: registered; away: as resting
+//	         as connected, as resting does
 type tie byte
 
 const (
@@ -512,7 +509,7 @@ type route struct {
 	spare   netip.AddrPort // the IPv6 address, where addr is an IPv4 one; invalid: there is none
 	dialAt  time.Time      // not before
 	dialing bool
-	fails   int // in a row; each makes the next dial wait longer
+	fails   int // dials in a row that failed; each makes the next one wait longer
 }
 
 // learn notes an address where we have reason to find somebody. An IPv4 address
@@ -586,15 +583,15 @@ type contact struct {
 	metAt      time.Time  // when it was connected for the first time; zero: never
 	epoch      uint32     // of our next HELLO to it; see the rules in protocol.go
 	answeredAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
-	heardAt    time.Time  // when we were last connected, a beacon of it was checked, or a peer told of it
+	heardAt    time.Time  // when we were last connected, a beacon of it was believed, or a peer told of it
 	teller     netip.Addr // the host of the node that last told where it is
 }
 
 // A mailbox holds the direct messages that pass with one node.
 type mailbox struct {
-	out   []*outgoing // that it has not acknowledged
-	sent  uint64      // number of the last to it
-	taken uint64      // and of the last from it
+	out   []*outgoing // to it, not acknowledged yet
+	sent  uint64      // number of the last one to it
+	taken uint64      // number of the last one from it
 }
 
 type outgoing struct {
@@ -610,7 +607,7 @@ type lifeSign struct {
 	counter   uint64    // of the newest beacon that was checked
 	unchecked *beacon   // the first one, which told where the node is; nil once a beacon was checked
 	name      string    // in the newest that was believed
-	beaconAt  time.Time // when that came
+	beaconAt  time.Time // when the newest that was believed came
 	namedAt   time.Time // when one in its name last came, believed or not
 	named     uint64    // the greatest counter of those from its address that were not checked
 }
@@ -694,10 +691,11 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// provenLocked returns the address at which lines show the peer of c. The port of a
+// claimAddrLocked returns the address at which lines show the peer of c. The port of a
 // peer that dialed us is its own word. Where two nodes claim one port of one address,
-// it is shown for the one that we dialed there, or else for the one that came first.
-func (n *node) provenLocked(c *conn) netip.AddrPort {
+// it goes to the one that we dialed there, or else to the one that came first: the
+// history shows the other one with a question mark from now on.
+func (n *node) claimAddrLocked(c *conn) netip.AddrPort {
 	for _, o := range n.conns {
 		switch {
 		case o == c || o.addr != c.addr:
@@ -725,7 +723,7 @@ func (n *node) throughLocked(id nodeID) *conn {
 	return nil
 }
 
-// A stray is a node that a peer was connected with, and no longer is.
+// A stray is a node that we may no longer hear through a peer.
 type stray struct {
 	by    nodeID         // the peer
 	addr  netip.AddrPort // where it was connected with the node
@@ -766,8 +764,8 @@ func (n *node) findStraysLocked(now time.Time) {
 	}
 }
 
-// mayReturnLocked says whether a node that became a stray so long ago is perhaps
-// about to be heard again, or its last words are still on their way.
+// mayReturnLocked says whether it is too early to call a node lost that became a
+// stray so long ago: it may be about to be heard again, or its leave may be on its way.
 func (n *node) mayReturnLocked(id nodeID, s stray, age time.Duration) bool {
 	ct, by := n.contacts[id], n.contacts[s.by]
 	_, lacking := n.lacking[id]
@@ -799,7 +797,9 @@ func (n *node) expectingLocked() bool {
 	return len(n.handshakes) > 0
 }
 
-// delayLocked says how long to wait before asking a third for author's posts.
+// delayLocked says how long to wait before asking a third for author's posts. An
+// author whose beacons are heard is about to connect. But if our connection with it
+// has ended or a dial of it has failed, a peer that is connected with it is asked soon.
 func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	c, ct := n.conns[author], n.contacts[author]
 	switch {
@@ -831,10 +831,12 @@ func (n *node) isListedLocked(id nodeID) bool {
 	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.alias != "" && t.id == id })
 }
 
-// heard takes a beacon that came from the given address. Where it differs from what
-// is known, it is believed only after a check of its signature.
+// heard takes a beacon that came from the given address. Its signature is checked
+// before it changes the address of a node that we know, or counts as a sign that the
+// node of a connection lives. The first beacon of a node is checked when the node is
+// dialed. Most nodes are not dialed, for they dial us.
 func (n *node) heard(x beacon, from netip.Addr) {
-	if !n.isWorthACheck(&x, from) || !n.isSigned(&x, from) {
+	if !n.takeUnchecked(&x, from) || !n.isSigned(&x, from) {
 		return
 	}
 	n.mu.Lock()
@@ -854,12 +856,11 @@ func (n *node) isSigned(x *beacon, from netip.Addr) bool {
 	return good
 }
 
-// isWorthACheck does with a beacon what can be done without a check of its
+// takeUnchecked does with a beacon what can be done without a check of its
 // signature. It says whether a check would do more, and may be made now. While a
-// connection stands, all that a beacon does is to make our heartbeats rarer. The
-// first beacon of a node is checked when the node is dialed. Most nodes are not
-// dialed, for they dial us.
-func (n *node) isWorthACheck(x *beacon, from netip.Addr) bool {
+// connection carries something, a beacon makes our heartbeats rarer, and is checked
+// only if it tells an address of the other family.
+func (n *node) takeUnchecked(x *beacon, from netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now, addr := time.Now(), netip.AddrPortFrom(from, x.port)
@@ -927,10 +928,10 @@ func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
 	return good
 }
 
-// toldLocked makes for a connection with a node that the peer of c says to be at
-// addr. An address from the node's own beacons counts for more, or the wrong word of
-// a peer could keep two nodes apart. A link-local address is good on the peer's
-// links. On ours it is good only if we know which of them it means.
+// toldLocked takes the word of the peer of c that a node is at addr, and has it dialed
+// if that is due. An address from the node's own beacons counts for more, or the wrong
+// word of a peer could keep two nodes apart. A link-local address is good on the
+// peer's links. On ours it is good only if we know which of them it means.
 func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 	if n.contacts[id] == nil && n.gate.doubts(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
 		return
@@ -948,8 +949,8 @@ func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 	n.meetLocked(ct, addr, false)
 }
 
-// meetLocked makes for a connection with a node that was heard to be at addr. A
-// fresh node is dialed at once by the lower ID; the higher waits for that, and
+// meetLocked notes that a node was heard to be at addr, and has it dialed if that is
+// due. A fresh node is dialed at once by the lower ID; the higher waits for that, and
 // dials after retryFirst. A node is fresh if it is new to us, if it was not heard of
 // for a while, or if the caller says so, because its beacons come again though
 // others told of it all the time. If its IPv6 address alone is known, that of IPv4
@@ -978,15 +979,14 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 // ---- dialing
 
 const (
-	dialTimeout = 4 * time.Second        // a broken connection that is not replaced within it is a loss
-	dialJoin    = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
-	maxJoined   = 4                      // attempts at once to connect with a node that we met before
-	dialAgain   = 10 * time.Millisecond  // after a broken connection could not be made again; each time twice as long
-	familyGap   = 300 * time.Millisecond // before a node whose IPv6 address alone is known is dialed: quick beacons come 250 ms apart
-	retryFirst  = 1 * time.Second        // after a dial that failed; each time twice as long
-	retryMost   = 8 * time.Second
-	retryNamed  = 2 * time.Second // of an address that the user named; sooner at first
-
+	dialTimeout   = 4 * time.Second        // of a dial; a broken connection that is not replaced within it is a loss
+	dialJoin      = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
+	maxJoined     = 4                      // attempts of a dial to a node that we met before
+	dialAgain     = 10 * time.Millisecond  // after a broken connection could not be made again; each time twice as long
+	familyGap     = 300 * time.Millisecond // before a node whose IPv6 address alone is known is dialed: quick beacons come 250 ms apart
+	retryFirst    = 1 * time.Second        // after a dial that failed; each time twice as long
+	retryMost     = 8 * time.Second
+	retryNamed    = 2 * time.Second  // of an address that the user named; sooner at first
 	muteDials     = 3                // to a node that is heard, and does not answer, before the user hears of it
 	namedPatience = 10 * time.Second // before the user hears that nobody answers at an address of -peer
 )
@@ -1056,9 +1056,9 @@ func (n *node) dialNext() {
 	}
 }
 
-// dialContact dials the node of ct at addr, see firstOf, or as a probe finds out
-// whether it lives. While its connection is broken or waking it is
-// dialed again and again, because a dying process still accepts for a moment.
+// dialContact dials the node of ct at addr, see firstOf. With probe it only makes a
+// TLS handshake, to see whether the node lives. While the connection is broken or
+// waking it dials again and again, because a dying process still accepts for a moment.
 func (n *node) dialContact(ct *contact, addr netip.AddrPort, most int, probe bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
@@ -1088,8 +1088,8 @@ type attempt struct {
 // decides the matter, or else the last one. The first is made at addr. When one
 // fails, the other address of the node is tried, if it was not yet and is known by
 // then. While none has ended, another one joins after each dialJoin, by turns at the
-// two addresses, but no more than most in all beside the first at each address:
-// where packets vanish by chance, a connection waits longer and longer to repeat one.
+// two addresses: where packets vanish by chance, a connection waits longer and longer
+// to repeat one. There are at most most attempts, but always one at each address.
 func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, most int, probe bool) (last attempt) {
 	ended, over := make(chan attempt), make(chan struct{})
 	defer close(over)
@@ -1131,7 +1131,7 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 	return last
 }
 
-// dialedLocked moves the tie of ct as is right after a dial that has ended.
+// dialedLocked moves the tie of ct according to how a dial has ended.
 func (n *node) dialedLocked(ct *contact, last attempt) {
 	n.wonderLocked(ct, last)
 	first, most := retryFirst, retryMost
@@ -1203,8 +1203,8 @@ func (n *node) isGoneLocked(ct *contact, last attempt) bool {
 	return other == nil || !other.isMet() || time.Since(other.metAt) < dialTimeout
 }
 
-// redialLocked dials ct, which is broken or waking, at once. If no connection comes
-// of that, and the peer doesn't make one either, the node is lost.
+// redialLocked dials ct, which is broken or waking, at once, or later if its last
+// connections were all brief. dialedLocked says what it means if that fails.
 func (n *node) redialLocked(ct *contact) {
 	ct.dialAt = time.Time{}
 	if ct.brief > 1 { // it answers, but no connection lasts, and dials must not keep us busy
@@ -1222,8 +1222,8 @@ func (n *node) rouseLocked(ct *contact) {
 }
 
 // atRest returns what is remembered of c, which has come to rest: what the peer
-// wants to hear, that it has what we said, and with whom it is connected. Nodes of
-// which we know nothing else are left out, since a peer can make up any number.
+// wants to hear, that it has what we said, and its connections. Nodes of which we
+// know nothing else are left out, since a peer can make up any number.
 func (c *conn) atRest() *conn {
 	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1),
 		holdings: holdings{firstPart: c.firstPart, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
@@ -1259,8 +1259,8 @@ func (n *node) dialTargetLocked(t *target) {
 	})
 }
 
-// relistLocked makes for connections with the nodes that peers are connected with
-// and we aren't. It forgets contacts that are of no use any more.
+// relistLocked has the nodes dialed that peers are connected with and we aren't, if
+// that is due. It forgets contacts that are of no use any more.
 func (n *node) relistLocked(now time.Time) {
 	for id, ct := range n.contacts {
 		if ct.conn != nil {
@@ -1285,15 +1285,16 @@ func (n *node) relistLocked(now time.Time) {
 
 const (
 	dialRate        = 50                     // dials per second to unknown nodes
-	maxDials        = 6                      // of these under way at once: more would make each slower, not all faster
-	maxDialsPerAddr = 4                      // of these to one address
+	maxDials        = 6                      // dials to unknown nodes under way at once: more would make each slower, not all faster
+	maxDialsPerAddr = 4                      // dials to unknown nodes at one address under way at once
+	mostBlame       = 4                      // dials of late that failed: a host to blame for so many is doubted
 	dialTurn        = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
 	blameWait       = 15 * time.Millisecond  // between two dials for which one host is to blame, for each that failed of late
 	mostBlameWait   = 2 * time.Second
 
 	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core
-	maxChecksPerAddr = 200 // of these for one address: a host may be a room of so many
-	fewChecks        = 10  // that an address gets though maxChecks are used up
+	maxChecksPerAddr = 200 // signatures of beacons from one address that are checked in a second: a host may be a room of so many
+	fewChecks        = 10  // checks that an address gets in a second though maxChecks are used up
 )
 
 // A dialGate bounds the dials to nodes that were never met, so that nodes which
@@ -1319,7 +1320,7 @@ type dialed struct {
 
 // doubts says whether host is to blame for so many dials that what it tells may be
 // passed over.
-func (g *dialGate) doubts(host netip.Addr) bool { return g.hosts[host].blame >= maxDialsPerAddr }
+func (g *dialGate) doubts(host netip.Addr) bool { return g.hosts[host].blame >= mostBlame }
 
 // admit says whether a dial to host, of which the host teller told, may begin now.
 // If so it is counted, and has a place. The caller gives that up by dialNext, and
@@ -1380,9 +1381,9 @@ func (g *dialGate) forgive() {
 
 // A checkBudget bounds the signatures that are checked in a second, in all and for
 // beacons from one address. When others have used up maxChecks, an address still
-// gets fewChecks. It counts by the second and is no tab, because addresses of UDP
-// packets can be forged by the thousand, and what is kept of them goes each second.
-// The zero value is ready. Guarded by node.mu.
+// gets fewChecks, up to twice maxChecks in all. It counts by the second and is no
+// tab, because addresses of UDP packets can be forged by the thousand, and what is
+// kept of them goes each second. The zero value is ready. Guarded by node.mu.
 type checkBudget struct {
 	since time.Time // the second began
 	all   int
@@ -1405,10 +1406,10 @@ func (b *checkBudget) admit(from netip.Addr, now time.Time) bool {
 }
 
 // makeRoomLocked says whether c may be one more connection. If there are too many with
-// its host, one of these gives way where we dialed, and if there are too many in all,
-// one of the host that has most: one on which nothing was ever said, if there is any,
-// and of these the one in the middle by age. So those that came early stay, the latest
-// gets in, and those who only dial us again and again drive nobody of their host out.
+// its host, one of them gives way, but only where we dialed: those who dial us again
+// and again drive nobody of their host out. If there are too many in all, one of the
+// host that has most gives way. It is the one in the middle by age, if possible of
+// those on which nothing was said: early ones stay, and the latest gets in.
 func (n *node) makeRoomLocked(c *conn) bool {
 	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(o *conn) bool { return o.bye != 0 })
 	count := perHost(all)
@@ -1453,10 +1454,9 @@ func perHost(conns []*conn) map[netip.Addr]int {
 // ---- what silence and broken connections mean
 
 const (
-	suspicion = 4 * time.Second // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
-	silence   = 7 * time.Second // a connection silent for so long is lost: outlives a 3 s stall, and is noticed within 8 s
-
-	smallPacket = 1000 // bytes, that pass on every path
+	suspicion   = 4 * time.Second // a connection silent for so long may be dead: dial anew; more than slowHeartbeat
+	silence     = 7 * time.Second // a connection silent for so long is lost: outlives a 3 s stall, and is noticed within 8 s
+	smallPacket = 1000            // bytes, that pass on every path
 )
 
 // A judgement is what the silence of a peer says of it.
@@ -1469,10 +1469,10 @@ const (
 )
 
 // judgeSilence judges a peer from which nothing came on its connection for quiet.
-// The last beacon came, and a dial was first answered, so long ago. A beacon shows
-// that its program runs, and the answer to a dial that its host can be reached. If
-// there was both, packets vanish by chance, and the handshake of the fresh connection
-// is waited for. If not, nothing that is said comes through.
+// beacon says how long ago its last beacon came, and answer how long ago a dial was
+// first answered. A beacon shows that its program runs, and an answer that its host
+// can be reached. If there was both, packets vanish by chance, and the handshake of
+// the fresh connection is waited for. If not, nothing that is said comes through.
 func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 	switch {
 	case quiet > silence && (beacon > silence || answer > handshakeTimeout):
@@ -1547,15 +1547,15 @@ func (n *node) missLocked(t *target, a attempt) {
 
 // ---- who is there, for the user
 
-// A member is a node as the user may name it: connected, resting since some
-// time, or only named in the table.
+// A member is a node as the user may name it: connected, resting, heard through
+// others, or only named in the table.
 type member struct {
 	id      nodeID // zero: not here
 	name    string
 	aliases []string // in the table
 	addr    netip.AddrPort
 	since   time.Time
-	idle    bool
+	idle    bool   // its connection rests, or is being opened again
 	through string // the peer through which alone it is heard, with its address; empty: it is connected
 }
 
@@ -1633,7 +1633,7 @@ func candidates(all []member) string {
 		}
 	}
 	if len(list) > maxCandidates {
-		list = append(list[:maxCandidates], "whom else /members lists")
+		list = append(list[:maxCandidates], "and others, see /members")
 	}
 	return cmp.Or(strings.Join(list, ", "), "nobody")
 }

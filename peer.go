@@ -614,7 +614,7 @@ func (c *conn) nextPartLocked() {
 
 // welcomeLocked tells the history that the peer is here, and begins a newcomer's wait.
 func (n *node) welcomeLocked(c *conn, x hello) {
-	n.history.reached(c.peer, n.provenLocked(c), x.name)
+	n.history.reached(c.peer, n.claimAddrLocked(c), x.name)
 	if n.history.note(c.peer, post{kind: kindBack, addr: c.addr}) {
 		n.relayLocked(c.peer)
 	}
