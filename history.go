@@ -4,7 +4,7 @@ package main
 // went. It also decides which peer to ask for what is missing in it.
 //
 // An event is a post, which its author signed and every node has alike, or a
-// note, which this node made itself: a node was lost, or came back, or a direct
+// note, which this node made itself: a node was lost, came back or moved, or a direct
 // message passed. Events stand in one log, in order of arrival. The posts of one
 // author also form a feed. Its numbers are consecutive, so the first and the last
 // say all that is held of it; a vector of these says all that a node holds.
@@ -25,7 +25,7 @@ package main
 // believed. The events of one author come in the order of their age, and so the
 // oldest of all is the first of some author's.
 //
-// A lack is an author of whom some peer may have more than we. What to do about
+// A lack is an author that some peer may have more of than we. What to do about
 // it is decided from values alone, without a lock or a clock. The end of the file
 // gathers these under the lock of the node, and notes for the connections what to
 // ask for; peer.go sends it. A newcomer's wait for what was said before it came is
@@ -54,7 +54,7 @@ const (
 	clockLimit  = 5 * time.Minute // a clock further ahead than this drags nobody along
 	eventCost   = 128             // bytes of memory that an event takes beside its post: 94 in a long run, 144 alone in a frame
 	directShare = 16              // part of keep that direct messages from one node may take, and of all nodes four times as much
-	authorCost  = 512             // bytes of memory that an author takes of whom anything is held
+	authorCost  = 512             // bytes of memory that an author takes if anything is held of it
 	dropAtOnce  = 1000            // events that are dropped at once, besides two for each that comes: some hundred microseconds
 	spareKeep   = 16              // keep may be exceeded by 1/16 of it while a cursor has still to pass what is to go
 	maxQueue    = 64              // answers waiting for the printer
@@ -74,10 +74,10 @@ var (
 	errFork = errors.New("its author contradicts what it signed before")
 )
 
-// An event is a post or a note. It is immutable but for the last fields.
+// An event is a post, a note, or a line of answer. It is immutable but for the last fields.
 type event struct {
-	feed    *feed
-	sealed  []byte // the sealed post; of a note, its content
+	feed    *feed  // nil: it is a line of answer
+	sealed  []byte // the sealed post; of a note, its content; of answer, the line
 	time    int64  // µs since 1970
 	seq     uint64 // place in the order of arrival
 	kind    byte
@@ -158,12 +158,12 @@ type feed struct {
 	posts   *store   // consecutive numbers up to last
 	early   []post   // said and shown ahead of posts that are still missing; they come again in their turn
 	notes   *store   // what this node noted of the author
-	directs int64    // what those of these cost that are direct messages from it
-	seen    []*event // the last of these that say lost or is back
+	directs int64    // what the direct messages from it in notes cost
+	seen    []*event // the last of notes that say lost or is back
 
 	notedAt int64 // time of the last of seen, corrected to our clock; µs since 1970
-	toldAt  int64 // when a minute began in which others told of some; µs since 1970
-	told    int   // how many they told of since
+	toldAt  int64 // when the minute began in which told counts; µs since 1970
+	told    int   // sightings of the author that others told of since toldAt
 }
 
 func newFeed(id nodeID) *feed { return &feed{id: id, posts: new(store), notes: new(store)} }
@@ -266,7 +266,7 @@ type history struct {
 	keep   int64                 // bytes; immutable
 	clock  func() time.Time      // immutable
 	addr   func() netip.AddrPort // what our posts name as our address; immutable
-	nobody *feed                 // stands for authors of whom nothing is known; immutable
+	nobody *feed                 // stands for authors that nothing is known of; immutable
 
 	saying sync.Mutex // held while a post of our own is made, so that they are numbered one by one
 
@@ -278,7 +278,7 @@ type history struct {
 	owed      int64      // what our own posts cost that setDelivered has not named
 	oldest    byAge      // all stores of events, but for those that begin with what must stay
 	feeds     map[nodeID]*feed
-	empty     []*feed         // authors of whom nothing was held lately, the longest known first
+	empty     []*feed         // authors that nothing was held of lately, the longest known first
 	names     map[string]bool // that anybody bore in this launch, as fold returns them
 	latest    int64           // hybrid logical clock, µs since 1970
 	horizon   int64           // time of the newest event dropped for keep
@@ -286,7 +286,7 @@ type history struct {
 	printer   *cursor           // the one that the queue is for
 	queue     []batch           // what the printer prints before it goes on: a replay, answers to commands
 	before    map[nodeID]uint64 // of a newcomer: posts up to these numbers are printed by release; else nil
-	missing   map[nodeID]bool   // authors of whom some of these may not have come yet
+	missing   map[nodeID]bool   // authors whose posts up to these numbers may not all have come yet
 	heldFrom  uint64            // seq of the first event that release may print
 	delivered uint64            // posts of our own up to this number are where they must be
 	room      *sync.Cond        // a cursor moved, or a bound changed
@@ -886,8 +886,8 @@ func (h *history) span(author nodeID) span {
 	return h.knownLocked(author).span()
 }
 
-// authors returns the authors of whom posts are held and whose IDs follow on after,
-// in the order of their IDs, but at most so many. It says whether there are more.
+// authors returns the authors whose posts are held and whose IDs follow on after, in
+// the order of their IDs, but at most so many. It says whether there are more.
 func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1094,7 +1094,7 @@ func (h *history) awaited(author nodeID) uint64 {
 	return h.before[author]
 }
 
-// eachMissing calls each for every author of whom awaited posts have not come, with
+// eachMissing calls each for every author whose awaited posts have not all come, with
 // the number of the newest post that has, until each returns false. It returns
 // whether any posts are awaited, whether or not they have come.
 func (h *history) eachMissing(each func(author nodeID, last uint64) bool) bool {
@@ -1111,8 +1111,8 @@ func (h *history) eachMissing(each func(author nodeID, last uint64) bool) bool {
 	return len(h.before) > 0
 }
 
-// isBefore says whether release is to print e. A note on an author of whom no posts
-// are awaited is not: a newcomer's block has no lost of a node without its join.
+// isBefore says whether release is to print e. A note on an author whose posts
+// are not awaited is not: a newcomer's block has no lost of a node without its join.
 func (h *history) isBefore(e *event) bool {
 	number := h.before[e.feed.id]
 	return number > 0 && e.kind < kindDirectFrom && (e.isNote() || e.number() <= number)
@@ -1265,26 +1265,26 @@ func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer
 	})
 }
 
-// ---- what is missing, and whom to ask for it
+// ---- what is missing, and which peer to ask for it
 
 const (
-	askAfter       = 500 * time.Millisecond  // before asking a third for the feed of a node that somebody is connected with
-	askAfterBeacon = 3 * time.Second         // and of one whose beacons we hear: it is about to connect
-	noProgress     = 2 * time.Second         // of a feed that was asked for: ask somebody else
-	trial          = 3 * time.Second         // of a source that still brings something, before another has its turn
-	maxBackoff     = 5                       // doublings of it, where much is lacking, for a peer that brings nothing
+	askAfter       = 500 * time.Millisecond  // before a third is asked for the feed of a node that somebody is connected with
+	askAfterBeacon = 3 * time.Second         // before a third is asked for the feed of a node whose beacons we hear: it is about to connect
+	noProgress     = 2 * time.Second         // without posts of a feed that was asked for, before somebody else is asked
+	trial          = 3 * time.Second         // a source that still brings something serves so long before another has its turn
+	maxBackoff     = 5                       // doublings of noProgress before a peer that brings nothing is asked again, where much is lacking
 	maxStalls      = 3                       // times in a row that nothing came, after which a claim is believed last
 	gapPatience    = 2 * time.Second         // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
-	healPatience   = 5 * time.Second         // if we hold posts from before the gap: a link that was cut is used again within it
-	gatherPatience = 4 * time.Second         // without gatherFloor bytes before a newcomer prints what it has
-	solePatience   = 2250 * time.Millisecond // of a newcomer, for what the peers of one host alone claim to have
-	mostClaims     = 2048                    // of a peer that we remember
-	maxClaims      = 12_000                  // of all peers together; each takes 600 bytes while we ask for its posts
-	fewClaims      = 64                      // of each, however many peers there are
+	healPatience   = 5 * time.Second         // before a gap is left out if we hold posts from before it: a link that was cut is used again within this time
+	gatherPatience = 4 * time.Second         // in which gatherFloor bytes must come, or a newcomer prints what it has
+	solePatience   = 2250 * time.Millisecond // for which a newcomer waits for what the peers of one host alone claim to have
+	mostClaims     = 2048                    // claims of one peer that we remember
+	maxClaims      = 12_000                  // claims of all peers together; each takes 600 bytes while we ask for its posts
+	fewClaims      = 64                      // claims of each peer, however many peers there are
 	maxSources     = 2048                    // feeds of absent authors that we stay subscribed to
-	planAtOnce     = 512                     // authors of whom something is lacking, beyond which each is looked at once a second
+	planAtOnce     = 512                     // authors in lacking, beyond which each is looked at once a second
 	planMost       = 80_000                  // claims that are looked at in a tick
-	maxLooks       = 1000                    // at authors of whom something is missing, at once
+	maxLooks       = 1000                    // looks at authors whose awaited posts are missing, at once
 	gatherFloor    = 8 << 10                 // bytes in gatherPatience, a quarter of what 64 kbit/s carry: less is not waited for
 )
 
@@ -1346,7 +1346,7 @@ func (o *offer) help(mine uint64) help {
 	return noHelp
 }
 
-// A lack is what is known of an author of whom some peer may have more than we: all
+// A lack is what is known of an author that some peer may have more of than we: all
 // that decides what to do about it.
 type lack struct {
 	mine    author
@@ -1471,31 +1471,31 @@ func (l *lack) best() (best int, can help) {
 
 // An exchange is what of the feeds is still to be had, and to be told.
 type exchange struct {
-	lacking map[nodeID]lacked   // authors of whom somebody may have more than we
+	lacking map[nodeID]lacked   // authors that somebody may have more of than we
 	sources map[nodeID]*source  // who sends us a feed
 	news    map[nodeID]bulletin // what peers are to hear of
 	gather  gather
 
 	offers   []offer // memory that decideLocked uses again
-	offering []*conn // likewise
+	offering []*conn // memory that decideLocked uses again
 }
 
 // A lacked says since when we know that we lack something.
 type lacked struct {
 	since time.Time
-	again time.Time // we needn't look for somebody to ask before
+	again time.Time // before this we needn't look for somebody to ask
 }
 
-// A bulletin is the news that we took posts of an author.
+// A bulletin is what peers are to hear of an author: its posts, or that it came or went.
 type bulletin struct {
-	cameWent bool    // it came or went
-	known    []*conn // peers that had these posts
+	cameWent bool    // our connection with the author came or went
+	known    []*conn // peers that had its posts already
 }
 
 // A source is who sends us a feed: its author, unasked, or a peer that we asked.
 type source struct {
 	from  *conn
-	since time.Time  // it last brought something, or began to owe us something
+	since time.Time  // when it last brought something, or began to owe us something
 	over  bool       // it was asked to leave out what nobody has
 	early []sighting // of an author whose join is still on its way
 }
@@ -1642,9 +1642,9 @@ type gather struct {
 	from      string         // the first peer, as it is shown; empty until there is one
 	done      bool           // the frame is printed
 	brought   map[nodeID]int // awaited posts that each peer brought
-	bytes     int            // of them, since at
-	at        time.Time      // when gatherFloor bytes of them had last come
-	severalAt time.Time      // when something was last missing that more than one peer could bring
+	bytes     int            // of awaited posts that came since at
+	at        time.Time      // when bytes last reached gatherFloor
+	severalAt time.Time      // when the peers of more than one host could last bring what is missing, or nobody else had brought anything
 }
 
 // came counts bytes of awaited posts.
