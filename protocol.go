@@ -99,8 +99,7 @@ package main
 //  1. A reader skips frames of unknown type, and bytes behind the fields of PROOF,
 //     HELLO, SEEN, BYE and GOT. The other frames can't grow, for they end in a
 //     text, a list or a piece. Nobody is refused for the version in its HELLO.
-//  2. Any other error is a protocol error: it is answered by BYE, and ends the
-//     connection.
+//  2. Any other error is a protocol error: BYE answers it, and the connection ends.
 //
 // Meeting.
 //
@@ -114,13 +113,13 @@ package main
 //     or by IPv6 where there is IPv4 too. Every member can seal a beacon in another's
 //     name, but not sign it: a reader checks the signature before it dials the
 //     sender, believes the counter, or gives up an address that it knows for another.
-//  4. A node that hears the beacon of another that it isn't connected with dials
-//     the packet's source address at the beacon's port. If that is an IPv6 one,
-//     0.3 s are left for an IPv4 one to come, which is dialed first; IPv6 is dialed
-//     when that fails, or has not answered for 1 s. The lower ID dials at once. The
-//     higher answers with a beacon, and dials 1 s later if they are still not
-//     connected. A dial that failed is repeated after 1, 2, 4 and then
-//     every 8 s, as long as the other is heard.
+//  4. A node that hears the beacon of another that it isn't connected with dials the
+//     packet's source address at the beacon's port. If that is an IPv6 one, 0.3 s are
+//     left for an IPv4 one to come, which is dialed first; IPv6 is dialed when that
+//     fails, or has not answered for 1 s. The lower ID dials at once. The higher
+//     answers with a beacon, and dials 1 s later if they are still not connected. A
+//     dial that failed is repeated after 1, 2, 4 and then every 8 s, as long as the
+//     other is heard.
 //  5. A node also dials the nodes that its peers are connected with, at the
 //     addresses in HAVE. An address that their own beacons told in the last 7 s
 //     counts for more. A link-local one is taken to be on the link on which the
@@ -162,7 +161,7 @@ package main
 // What a node has.
 //
 //  11. Each side begins with its vector: one or more HAVE, the last of them with
-//     flag 1, with entries for all authors of whom it holds posts, itself
+//     flag 1, with entries for all authors whose posts it holds, itself
 //     included, and for all nodes that it is connected with. After 1,024 authors
 //     it says flag 2 in place of 1, and goes on when it hears flag 4. The first
 //     such part holds the entries for the two nodes themselves and for all that
@@ -197,14 +196,16 @@ package main
 //  15. If the sender no longer holds the next post of a feed, but a later one, it
 //     says by HAVE what it has, and sends nothing more of the feed, be it its own,
 //     until it is asked anew. With over 1 it goes on at the first that it holds.
-//  16. A node asks one peer at a time for a feed, and another if that brought
-//     nothing for 2 s. It asks at once where no peer is connected with the
-//     author; it waits 0.5 s where one is, and 3 s where the author's beacons are
-//     heard, since it is about to connect. It asks with over 1 only if for 2 s,
-//     or 5 s if it has what lies before the gap, nobody had the next post. Where
-//     nobody has more, it asks a peer that is connected with the author for what
-//     follows. A peer that has served for 3 s gives way to another that has the
-//     next post too, if that one hasn't served yet or served twice as fast.
+//  16. A node asks one peer at a time for a feed, and another if that brought nothing
+//     for 2 s. It asks at once where no peer is connected with the author, and after
+//     0.5 s where one is. It waits 3 s where the author's vector is still to come, or
+//     its beacons are heard, since it is about to connect; but 0.5 s where a peer is
+//     connected with the author, and the node's own connection with it has ended or a
+//     dial of it failed. It asks with over 1 only if for 2 s, or 5 s if it has what
+//     lies before the gap, nobody had the next post. Where nobody has more, it asks a
+//     peer that is connected with the author for what follows. A peer that has served
+//     for 3 s gives way to another that has the next post too, if that one hasn't
+//     served yet or served twice as fast.
 //  17. What is neither the sender's own feed nor was asked for is passed over, for
 //     it may have crossed a WANT from 0. So are posts that were taken before, and
 //     those behind a gap unless over was 1. But a run that begins behind the next
@@ -230,8 +231,8 @@ package main
 //     feed; if it says what is so already, or is older than what the reader noted
 //     last; if it is more than 5 minutes ahead; or if 16 of this author came within
 //     a minute. To compare, a reader corrects the time by the difference between
-//     HELLO's time and its own clock, but by 5 minutes at most. SEEN of an author of
-//     whom no post was taken waits for one.
+//     HELLO's time and its own clock, but by 5 minutes at most. SEEN waits while no
+//     post of its author was taken.
 //  22. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
 //     peer that says GOT, a node has at most a window of bytes under way: 8 KiB
 //     at first, twice as much when a full window arrived within 0.25 s, half when
@@ -273,7 +274,7 @@ package main
 //	                       out as a post without signature), 3 room: each launch
 //	                       says whose history this is, 4 post and 5 note of an
 //	                       author that had been reached; others are skipped
-//	    13    32  author   whose post, or of whom the note speaks; or the room's mark
+//	    13    32  author   of the post, or that the note is about; or the room's mark
 //	    45     …  body     the post, or the note; of types 4 and 5 behind the
 //	                       address of the author, 1+n of text: ip:port
 //
@@ -1410,8 +1411,7 @@ func asHistory(events batch, from string) batch {
 	for _, e := range events {
 		lines += e.lines()
 	}
-	head := answer(fmt.Sprintf("history: %d events%s", lines, from))
-	return slices.Concat(head, events, answer("end of history"))
+	return slices.Concat(answer(fmt.Sprintf("history: %d events%s", lines, from)), events, answer("end of history"))
 }
 
 // ---- cleaning
