@@ -6,6 +6,7 @@ package main
 import (
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -197,6 +198,36 @@ func TestSilenceIsJudgedByConnectionAndBeacons(t *testing.T) {
 		if got := judgeSilence(c.quiet, c.beacon, c.answer); got != c.want {
 			t.Errorf("quiet for %v, the last beacon %v and the last answer %v ago: %d, want %d", c.quiet, c.beacon, c.answer, got, c.want)
 		}
+	}
+}
+
+// TestFailuresInARowPutDialsOff: a dial that worked, or that was put off for another
+// reason, is no failure.
+func TestFailuresInARowPutDialsOff(t *testing.T) {
+	t.Parallel()
+	const s, failed, worked, putOff = time.Second, 'f', 'w', 'p'
+	for what, want := range map[string][]time.Duration{
+		"fffff": {1 * s, 2 * s, 4 * s, 8 * s, 8 * s},
+		"wfff":  {1 * s, 1 * s, 2 * s, 4 * s},
+		"ffwff": {1 * s, 2 * s, 1 * s, 1 * s, 2 * s},
+		"wpff":  {1 * s, 8 * s, 1 * s, 2 * s},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var r route
+			for i, how := range what {
+				switch how {
+				case failed:
+					r.ended(errDuplicate, retryFirst, retryMost)
+				case worked:
+					r.ended(nil, retryFirst, retryMost)
+				case putOff:
+					r.wait(retryMost, retryMost)
+				}
+				if got := time.Until(r.dialAt); got != want[i] {
+					t.Errorf("%s: behind %d of these the next dial waits for %v, want %v", what, i+1, got, want[i])
+				}
+			}
+		})
 	}
 }
 

@@ -547,9 +547,9 @@ func (r *route) isDue(now time.Time) bool {
 }
 
 // ended notes that a dial of r has ended, with err. The next dial waits for first,
-// after each failure in a row for twice as long, but never longer than most.
+// after each further failure in a row for twice as long, but never longer than most.
 func (r *route) ended(err error, first, most time.Duration) {
-	r.dialing = false
+	r.dialing, r.fails = false, r.fails+1
 	if err == nil {
 		r.fails = 0
 	}
@@ -558,8 +558,7 @@ func (r *route) ended(err error, first, most time.Duration) {
 
 // wait puts the next dial off, as ended does.
 func (r *route) wait(first, most time.Duration) {
-	r.dialAt = time.Now().Add(min(first<<min(r.fails, 8), most))
-	r.fails++
+	r.dialAt = time.Now().Add(min(first<<min(max(r.fails-1, 0), 8), most))
 }
 
 // A target is an address that the user named.
