@@ -605,10 +605,10 @@ type outgoing struct {
 type lifeSign struct {
 	counter   uint64    // of the newest beacon that was checked
 	unchecked *beacon   // the first one, which told where the node is; nil once a beacon was checked
-	name      string    // in the newest that was believed
+	name      string    // of the node, by the newest that was believed
 	beaconAt  time.Time // when the newest that was believed came
-	namedAt   time.Time // when one in its name last came, believed or not
-	named     uint64    // the greatest counter of those from its address that were not checked
+	namedAt   time.Time // when a beacon in its name last came, believed or not
+	named     uint64    // the greatest counter of beacons from its address that were not checked
 }
 
 // A trouble is what went wrong of late with reaching a node. The user is told of
@@ -1288,7 +1288,7 @@ const (
 	maxDialsPerAddr = 4                      // dials to unknown nodes at one address under way at once
 	mostBlame       = 4                      // dials of late that failed: a host to blame for so many is doubted
 	dialTurn        = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
-	blameWait       = 15 * time.Millisecond  // between two dials for which one host is to blame, for each that failed of late
+	blameWait       = 15 * time.Millisecond  // before the next dial for which a host may be to blame, for each that failed of late
 	mostBlameWait   = 2 * time.Second
 
 	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core

@@ -69,6 +69,7 @@ const (
 	sttyLimit     = time.Second            // how long stty may run, which takes milliseconds
 	screenWait    = 200 * time.Millisecond // how long we wait for a terminal that may take no output
 	farewell      = 150 * time.Millisecond // how long we go on printing after a signal, or reading after /exit
+	comingWait    = 500 * time.Millisecond // once everybody has what we said, for nodes that are about to connect
 	maxSecret     = 1024                   // bytes
 	maxCandidates = 10                     // nodes that are listed where it isn't clear who gets a direct message
 	maxUnread     = 1 << 20                // bytes that wait for standard error
@@ -595,7 +596,7 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string,
 		if !all {
 			since = now
 		}
-		if all && (!n.expectingLocked() || now.Sub(since) >= askAfter) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
+		if all && (!n.expectingLocked() || now.Sub(since) >= comingWait) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
 			for _, ct := range n.contacts {
 				n.expireLocked(ct, now.Add(directPatience))
 			}
