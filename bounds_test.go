@@ -452,16 +452,25 @@ func TestDirectMessagesDontTakeThePlaceOfTalk(t *testing.T) {
 	})
 }
 
-// TestFramesThatDontEndTakeLittle: many members begin large frames and leave them
-// unfinished, while the one of Bob merely takes long.
+// TestFramesThatDontEndTakeLittle: many members begin large frames, or runs in
+// pieces, and leave them unfinished, while those of one merely take long.
 func TestFramesThatDontEndTakeLittle(t *testing.T) {
 	t.Parallel()
+	frame := framed(99, make([]byte, maxFrame-10))
+	var pieces []byte
+	for range 4 {
+		pieces = appendPart(pieces, make([]byte, maxFrame/4), true)
+	}
+	t.Run("frames", func(t *testing.T) { dontEnd(t, frame[:len(frame)-1]) })
+	t.Run("pieces", func(t *testing.T) { dontEnd(t, pieces) })
+}
+
+func dontEnd(t *testing.T, begun []byte) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann := l.enter("Ann", deaf())
-		frame := framed(99, make([]byte, maxFrame-10))
 		begins := func() *visitor {
 			v := l.visitor(ann, newKey(), "Mallory", nil)
-			v.says(hasNothing(), frame[:len(frame)-1])
+			v.says(hasNothing(), begun)
 			return v
 		}
 		alone := begins()
@@ -480,8 +489,8 @@ func TestFramesThatDontEndTakeLittle(t *testing.T) {
 				open++
 			}
 		}
-		if open > maxLoading/maxFrame || open < maxLoading/maxFrame-1 {
-			t.Errorf("%d large frames are being read that don't come to an end, want %d", open, maxLoading/maxFrame)
+		if open > maxLoading/maxFrame || open < maxLoading/maxFrame-2 {
+			t.Errorf("%d connections have begun what doesn't come to an end, want %d", open, maxLoading/maxFrame)
 		}
 	})
 }
@@ -533,8 +542,58 @@ func TestWhoAsksForTheSameAgainPaysForIt(t *testing.T) {
 			defer ann.node.mu.Unlock()
 			return ann.conns[v.id].work.owed
 		}
+		fetches := func() time.Duration {
+			owes(0)
+			ann.node.mu.Lock()
+			defer ann.node.mu.Unlock()
+			for _, t := range ann.work.hosts {
+				return t.owed // all visitors are of one host
+			}
+			return 0
+		}
+		if first, tenth := fetches(), func() (d time.Duration) {
+			for range 9 {
+				d = fetches()
+			}
+			return d
+		}(); first < 500_000*workPerByte || tenth < 9*500_000*workPerByte {
+			t.Errorf("after one visit its host owes %v, and after ten %v", first, tenth)
+		}
 		if once, often := owes(0), owes(10); once > 100*time.Microsecond || often < 9*500_000*workPerByte {
 			t.Errorf("who got the history owes %v, and who got it ten times %v", once, often)
+		}
+	})
+}
+
+// TestSightingsThatAreTakenAreFree: Bob passes on as many sightings of an author as
+// are taken, and has to pay for no more than those beyond.
+func TestSightingsThatAreTakenAreFree(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		yan := newScribe(7, "Yan")
+		yan.began = time.Now().UnixMicro()
+		join := yan.writes(kindJoin, yan.began, "Yan")
+		bob := l.visitor(ann, newKey(), "Bob", nil)
+		bob.says(haves([]nodeID{yan.id}, haveComplete, func(int) (span, netip.AddrPort) { return span{1, 1, join.link.mark()}, netip.AddrPort{} }))
+		after(time.Second)
+		bob.says(framed(framePosts, runOf(yan.id, []post{join})))
+		owes := func(sightings int) time.Duration {
+			for i := range sightings { // an even number, so each time Yan is lost first
+				yan.began++
+				bob.says(appendSeen(nil, sighting{yan.id, byte(kindLost + i%2), yan.began, []byte("Yan"), netip.AddrPort{}}))
+			}
+			synctest.Wait()
+			ann.node.mu.Lock()
+			defer ann.node.mu.Unlock()
+			return ann.conns[bob.id].work.owed
+		}
+		before := owes(0)
+		if got := owes(maxSeen - 2); got > before {
+			t.Errorf("for sightings that are taken Bob owes %v", got-before)
+		}
+		if got := owes(maxSeen); got < before+5*workPerNote {
+			t.Errorf("for sightings that are too many Bob owes %v", got-before)
 		}
 	})
 }
