@@ -64,7 +64,7 @@ const (
 	maxSeen     = 16              // sightings of one author that are taken from others in a minute, and that we tell on
 	saveAgain   = time.Second     // until a write of the history that failed is tried again
 	storePiece  = 512             // events
-	loadAtOnce  = 16 << 20        // bytes of a history file
+	loadAtOnce  = 4 << 20         // bytes of a history file
 
 	maxEarlyPosts = 256 << 10 // bytes of posts of one author that are shown ahead of their turn
 )
@@ -1201,7 +1201,8 @@ func (h *history) loadRecord(x record, found map[nodeID][]post) error {
 
 // addFound takes the posts that were found in a file. Some may be missing, and if
 // two processes wrote it, others stand there twice and not in order. Each piece
-// without a gap is taken up to its last post that is signed.
+// without a gap is taken up to its last post that is signed. What follows on that
+// one in the last piece stays in found: what is found later may prove it.
 func (h *history) addFound(found map[nodeID][]post) {
 	for author, posts := range found {
 		slices.SortStableFunc(posts, func(a, b post) int { return cmp.Compare(a.number, b.number) })
@@ -1213,13 +1214,11 @@ func (h *history) addFound(found map[nodeID][]post) {
 				n++
 			}
 			piece := posts[:n]
-			if n := proven(n, func(i int) bool { return piece[i].verify(author) }); n > 0 {
-				h.add(author, piece[:n], true, true)
-			}
-			posts = posts[n:]
+			n = proven(n, func(i int) bool { return piece[i].verify(author) })
+			h.add(author, piece[:n], true, true)
+			found[author], posts = piece[max(n, len(piece)-maxUnsigned):], posts[len(piece):]
 		}
 	}
-	clear(found)
 }
 
 // save appends to w first, and then the events that c passes, until ctx ends.

@@ -1817,6 +1817,29 @@ func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
 	checkBooks(t, h)
 }
 
+// TestHistoryFileIsReadInPiecesThatLoseNothing: a file is taken piece by piece, and
+// its author signs every 50th post alone, so a piece ends among unsigned ones.
+func TestHistoryFileIsReadInPiecesThatLoseNothing(t *testing.T) {
+	t.Parallel()
+	w := newScribe(1, "Alex")
+	w.began = time.Now().Add(-24 * time.Hour).UnixMicro()
+	file := []byte(fileHeader)
+	text := strings.Repeat("x", 2000)
+	for len(file) < 2*loadAtOnce {
+		run := append(w.scrawled(49, []byte(text)), w.writes(kindLines, w.last.time+1, text))
+		for _, p := range run {
+			file = appendRecord(file, record{typ: recordPost, author: w.id, body: p.sealed})
+		}
+	}
+	h := emptyHistory(4*loadAtOnce, time.Now)
+	if damaged, err := h.load(bytes.NewReader(file), nodeID{}); damaged > 0 || err != nil {
+		t.Fatal(damaged, err)
+	}
+	if got := h.span(w.id); got.first != 1 || got.last != w.last.number {
+		t.Errorf("of %d posts those from %d to %d are held", w.last.number, got.first, got.last)
+	}
+}
+
 // TestHistoryFileKeepsWhereAuthorsWere, and which of that nobody proved.
 func TestHistoryFileKeepsWhereAuthorsWere(t *testing.T) {
 	clock := wallClock(scribeTime)

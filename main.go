@@ -78,7 +78,7 @@ const (
 	maxOwn        = 200                    // lines entered earlier that Up brings back
 	prompt        = "> "
 	smallestKeep  = 64 << 10
-	memoryBeside  = 22 << 20 // bytes beside 1.25 times -keep, within which the garbage collector holds the program; 8 MiB more are the program itself
+	memoryBeside  = 12 << 20 // bytes beside 1.25 times -keep, within which the garbage collector holds the program; 8 MiB more are the program itself
 )
 
 const usageText = `usage: p2pchat [flags] NAME

@@ -146,17 +146,17 @@ package main
 //     take the end of the old one for a loss. If a node's clock jumps by more
 //     than 5 minutes, it says HELLO again on each connection: of that one the time
 //     alone counts.
-//  10. Each side says something at least once a second: a HAVE without entries, if
-//     there is nothing else. Where the peer's beacons are heard, or in a room of
-//     more than 64 nodes, every 3 s is enough. If nothing came on a connection for
-//     4 s, a fresh one is dialed. A node is lost if nothing came on its connection
-//     for 7 s. But if its beacons are heard and TCP answered the dial, packets
-//     vanish by chance, and the handshake may take its 5 s. If a connection ends,
-//     and not by BYE leaving or idle, it is dialed anew; the node is lost if its
-//     host refuses that, if another node is found there that was not known before,
-//     or if it has not succeeded after 4 s. But while a peer is connected with a
-//     node, by the peer's HAVE, the node is lost only where its host refuses, or
-//     another one took its place; else when the last such peer is gone.
+//  10. Each side says something once a second: if nothing else, a HAVE without
+//     entries. Where the peer's beacons are heard, or in a room of more than 64
+//     nodes, every 3 s is enough. If nothing came on a connection for 4 s, a fresh
+//     one is dialed; after 7 s the node is lost. But if its beacons are heard and
+//     TCP answered the dial, packets vanish by chance, and the handshake may take
+//     its 5 s. If a connection ends, and not by BYE leaving or idle, it is dialed
+//     anew; the node is lost if its host refuses that, if another node is found
+//     there that was not known before, or if it has not succeeded after 4 s. But
+//     while a peer is connected with a node, by the peer's HAVE, the node is lost
+//     only where its host refuses, another took its place, or no beacon of it came
+//     for the 7 s either; else when the last such peer is gone.
 //
 // What a node has.
 //

@@ -1262,9 +1262,9 @@ func TestNamesakesAreToldApartByAddress(t *testing.T) {
 	for i, who := range all {
 		alex.say(fmt.Sprintf("@%s only for %d", who, i))
 	}
-	mark(alex, one, two)
 	var got []string
 	for _, p := range []*proc{one, two} {
+		p.sees(patience, ` -> me: `)
 		for _, l := range p.out.lines() {
 			if _, text, ok := strings.Cut(l, " -> me: "); ok {
 				got = append(got, text)
