@@ -102,7 +102,6 @@ type node struct {
 	writing atomic.Int64 // bytes of frames that are being written
 
 	mu         sync.Mutex    // guards all below
-	leaving    bool          // we have said that we leave
 	changed    chan struct{} // closed and replaced when somebody came, went or acknowledged
 	handshakes []*conn       // under way, the oldest first
 	roster
@@ -124,6 +123,7 @@ type outside struct {
 
 // An outcome is what became of what we said.
 type outcome struct {
+	leaving     bool      // we have said that we leave
 	bestAck     uint64    // the newest post of our own that anybody has
 	takenAt     time.Time // when waitDelivered began, or last a direct message was taken, or part of a post while nobody had all
 	lastMetAt   time.Time // when anybody was last connected
