@@ -121,7 +121,7 @@ type outside struct {
 	logf     func(string, ...any)                                              // tells the user of -v
 }
 
-// An outcome is what became of what we said.
+// An outcome is what became of what we said, the last of which is that we leave.
 type outcome struct {
 	leaving     bool      // we have said that we leave
 	bestAck     uint64    // the newest post of our own that anybody has
