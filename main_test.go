@@ -20,6 +20,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 )
 
 // atDesk returns an app with nobody at its screen, in a room of five of whom
@@ -115,7 +116,7 @@ func checkTyped(t *testing.T, a *app, line []byte, length int) {
 
 // saysToAll is what the contract calls a message to everyone.
 func saysToAll(line string, verbatim bool) (text string, ok bool) {
-	who, _, slash := strings.Cut(line, "/")
+	slash := strings.Contains(line, "/")
 	switch {
 	case line == "":
 		return "", false
@@ -127,13 +128,25 @@ func saysToAll(line string, verbatim bool) (text string, ok bool) {
 		return "", false
 	}
 	for _, name := range []string{"Tim", "Tim B", "Tim B C", "Ann"} {
-		if slash && strings.EqualFold(who, name) {
+		if slash && strings.EqualFold(visible(whoIn(line)), name) {
 			return "", false
 		}
 	}
-	bare := strings.TrimLeftFunc(line, isBlank)
+	bare := visible(strings.TrimLeftFunc(line, isBlank))
 	return line, !regexp.MustCompile(`^@(?i:tim|tim b|tim b c|ann)(?:[^\pL\pM\pN]|$)`).MatchString(bare) &&
 		!regexp.MustCompile(`^@192\.168\.0\.(?:[789]|10)(?:[^\pL\pM\pN]|$)`).MatchString(bare)
+}
+
+// visible returns s without what can't be seen, and with one space for several, none
+// of which makes another name of a name.
+func visible(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if isHidden(r) && !unicode.IsSpace(r) {
+			return -1
+		}
+		return r
+	}, s)
+	return regexp.MustCompile(`[\s\pZ\x85]+`).ReplaceAllString(s, " ")
 }
 
 func TestPrivateLineStaysPrivateHoweverManyNamesThereWere(t *testing.T) {
