@@ -24,9 +24,9 @@ package main
 // lines and either posts them into the history or carries out what they
 // command; it prints what the history gathers; and it says when to leave, which
 // after the end of a pipe is when others have heard what was said. The rules of
-// its voice: standard output carries lines of the chat and nothing
-// else. Everything else that is to be said is one line on standard error, which
-// says what is wrong and then what to do. Neither of them ever holds up the input
+// its voice: standard output carries lines of the chat and nothing else. Everything
+// else that is to be said is one line on standard error: what is wrong, and then
+// what to do. Neither of them ever holds up the input
 // or the network, even if nobody reads it. At a terminal both of them, and the
 // line being typed, go through one owner of the screen; nothing else writes there.
 
@@ -734,14 +734,7 @@ func (a *app) read(ctx context.Context) {
 			a.screen.next() // reads away what is typed until we have left
 		}
 	}()
-	stdin := io.MultiReader(os.Stdin) // never reads on after the end; a terminal would, after Ctrl-D
-	r := bufio.NewReaderSize(stdin, 2*maxLine)
-	next := func() (entry, error) { return readLine(r) }
-	if a.typing {
-		next = a.typed()
-	} else {
-		a.begin(r)
-	}
+	r, next := a.entries()
 	var text []byte // lines that are still to be posted
 	lines := 0      // and how many they are
 	post := func() {
@@ -800,9 +793,15 @@ func (a *app) read(ctx context.Context) {
 	}
 }
 
-// begin passes over a byte order mark at the beginning of the input, and says
-// so when the input holds nothing at all.
-func (a *app) begin(r *bufio.Reader) {
+// entries returns what returns the lines of the input one by one, and the reader
+// that it takes them from unless they are typed into the screen. It passes over a
+// byte order mark at the beginning, and says so if a pipe holds nothing at all.
+func (a *app) entries() (r *bufio.Reader, next func() (entry, error)) {
+	stdin := io.MultiReader(os.Stdin) // never reads on after the end; a terminal would, after Ctrl-D
+	r = bufio.NewReaderSize(stdin, 2*maxLine)
+	if a.typing {
+		return r, a.typed()
+	}
 	if b, _ := r.Peek(1); string(b) == byteOrderMark[:1] { // a line may be shorter than the mark
 		if b, _ := r.Peek(len(byteOrderMark)); string(b) == byteOrderMark {
 			r.Discard(len(b))
@@ -811,6 +810,7 @@ func (a *app) begin(r *bufio.Reader) {
 	if _, err := r.Peek(1); err == io.EOF && a.input == fromPipe {
 		a.v.say("the input is empty, so there is nothing to say; to listen, start it with < /dev/null")
 	}
+	return r, func() (entry, error) { return readLine(r) }
 }
 
 // goesOn says whether a line that is not empty stands in r. Of a pipe that is
