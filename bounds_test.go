@@ -116,7 +116,7 @@ func TestHandshakeThatGivesWayEndsAtOnce(t *testing.T) {
 		for range 3 * maxHandshakes {
 			raw, _ := net.Pipe()
 			n.wg.Go(func() {
-				n.serve(raw, false, nodeID{})
+				n.connect(raw, false, nodeID{})
 				ended.Add(1)
 			})
 		}

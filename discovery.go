@@ -608,7 +608,7 @@ type lifeSign struct {
 	name      string    // of the node, by the newest that was believed
 	beaconAt  time.Time // when the newest that was believed came
 	namedAt   time.Time // when a beacon in its name last came, believed or not
-	named     uint64    // the greatest counter of beacons from its address that were not checked
+	skipped   uint64    // the greatest counter of beacons from its address that were not checked
 }
 
 // A trouble is what went wrong of late with reaching a node. The user is told of
@@ -879,10 +879,10 @@ func (n *node) takeUnchecked(x *beacon, from netip.Addr) bool {
 	case ct.tie == up && ct.conn.raw.sinceRead() < slowHeartbeat+tickEvery:
 		ct.namedAt = now
 		if from == ct.addr.Addr() {
-			ct.named = max(ct.named, x.counter)
+			ct.skipped = max(ct.skipped, x.counter)
 		}
 		return ct.lacks(from) && n.checks.admit(from, now)
-	case (ct.tie == up || ct.tie == suspect) && x.counter <= ct.named:
+	case (ct.tie == up || ct.tie == suspect) && x.counter <= ct.skipped:
 		return false // it came before, and is no sign that the node lives now
 	case ct.tie == up || ct.tie == resting || ct.tie == waking: // it is a sign of life
 	case ct.tie == away && ct.addr == addr && (!ct.isMet() || now.Sub(ct.beaconAt) < silence):
@@ -969,7 +969,7 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 		}
 		if ct.id.less(n.id) {
 			ct.dialAt = ct.dialAt.Add(retryFirst)
-			n.announce() // so that the lower hears of us
+			n.announceSoon() // so that the lower hears of us
 		}
 	}
 	n.dialLocked(ct)

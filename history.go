@@ -135,12 +135,12 @@ const (
 
 // An author is what is known of an author at some moment.
 type author struct {
-	last  uint64 // number of its newest post ever taken
-	link  link   // of that post
-	time  int64  // of that post
-	name  string // its latest, as it may be shown
-	here  bool   // we met it, and forget was not told of it since; or it is ourselves
-	state presence
+	last   uint64 // number of its newest post ever taken
+	link   link   // of that post
+	time   int64  // of that post
+	name   string // its latest, as it may be shown
+	pinned bool   // not to be forgotten: we met it, and forget was not told of it since; or it is ourselves
+	state  presence
 
 	reached *netip.AddrPort // where we last reached it; nil if we never did
 	fork    bool            // it contradicted itself: nothing more is taken
@@ -297,7 +297,7 @@ func newHistory(key ed25519.PrivateKey, keep int64, clock func() time.Time, addr
 	h.end.earlier, h.end.later, h.end.seq = &h.end, &h.end, 1
 	h.room = sync.NewCond(&h.mu)
 	copy(h.self[:], key.Public().(ed25519.PublicKey))
-	h.feedLocked(h.self).here = true
+	h.feedLocked(h.self).pinned = true
 	h.printer = h.newCursor()
 	return h
 }
@@ -639,7 +639,7 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
-	f.here = true
+	f.pinned = true
 	if f.name == "" {
 		h.nameLocked(f, []byte(name))
 	}
@@ -667,7 +667,7 @@ func (h *history) forget(id nodeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if f := h.feeds[id]; f != nil {
-		f.here = false
+		f.pinned = false
 		h.noteEmptyLocked(f)
 	}
 }
@@ -682,7 +682,7 @@ func (h *history) noteEmptyLocked(f *feed) {
 	}
 	h.empty = append(h.empty, f)
 	if len(h.empty) > maxAuthors {
-		if o := h.empty[0]; o.held == 0 && !o.here {
+		if o := h.empty[0]; o.held == 0 && !o.pinned {
 			delete(h.feeds, o.id)
 		}
 		h.empty = slices.Delete(h.empty, 0, 1)
@@ -1493,10 +1493,10 @@ type bulletin struct {
 
 // A source is who sends us a feed: its author, unasked, or a peer that we asked.
 type source struct {
-	from  *conn
-	since time.Time  // when it last brought something, or began to owe us something
-	over  bool       // it was asked to leave out what nobody has
-	early []sighting // of an author whose join is still on its way
+	from    *conn
+	since   time.Time  // when it last brought something, or began to owe us something
+	over    bool       // it was asked to leave out what nobody has
+	waiting []sighting // of an author whose join is still on its way
 }
 
 // lackLocked notes that somebody may have more of author than we.

@@ -390,7 +390,7 @@ func (a *app) run() int {
 	}
 	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort, a.cfg.port)
 	a.n.targets, a.n.idle, a.n.patience = a.cfg.targets, a.cfg.idle, a.cfg.wait
-	a.n.announce, a.n.warn = d.announceSoon, a.v.say
+	a.n.announceSoon, a.n.warn = d.announceSoon, a.v.say
 	if a.cfg.bind.IsValid() {
 		a.n.dial = (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.cfg.bind, 0))}).DialContext
 	}
@@ -412,7 +412,7 @@ func (a *app) run() int {
 	go a.read(interrupted) // not waited for: nothing wakes a blocked read of a terminal
 	defer time.AfterFunc(aloneHint, func() { a.hint(d) }).Stop()
 
-	status := a.serve(interrupted, printed)
+	status := a.awaitEnd(interrupted, printed)
 	a.screen.stop()
 	leave()
 	network.Wait()
@@ -540,10 +540,10 @@ func (f wholly) Write(b []byte) (n int, err error) {
 	return 0, err
 }
 
-// serve waits until a signal comes, printing ends or the input ends, and returns
+// awaitEnd waits until a signal comes, printing ends or the input ends, and returns
 // the exit status. After the end of a pipe it waits until what was piped in has
 // been heard, and says what was not.
-func (a *app) serve(interrupted, printed context.Context) int {
+func (a *app) awaitEnd(interrupted, printed context.Context) int {
 	select {
 	case <-interrupted.Done():
 		return 0

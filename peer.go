@@ -68,7 +68,7 @@ const (
 	maxConns        = 1000     // far above a sensible full mesh; as many may be at rest
 	maxConnsPerAddr = 220      // with one host, which may be a room of 200
 	maxRestPerAddr  = 64       // connections with one host that are at rest
-	maxEarly        = 16       // sightings of one author that wait for its join
+	maxWaiting      = 16       // sightings of one author that wait for its join
 	vectorPart      = 1024     // authors of our vector that a peer hears of before it asks us to go on
 	maxSubs         = 4096     // feeds that a peer may ask for
 	maxTelling      = 1 << 13  // authors that a peer is to hear of one by one; when there are more it hears our vector anew
@@ -115,10 +115,10 @@ type node struct {
 
 // An outside is how a node reaches what is outside of it. Immutable.
 type outside struct {
-	dial     func(ctx context.Context, network, addr string) (net.Conn, error) // as a net.Dialer does
-	announce func()                                                            // sends a beacon soon
-	warn     func(string, ...any)                                              // tells the user
-	logf     func(string, ...any)                                              // tells the user of -v
+	dial         func(ctx context.Context, network, addr string) (net.Conn, error) // as a net.Dialer does
+	announceSoon func()                                                            // sends a beacon soon
+	warn         func(string, ...any)                                              // tells the user
+	logf         func(string, ...any)                                              // tells the user of -v
 }
 
 // An outcome is what became of what we said, the last of which is that we leave.
@@ -190,7 +190,7 @@ type reading struct {
 	debt    time.Duration // the work that the peer has still to pay for
 	part    []byte        // the pieces of a run so far
 	partAt  time.Time     // when a piece last came
-	loading int           // bytes that load counts
+	loading int           // bytes that countLoading counts
 	overdue *time.Timer   // ends c if what it counts doesn't come to an end soon; nil: it has time
 }
 
@@ -306,7 +306,7 @@ func (n *node) accept(l net.Listener) {
 		raw, err := l.Accept()
 		switch {
 		case err == nil:
-			n.wg.Go(func() { n.serve(raw, false, nodeID{}) })
+			n.wg.Go(func() { n.connect(raw, false, nodeID{}) })
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
@@ -378,19 +378,19 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
 		raw.Close()
 	} else {
-		a.found, a.err = n.serve(raw, true, expect)
+		a.found, a.err = n.connect(raw, true, expect)
 	}
 	return a
 }
 
 // ---- making a connection
 
-// serve makes a connection of raw, if the other side proves that it belongs here, and
+// connect makes a connection of raw, if the other side proves that it belongs here, and
 // starts the goroutines that read and write it. It returns who is there, as far as that is
 // known. A peer that is not expect, unless that is zero, is turned away.
-func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
+func (n *node) connect(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr())}}
-	n.admit(c)
+	n.enlist(c)
 	first, err := c.shake(expect)
 	n.mu.Lock()
 	n.dismissLocked(c)
@@ -407,7 +407,7 @@ func (n *node) serve(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	n.wg.Go(func() { c.writeLoop(ctx, first) })
 	n.wg.Go(func() {
 		err := c.readLoop()
-		c.load(-c.loading)
+		c.countLoading(-c.loading)
 		end()
 		n.unregister(c, err)
 	})
@@ -434,9 +434,9 @@ func (n *node) queueUp(c *conn) error {
 	}
 }
 
-// admit counts c among the handshakes under way. When there are too many, one of
+// enlist counts c among the handshakes under way. When there are too many, one of
 // the host that has most of them gives way: the oldest.
-func (n *node) admit(c *conn) {
+func (n *node) enlist(c *conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.handshakes = append(n.handshakes, c)
@@ -449,7 +449,7 @@ func (n *node) admit(c *conn) {
 	})
 	oldest.raw.Close()
 	wake(oldest.wake)
-	n.dismissLocked(oldest) // before its serve notices, or the next that comes would choose it again
+	n.dismissLocked(oldest) // before its connect notices, or the next that comes would choose it again
 }
 
 func (n *node) dismissLocked(c *conn) {
@@ -825,7 +825,7 @@ func (c *conn) tickLocked(now time.Time) {
 	}
 	quiet := min(c.raw.sinceRead(), now.Sub(n.pulse.wokeAt))
 	if quiet > slowHeartbeat+heartbeat {
-		n.announce() // it may not hear us either
+		n.announceSoon() // it may not hear us either
 	}
 	switch judged := judgeSilence(quiet, now.Sub(ct.beaconAt), now.Sub(ct.answeredAt)); {
 	case judged == silent:
@@ -889,12 +889,12 @@ func (c *conn) readLoop() error {
 		if size > largeFrame && !posts { // it takes no memory while its peer has to wait
 			c.pay()
 		}
-		c.load(size)
+		c.countLoading(size)
 		body, err := readBody(c.tls, size)
 		if err != nil {
 			return err
 		}
-		c.load(-size)
+		c.countLoading(-size)
 		if posts || typ == frameDirect {
 			c.n.history.waitRoom(c.n.ctx, false)
 		}
@@ -915,10 +915,10 @@ func (c *conn) readLoop() error {
 	}
 }
 
-// load counts bytes of frames and of runs in pieces that the peer is sending; less
+// countLoading counts bytes of frames and of runs in pieces that the peer is sending; less
 // than 0: that have come. While all peers have more than maxLoading under way, what
 // they begin has slowFrame to end, so that those who never end one take little memory.
-func (c *conn) load(size int) {
+func (c *conn) countLoading(size int) {
 	all := c.n.loading.Add(int64(size))
 	if c.loading += size; c.loading == 0 && c.overdue != nil {
 		c.overdue.Stop()
@@ -1004,14 +1004,14 @@ func (c *conn) handlePart(body []byte) error {
 	if err != nil {
 		return err
 	}
-	c.load(len(piece))
+	c.countLoading(len(piece))
 	if c.part = append(c.part, piece...); len(c.part) > maxFrame {
 		return fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxFrame)
 	}
 	if !more {
 		run := c.part
 		c.part = nil
-		c.load(-len(run))
+		c.countLoading(-len(run))
 		c.debt = workOf(framePosts, len(run))
 		return c.handlePosts(run)
 	}
@@ -1094,10 +1094,10 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 	}
 	if s := n.sources[author]; s != nil && s.from == c {
 		s.since, s.over = now, false
-		for _, x := range s.early {
+		for _, x := range s.waiting {
 			n.sawLocked(c, x)
 		}
-		s.early = nil
+		s.waiting = nil
 	}
 	n.relayLocked(author)
 	n.news[author] = n.news[author] // adds an empty bulletin if there is none
@@ -1331,8 +1331,8 @@ func (c *conn) handleSeenLocked(body []byte) error {
 	s := n.sources[x.author]
 	switch {
 	case err != nil || s == nil || s.from != c || n.conns[x.author] != nil: // it is passed over
-	case n.history.about(x.author).last == 0 && len(s.early) < maxEarly:
-		s.early = append(s.early, x)
+	case n.history.about(x.author).last == 0 && len(s.waiting) < maxWaiting:
+		s.waiting = append(s.waiting, x)
 		c.debt = 0
 	default:
 		if n.sawLocked(c, x) {

@@ -612,7 +612,7 @@ func TestHigherAsksTheLowerToDial(t *testing.T) {
 		}
 		after(time.Second)
 		var asked, dialed atomic.Int32
-		ann.announce = func() { asked.Add(1) }
+		ann.announceSoon = func() { asked.Add(1) }
 		ann.dial = func(context.Context, string, string) (net.Conn, error) {
 			dialed.Add(1)
 			return nil, errors.New("nobody there")
@@ -671,7 +671,7 @@ func TestQuietPeerHearsMoreBeacons(t *testing.T) {
 		after(10 * time.Second)
 		var asked atomic.Int32
 		for _, g := range []*guest{ann, bob} {
-			g.announce = func() { asked.Add(1) }
+			g.announceSoon = func() { asked.Add(1) }
 		}
 		after(10 * time.Second)
 		if n := asked.Load(); n != 0 {

@@ -158,7 +158,7 @@ func (l *lab) enter(name string, opts ...option) *guest {
 	h := newHistory(key, o.keep, clock, func() netip.AddrPort { return g.addr })
 	g.name, g.node = name, newNode(key, h, o.key, name, 7700, 7700)
 	g.node.dial, g.node.targets, g.node.idle = g.dialOut, o.told, o.idle
-	g.node.announce = func() { go g.beacon() }
+	g.node.announceSoon = func() { go g.beacon() }
 	g.node.warn = func(format string, args ...any) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
