@@ -1,10 +1,17 @@
 package main
 
-// The decisions of a node that need no room, no goroutine and no clock: what
-// to ask of which peer, who may be dialed, and what silence means.
+// The decisions of a node that need no room and no goroutine: what to ask of which
+// peer, who may be dialed and where, what silence means, and who is lost.
 
 import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,4 +260,465 @@ func TestDurationsAgree(t *testing.T) {
 			t.Errorf("%s: %v is more than %v", c.what, c.less, c.enough)
 		}
 	}
+}
+
+// ---- what a node knows of others
+
+// TestRouteHoldsAnAddressOfEachFamily, and IPv4 goes first, whichever is learnt first.
+func TestRouteHoldsAnAddressOfEachFamily(t *testing.T) {
+	t.Parallel()
+	const four, other4, six, other6 = "10.0.0.9:7700", "10.0.0.8:7700", "[fe80::9%eth0]:7700", "[fe80::8%eth0]:7700"
+	for _, c := range []struct {
+		learnt []string
+		want   string // the address, and the spare one
+		lacks  string // these would be news in their family
+	}{
+		{nil, "invalid AddrPort invalid AddrPort", ""},
+		{[]string{four}, four + " invalid AddrPort", six + " " + other6},
+		{[]string{four, other4}, other4 + " invalid AddrPort", six + " " + other6},
+		{[]string{four, six}, four + " " + six, other6},
+		{[]string{four, six, other6}, four + " " + other6, six},
+		{[]string{six}, six + " invalid AddrPort", four + " " + other4},
+		{[]string{six, other6}, other6 + " invalid AddrPort", four + " " + other4},
+		{[]string{six, four}, four + " " + six, other6},
+	} {
+		var r route
+		for _, addr := range c.learnt {
+			r.learn(netip.MustParseAddrPort(addr))
+		}
+		var lacks []string
+		for _, addr := range []string{four, other4, six, other6} {
+			if r.lacks(netip.MustParseAddrPort(addr).Addr()) {
+				lacks = append(lacks, addr)
+			}
+		}
+		if got := fmt.Sprint(r.addr, " ", r.spare); got != c.want || strings.Join(lacks, " ") != c.lacks {
+			t.Errorf("behind %v a node is at %s, and %q would be news; want %s, and %q", c.learnt, got, lacks, c.want, c.lacks)
+		}
+	}
+}
+
+// nodeNumber returns an ID that nobody has a key of.
+func nodeNumber(i int) (id nodeID) {
+	binary.BigEndian.PutUint64(id[:], uint64(i))
+	return id
+}
+
+// newStill returns a node that doesn't run, and whose dials fail: nothing happens but
+// what a test does.
+func newStill() *node {
+	n := newNode(someone.key, emptyHistory(ample, time.Now), newRoomKey(""), someone.name, 7700, 7700)
+	n.dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody there") }
+	return n
+}
+
+// holds has n hold a join and a line of s.
+func (n *node) holds(s *scribe) nodeID {
+	now := time.Now().UnixMicro()
+	noError(n.history.add(s.id, []post{s.writes(kindJoin, now, ""), s.writes(kindLines, now+1, "hi")}, true, false))
+	return s.id
+}
+
+// meets has n be connected with s at addr, dialed by one of the two. Its vector is in.
+func (n *node) meets(s *scribe, addr netip.AddrPort, dialed bool) *conn {
+	c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{peer: s.id, addr: addr, dialed: dialed}, holdings: holdings{firstPart: true, theirs: map[nodeID]claim{}}}
+	ct := n.contactLocked(s.id)
+	ct.metAt = time.Now()
+	n.moveLocked(ct, up, c)
+	return c
+}
+
+// TestNodeIsLostWhenNobodyBringsItAnyMore: a stray is looked at again and again until
+// it is known what became of it.
+func TestNodeIsLostWhenNobodyBringsItAnyMore(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct {
+		name         string
+		age          time.Duration
+		was          presence // by what others saw
+		shown, heard bool     // it was shown as lost; a peer brings it
+		leaving      bool     // we leave
+		want         presence
+		stays        bool // it is looked at again
+	}{
+		{name: "it is early", was: present, want: present, stays: true},
+		{name: "nobody brings it", age: tickEvery, was: present, want: lost, stays: true},
+		{name: "nobody brings it, and we leave", age: tickEvery, was: present, leaving: true, want: present, stays: true},
+		{name: "another brings it", age: tickEvery, was: present, heard: true, want: present},
+		{name: "it has left", age: tickEvery, was: left, want: left},
+		{name: "others saw that it was lost", age: tickEvery, was: lost, want: lost},
+		{name: "it was shown as lost", age: time.Hour, was: lost, shown: true, want: lost, stays: true},
+		{name: "it was shown as lost, and is brought again", age: time.Hour, was: lost, shown: true, heard: true, want: present},
+		{name: "others saw that it is back", age: time.Hour, was: present, shown: true, want: present},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, peer, x := newStill(), newScribe(1, "Bob"), newScribe(2, "Xen")
+			id := n.holds(x)
+			switch {
+			case c.was == lost:
+				n.history.note(id, post{kind: kindLost})
+			case c.was == left:
+				noError(n.history.add(id, []post{x.writes(kindLeave, time.Now().UnixMicro()+2, "")}, true, false))
+			}
+			if c.heard {
+				n.meets(peer, at, true).theirs[id] = claim{addr: at}
+			}
+			n.strays[id] = stray{by: peer.id, addr: at, since: time.Now().Add(-c.age), lost: c.shown}
+			n.leaving = c.leaving
+			n.findStraysLocked(time.Now())
+			if _, stays := n.strays[id]; stays != c.stays || n.history.about(id).state != c.want {
+				t.Errorf("%s: its state is %d, and it is looked at again: %v; want %d, and %v", c.name, n.history.about(id).state, stays, c.want, c.stays)
+			}
+		})
+	}
+}
+
+func TestStraysAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, gone := newStill(), 0
+		for i := range maxContacts + maxStrays {
+			id := nodeNumber(i)
+			n.history.note(id, post{kind: kindLost})
+			n.history.note(id, post{kind: kindBack})
+			n.strays[id] = stray{since: time.Now().Add(-time.Hour)}
+		}
+		n.findStraysLocked(time.Now())
+		for id := range n.strays {
+			if n.history.about(id).state == lost {
+				gone++
+			}
+		}
+		if gone != maxStrays {
+			t.Errorf("%d nodes are lost in a tick, want %d", gone, maxStrays)
+		}
+		for range 200 {
+			n.findStraysLocked(time.Now())
+		}
+		if len(n.strays) >= maxContacts {
+			t.Errorf("%d nodes are looked for that are lost, limit %d", len(n.strays), maxContacts)
+		}
+	})
+}
+
+// TestWhoBecomesAStray: a node that a peer was connected with, and that is known to be
+// here.
+func TestWhoBecomesAStray(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	n, bob := newStill(), newScribe(1, "Bob")
+	here, elsewhere, unknown := n.holds(newScribe(2, "Here")), n.holds(newScribe(3, "Elsewhere")), newScribe(4, "Unknown").id
+	c := n.meets(bob, at, true)
+	c.theirs = map[nodeID]claim{here: {addr: at}, elsewhere: {span: span{1, 2, 1}}, unknown: {addr: at}}
+	n.moveLocked(n.contacts[bob.id], away, nil)
+	if s, ok := n.strays[here]; len(n.strays) != 1 || !ok || s.by != bob.id || s.addr != at {
+		t.Errorf("the strays are %v, want %v alone", n.strays, here)
+	}
+}
+
+// TestStrayMayReturn: while something may still be heard of it, it isn't lost.
+func TestStrayMayReturn(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	const short = time.Millisecond
+	for _, c := range []struct {
+		name  string
+		until time.Duration // 0: for ever
+		set   func(n *node, it, by *contact)
+	}{
+		{"nothing more is heard", tickEvery, func(*node, *contact, *contact) {}},
+		{"its posts are on their way", noProgress, func(n *node, it, _ *contact) { n.lacking[it.id] = lacked{} }},
+		{"the peer is dialed anew", 0, func(_ *node, _, by *contact) { by.tie = broken }},
+		{"the peer has come back, and still says whom it knows", 0, func(_ *node, _, by *contact) { by.conn.firstPart = false }},
+		{"it is dialed anew itself", 0, func(_ *node, it, _ *contact) { it.tie = broken }},
+		{"it is dialed", dialTimeout, func(_ *node, it, _ *contact) { it.dialing = true }},
+		{"its beacons are heard", dialTimeout, func(_ *node, it, _ *contact) { it.beaconAt = time.Now().Add(short - beaconFresh) }},
+		{"its beacons were heard", tickEvery, func(_ *node, it, _ *contact) { it.beaconAt = time.Now().Add(-beaconFresh) }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, bob := newStill(), newScribe(1, "Bob")
+			n.meets(bob, at, true)
+			it, s := n.contactLocked(newScribe(2, "Xen").id), stray{by: bob.id}
+			c.set(n, it, n.contacts[bob.id])
+			if !n.mayReturnLocked(it.id, s, tickEvery-short) || c.until > 0 && !n.mayReturnLocked(it.id, s, c.until-short) {
+				t.Errorf("%s: it is lost too early", c.name)
+			}
+			if got := n.mayReturnLocked(it.id, s, cmp.Or(c.until, time.Hour)); got != (c.until == 0) {
+				t.Errorf("%s: it may return for ever: %v, want %v", c.name, got, c.until == 0)
+			}
+		})
+	}
+}
+
+// TestAddressOfTwoGoesToWhoWasDialedThere, or else to who came first.
+func TestAddressOfTwoGoesToWhoWasDialedThere(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct{ firstDialed, secondDialed, first, second bool }{
+		{false, false, true, false},
+		{true, false, true, false},
+		{false, true, false, true},
+		{true, true, true, true}, // one after the other
+	} {
+		n := newStill()
+		one, two := newScribe(1, "Cid"), newScribe(2, "Cid")
+		for _, s := range []*scribe{one, two} {
+			n.history.reached(s.id, n.claimAddrLocked(n.meets(s, at, s == one && c.firstDialed || s == two && c.secondDialed)), s.name)
+		}
+		first, second := n.history.about(one.id).reached != nil, n.history.about(two.id).reached != nil
+		if first != c.first || second != c.second {
+			t.Errorf("%+v: the first is shown there: %v, the second: %v", c, first, second)
+		}
+	}
+}
+
+// TestHowLongAnAuthorIsWaitedFor before a third is asked for its posts.
+func TestHowLongAnAuthorIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	const here, heard, brought, met, failed, broke, resting, vector = 1, 2, 4, 8, 16, 32, 64, 128
+	for what, want := range map[int]time.Duration{
+		0:                                0,
+		met:                              0,
+		met | failed | broke:             0,
+		here:                             askAfterBeacon, // its vector is still to come
+		here | brought:                   askAfterBeacon,
+		here | vector:                    0,
+		here | vector | heard | brought:  0,
+		heard:                            askAfterBeacon,
+		heard | brought:                  askAfterBeacon,
+		heard | met:                      askAfterBeacon,
+		heard | failed:                   askAfterBeacon,
+		heard | brought | met:            askAfter,
+		heard | brought | failed:         askAfter,
+		heard | brought | met | broke:    askAfterBeacon,
+		heard | brought | failed | broke: askAfterBeacon,
+		brought:                          askAfter,
+		brought | met:                    askAfter,
+		brought | broke:                  askAfter,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, author := newStill(), newScribe(1, "Xen")
+			ct := n.contactLocked(author.id)
+			is := func(bit int) bool { return what&bit != 0 }
+			if is(here) {
+				n.meets(author, at, true).firstPart = is(vector)
+			}
+			if is(brought) {
+				n.meets(newScribe(2, "Bob"), at, true).theirs[author.id] = claim{addr: at}
+			}
+			ct.beaconAt = time.Now().Add(-beaconFresh)
+			if is(heard) {
+				ct.beaconAt = time.Now().Add(time.Millisecond - beaconFresh)
+			}
+			if is(met) {
+				ct.metAt = time.Now()
+			}
+			if is(failed) {
+				ct.fails = 1
+			}
+			if is(broke) {
+				ct.tie = broken
+			}
+			if got := n.delayLocked(author.id, time.Now()); got != want {
+				t.Errorf("case %08b: a third is asked after %v, want %v", what, got, want)
+			}
+		})
+	}
+}
+
+// TestWhoIsAboutToBeConnected is waited for by who has said all.
+func TestWhoIsAboutToBeConnected(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct {
+		name string
+		want bool
+		set  func(n *node, bob *conn, xen *contact)
+	}{
+		{"all that we know of are here", false, func(*node, *conn, *contact) {}},
+		{"a peer still says whom it knows", true, func(_ *node, bob *conn, _ *contact) { bob.firstPart = false }},
+		{"somebody is in the handshake", true, func(n *node, _ *conn, _ *contact) { n.handshakes = append(n.handshakes, new(conn)) }},
+		{"another is heard", true, func(_ *node, _ *conn, xen *contact) { xen.beaconAt = time.Now() }},
+		{"another was heard", false, func(_ *node, _ *conn, xen *contact) { xen.beaconAt = time.Now().Add(-beaconFresh) }},
+		{"a peer brings another", true, func(_ *node, bob *conn, xen *contact) { bob.theirs[xen.id] = claim{addr: at} }},
+		{"a connection that rests brings another", true, func(n *node, bob *conn, xen *contact) {
+			bob.theirs[xen.id] = claim{addr: at}
+			n.moveLocked(n.contacts[bob.peer], resting, bob)
+		}},
+		{"the connection with another rests", false, func(n *node, _ *conn, xen *contact) { n.moveLocked(xen, resting, &conn{n: n}) }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newStill()
+			bob := n.meets(newScribe(1, "Bob"), at, true)
+			n.contacts[bob.peer].beaconAt = time.Now()
+			c.set(n, bob, n.contactLocked(newScribe(2, "Xen").id))
+			if got := n.expectingLocked(); got != c.want {
+				t.Errorf("%s: %v, want %v", c.name, got, c.want)
+			}
+		})
+	}
+}
+
+// TestWhoIsMissedHearsMoreBeacons: those that few nodes need.
+func TestWhoIsMissedHearsMoreBeacons(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct {
+		name string
+		want bool
+		set  func(n *node, xen *contact)
+	}{
+		{"all are here", false, func(n *node, xen *contact) { n.moveLocked(xen, up, &conn{n: n}) }},
+		{"nobody is here", true, func(n *node, _ *contact) { clear(n.conns) }},
+		{"one was never met", false, func(_ *node, xen *contact) { xen.metAt = time.Time{} }},
+		{"one went without a word", true, func(*node, *contact) {}},
+		{"one is silent", true, func(n *node, xen *contact) { n.moveLocked(xen, suspect, &conn{n: n}) }},
+		{"the connection with one rests", false, func(n *node, xen *contact) { n.moveLocked(xen, resting, &conn{n: n}) }},
+	} {
+		n := newStill()
+		n.meets(newScribe(1, "Bob"), at, true)
+		xen := n.contactLocked(newScribe(2, "Xen").id)
+		xen.metAt = time.Now()
+		c.set(n, xen)
+		if got := n.misses(); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+	n, xen := newStill(), newScribe(2, "Xen")
+	n.holds(xen)
+	n.meets(newScribe(1, "Bob"), at, true)
+	n.contactLocked(xen.id).metAt = time.Now()
+	noError(n.history.add(xen.id, []post{xen.writes(kindLeave, time.Now().UnixMicro()+2, "")}, true, false))
+	if n.misses() {
+		t.Error("one that has left is missed")
+	}
+}
+
+// TestOthersHearWhereWeAreConnected, and that we no longer are, but nothing of what
+// changes nothing for them.
+func TestOthersHearWhereWeAreConnected(t *testing.T) {
+	t.Parallel()
+	at, elsewhere := netip.MustParseAddrPort("10.0.0.9:7700"), netip.MustParseAddrPort("10.0.0.44:7700")
+	link := func(addr netip.AddrPort) *conn { return &conn{transport: transport{addr: addr}} }
+	one, fresh, moved := link(at), link(at), link(elsewhere)
+	n, xen := newStill(), newScribe(1, "Xen")
+	ct := n.contactLocked(xen.id)
+	for i, c := range []struct {
+		to   tie
+		c    *conn
+		news bool
+	}{
+		{up, one, true}, {suspect, one, false}, {up, fresh, false}, {up, moved, true}, {resting, moved, false}, {waking, moved, false},
+		{up, moved, false}, {broken, nil, true}, {up, one, true}, {away, nil, true}, {away, nil, false},
+	} {
+		clear(n.news)
+		ct.answeredAt = time.Now()
+		n.moveLocked(ct, c.to, c.c)
+		if got := n.news[ct.id].cameWent; got != c.news {
+			t.Errorf("step %d: when it is %v the others hear of it: %v, want %v", i, c.to, got, c.news)
+		}
+		connected, rests := c.to == up || c.to == suspect, c.to == resting || c.to == waking
+		if n.conns[ct.id] != nil != connected || n.rested[ct.id] != nil != rests || ct.conn != c.c {
+			t.Errorf("step %d: %v, and connected: %v, at rest: %v", i, c.to, n.conns[ct.id], n.rested[ct.id])
+		}
+		if !ct.answeredAt.IsZero() {
+			t.Errorf("step %d: an answer from before still counts", i)
+		}
+	}
+}
+
+// TestWhichBeaconsAreChecked: those that would change an address that we know, or that
+// count as a sign of life.
+func TestWhichBeaconsAreChecked(t *testing.T) {
+	t.Parallel()
+	here, there, six := netip.MustParseAddrPort("10.0.0.9:7700"), netip.MustParseAddrPort("10.0.0.8:7700"), netip.MustParseAddrPort("[fe80::9%eth0]:7700")
+	const checked, named, next = 10, 20, 21 // counters of beacons
+	const long = time.Hour
+	for _, c := range []struct {
+		name        string
+		tie         tie
+		met         bool
+		quiet, last time.Duration // since something came on the connection; since a beacon was believed
+		counter     uint64
+		from        netip.AddrPort
+		check, seen bool // it is checked, or else believed
+	}{
+		{"a replay", away, false, 0, long, checked, there, false, false},
+		{"a node that we never met", away, false, 0, long, next, here, false, true},
+		{"it is elsewhere", away, false, 0, 0, next, there, true, false},
+		{"we met it, and heard it lately", away, true, 0, silence - 1, next, here, false, true},
+		{"we met it, and did not hear it for long", away, true, 0, silence, next, here, true, false},
+		{"we met it, and it is elsewhere", away, true, 0, 0, next, there, true, false},
+		{"it is connected", up, true, 0, 0, next, here, false, false},
+		{"it is connected, and elsewhere", up, true, 0, 0, next, there, false, false},
+		{"it is connected, and has another family", up, true, 0, 0, next, six, true, false},
+		{"it is connected, and is quiet", up, true, suspicion, long, next, here, true, false},
+		{"it is connected, and is quiet, and a beacon of before comes again", up, true, suspicion, long, named, here, false, false},
+		{"it is suspect", suspect, true, suspicion, long, next, here, true, false},
+		{"it is suspect, and was heard just now", suspect, true, suspicion, beaconEvery - 1, next, here, false, false},
+		{"it is suspect, and is elsewhere", suspect, true, suspicion, 0, next, there, true, false},
+		{"it is suspect, and a beacon of before comes again", suspect, true, suspicion, long, named, here, false, false},
+		{"it is broken", broken, true, 0, beaconEvery, next, here, true, false},
+		{"it is broken, and was heard just now", broken, true, 0, beaconEvery - 1, next, here, false, false},
+		{"its connection rests", resting, true, 0, 0, next, here, true, false},
+		{"its connection is opened again", waking, true, 0, 0, next, here, true, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, xen := newStill(), newScribe(1, "Xen")
+			ct := n.contactLocked(xen.id)
+			raw := &meter{start: time.Now().Add(-time.Hour - c.quiet)}
+			raw.reading.Store(int64(time.Hour))
+			ct.addr, ct.tie, ct.conn, ct.dialing = here, c.tie, &conn{transport: transport{raw: raw, addr: here}}, true
+			ct.counter, ct.skipped, ct.beaconAt = checked, named, time.Now().Add(-c.last)
+			if c.met {
+				ct.metAt = time.Now()
+			}
+			was := ct.beaconAt
+			check := n.takeUnchecked(&beacon{node: xen.id, counter: c.counter, port: c.from.Port()}, c.from.Addr())
+			if seen := ct.beaconAt != was; check != c.check || seen != c.seen {
+				t.Errorf("%s: its beacon is checked: %v, and believed: %v; want %v, and %v", c.name, check, seen, c.check, c.seen)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		n, xen := newStill(), newScribe(1, "Xen")
+		if n.takeUnchecked(&beacon{node: n.id, counter: 1, port: 7700}, here.Addr()) || len(n.contacts) > 0 {
+			t.Error("our own beacon is news")
+		}
+		raw := &meter{}
+		ct := n.contactLocked(xen.id)
+		ct.addr, ct.tie, ct.conn = here, up, &conn{transport: transport{raw: raw, addr: here}}
+		for counter, from := range map[uint64]netip.AddrPort{next: here, 1000: there} {
+			n.takeUnchecked(&beacon{node: xen.id, counter: counter, port: 7700}, from.Addr())
+		}
+		if ct.skipped != next || ct.namedAt != time.Now() {
+			t.Errorf("the greatest counter from its address is said to be %d, at %v", ct.skipped, ct.namedAt)
+		}
+	})
+}
+
+// TestHostToBlameFillsHalfOfTheContacts: beacons and peers that tell of nobody.
+func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, eve, other := newStill(), netip.MustParseAddrPort("10.0.0.9:7700"), netip.MustParseAddrPort("10.0.0.8:7700")
+		n.gate.hosts = map[netip.Addr]dialed{eve.Addr(): {blame: mostBlame}}
+		n.gate.places = maxDials // so that nobody is dialed
+		c := n.meets(newScribe(1, "Eve"), eve, true)
+		for i := range maxContacts {
+			n.takeUnchecked(&beacon{node: nodeNumber(i), counter: 1, port: 7700}, eve.Addr())
+			n.toldLocked(nodeNumber(maxContacts+i), c, other)
+		}
+		if len(n.contacts) != maxContacts/2+1 {
+			t.Errorf("it has us know %d nodes, limit %d", len(n.contacts), maxContacts/2+1)
+		}
+		c.addr = other
+		n.takeUnchecked(&beacon{node: nodeNumber(2 * maxContacts), counter: 1, port: 7700}, other.Addr())
+		n.toldLocked(nodeNumber(2*maxContacts+1), c, other)
+		if len(n.contacts) != maxContacts/2+3 {
+			t.Errorf("%d nodes of which others tell are known, want 2", len(n.contacts)-maxContacts/2-1)
+		}
+	})
 }

@@ -643,15 +643,16 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 	if ct.tie != to {
 		n.logf("%v (%s): %v, was %v", ct.id, n.label(ct.id), to, ct.tie)
 	}
-	if before := n.reachedLocked(ct.id); c == nil && before.IsValid() || c != nil && before != c.addr {
-		n.news[ct.id] = bulletin{cameWent: true}
-	}
-	if old := ct.conn; old != nil && old != c {
-		for author, was := range old.theirs {
-			n.strayLocked(old, author, was)
+	if ct.conn != nil {
+		for author, was := range ct.conn.theirs {
+			n.strayLocked(ct.conn, author, was)
 		}
 	}
+	before := n.reachedLocked(ct.id)
 	ct.tie, ct.conn, ct.answeredAt = to, c, time.Time{}
+	if n.reachedLocked(ct.id) != before {
+		n.news[ct.id] = bulletin{cameWent: true}
+	}
 	delete(n.conns, ct.id)
 	delete(n.rested, ct.id)
 	switch to {
@@ -673,11 +674,11 @@ func (n *node) contactLocked(id nodeID) *contact {
 		if len(n.contacts) < maxContacts {
 			break
 		}
-		if !ct.isMet() && !ct.dialing {
+		if !ct.isMet() {
 			delete(n.contacts, other)
 		}
 	}
-	n.contacts[id] = &contact{id: id, heardAt: time.Now()}
+	n.contacts[id] = &contact{id: id}
 	return n.contacts[id]
 }
 
@@ -733,7 +734,7 @@ type stray struct {
 // strayLocked notes that the peer of c is no longer connected with author, or that
 // we are no longer connected with the peer.
 func (n *node) strayLocked(c *conn, author nodeID, was claim) {
-	if was.addr.IsValid() && author != n.id && n.history.about(author).state == present {
+	if was.addr.IsValid() && n.history.about(author).state == present {
 		n.strays[author] = stray{by: c.peer, addr: was.addr, since: time.Now()}
 	}
 }
@@ -840,10 +841,9 @@ func (n *node) heard(x beacon, from netip.Addr) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if ct := n.contactLocked(x.node); !n.leaving && x.counter > ct.counter {
-		ct.counter, ct.unchecked = x.counter, nil
-		n.seenLocked(ct, &x, netip.AddrPortFrom(from, x.port))
-	}
+	ct := n.contactLocked(x.node)
+	ct.counter, ct.unchecked = max(ct.counter, x.counter), nil
+	n.seenLocked(ct, &x, netip.AddrPortFrom(from, x.port))
 }
 
 // isSigned says whether the signature of x is good, and logs if it is not.
@@ -865,7 +865,7 @@ func (n *node) takeUnchecked(x *beacon, from netip.Addr) bool {
 	now, addr := time.Now(), netip.AddrPortFrom(from, x.port)
 	ct := n.contacts[x.node]
 	switch {
-	case x.node == n.id || n.leaving:
+	case x.node == n.id:
 		return false
 	case ct == nil:
 		if !n.gate.doubts(from) || len(n.contacts) <= maxContacts/2 {
@@ -884,7 +884,7 @@ func (n *node) takeUnchecked(x *beacon, from netip.Addr) bool {
 		return ct.lacks(from) && n.checks.admit(from, now)
 	case (ct.tie == up || ct.tie == suspect) && x.counter <= ct.skipped:
 		return false // it came before, and is no sign that the node lives now
-	case ct.tie == up || ct.tie == resting || ct.tie == waking: // it is a sign of life
+	case ct.tie == resting || ct.tie == waking: // it is a sign of life
 	case ct.tie == away && ct.addr == addr && (!ct.isMet() || now.Sub(ct.beaconAt) < silence):
 		n.seenLocked(ct, x, addr)
 		return false

@@ -732,7 +732,9 @@ func (l *lab) invent(ctx context.Context, holes []*guest) {
 func TestContactsAreBounded(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, l *lab) {
-		ann := l.enter("Ann", deaf())
+		bob := l.enter("Bob", deaf())
+		ann := l.enter("Ann", deaf(), told(bob))
+		after(time.Second)
 		source := rand.NewChaCha8([32]byte{3})
 		var x frameList
 		for range 2 * maxContacts {
@@ -747,6 +749,9 @@ func TestContactsAreBounded(t *testing.T) {
 		defer ann.node.mu.Unlock()
 		if n := len(ann.contacts); n > maxContacts {
 			t.Errorf("Ann knows %d nodes, limit %d", n, maxContacts)
+		}
+		if ct := ann.contacts[bob.id]; ct == nil || ct.tie != up {
+			t.Error("Ann has forgotten Bob, whom she has met")
 		}
 	})
 }

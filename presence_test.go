@@ -601,6 +601,34 @@ func TestIPv4IsDialedFirst(t *testing.T) {
 	}
 }
 
+// TestOtherFamilyIsUsedWhereOneDies: Ann is connected with Bob over IPv4, and hears his
+// beacon over IPv6.
+func TestOtherFamilyIsUsedWhereOneDies(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob := l.enter("Bob", deaf())
+		ann := l.enter("Ann", deaf(), told(bob))
+		after(time.Second)
+		six, dies := netip.MustParseAddrPort("[fe80::9%eth0]:7700"), atomic.Bool{}
+		ann.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr != six.String() && dies.Load() {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return ann.dialOut(ctx, network, bob.addr.String())
+		}
+		bob.bar(ann)
+		ann.hears(bob.h().key, beacon{node: bob.id, counter: 1, port: six.Port(), name: "Bob"}, six.Addr())
+		dies.Store(true)
+		l.stall(ann, bob, true)
+		after(silence + tickEvery)
+		bob.says("I am here")
+		after(time.Second)
+		ann.wantLines(1, `: I am here$`)
+		ann.wantLines(0, ` (lost|is back)$`)
+	})
+}
+
 // TestHigherAsksTheLowerToDial: if both dialed at once, one of the two connections
 // would be for nothing.
 func TestHigherAsksTheLowerToDial(t *testing.T) {
