@@ -3,7 +3,7 @@ package main
 // This file holds the formats: the beacons and frames that p2pchat sends, the
 // records of its history file, and the lines that it prints. It also holds the
 // flow, which says how many bytes of posts may be under way, and the tabs of the
-// work that peers have us do. It opens nothing and looks at no clock.
+// work that peers have us do. It opens no file and no connection.
 //
 // Beacons say where a node can be reached. Frames prove the room's key, and then
 // carry posts: what an author said, numbered, chained and signed, so that it can
@@ -51,8 +51,8 @@ package main
 //	              dialed, "l" by the other), TLS exporter 32 (label
 //	              "EXPORTER-p2pchat", no context), ID of the dialing side 32, of
 //	              the listening side 32
-//	   2  HELLO   version 2 (1), epoch 4, time 8 (by the sender's clock), port 2
-//	              (where it listens on TCP), name 1+n
+//	   2  HELLO   version 2 (1), epoch 4, time 8 (by the sender's clock, in any
+//	              year), port 2 (where it listens on TCP), name 1+n
 //	   3  HAVE    flags 1 (1: the vector ends here; 2: a part of it does; 4: go on
 //	              with yours), taken 8 (DIRECT up to this number have arrived), then
 //	              per author: ID 32, first 8, last 8 (post numbers held, or both 0),
@@ -66,7 +66,7 @@ package main
 //	   7  SEEN    author 32, kind 1 (5 lost, 6 is back), time 8, name 1+n, address
 //	   8  BYE     why 1: 1 leaving, 2 duplicate, 3 you were silent, 4 idle,
 //	              5 protocol error, 6 too many connections
-//	   9  PART    more 1 (0: this is the last), a piece of the body of a POSTS frame
+//	   9  PART    more 1 (1: more follow), a piece of the body of a POSTS frame
 //	  10  GOT     arrived 8: bytes in the bodies of all POSTS and PART so far
 //
 // # Posts
@@ -85,7 +85,7 @@ package main
 //	     …     n  text     lines: joined by LF, so many that 48 bytes and the name
 //	                       for each are at most 16 times 128 bytes, the name and
 //	                       the text, and empty ones are not shown; rename: the new
-//	                       name; else empty, and passed over; n at most 196,608
+//	                       name; other kinds: ignored; n at most 196,608
 //	   end    64  signature  Ed25519 over the digest
 //
 // Its digest is SHA-256 of "p2pchat post 1", the author's ID, and the post
@@ -105,14 +105,15 @@ package main
 //
 //  3. All nodes of a host share the room's UDP port (SO_REUSEADDR, on the BSDs
 //     SO_REUSEPORT as well). A node sends beacons when it starts, 0.25 s and 1 s
-//     later, and then every 2 s, a quarter more or less at random; in a room of
-//     more than 50 nodes the interval is 0.04 s for each node. When three quarters
-//     of it are over, it is sent as soon as another is heard, so that all wake an
-//     idle node together; so are the heartbeats that are due soon. After the start,
-//     and while nobody is missing, only every eighth round goes to 255.255.255.255,
-//     or by IPv6 where there is IPv4 too. Every member can seal a beacon in another's
-//     name, but not sign it: a reader checks the signature before it dials the
-//     sender, believes the counter, or gives up an address that it knows for another.
+//     later, and then every 2 s, a quarter more or less at random; if it has more
+//     than 50 connections the interval is 0.04 s for each. When three quarters of it
+//     are over, a beacon is sent as soon as another is heard, so that all wake an
+//     idle node together; heartbeats that are due soon go with it. While nobody is
+//     missing, only every eighth round, and the answers of rule 4, go by IPv6 where
+//     there is IPv4 too, or to 255.255.255.255 where the network has a broadcast
+//     address. A member can seal a beacon in another's name, but not sign it: a
+//     reader checks the signature before it dials a node for the first time, takes
+//     another address for one that it knows, or believes that a silent node lives.
 //  4. A node that hears the beacon of another that it isn't connected with dials the
 //     packet's source address at the beacon's port. If that is an IPv6 one, 0.3 s are
 //     left for an IPv4 one to come, which is dialed first; IPv6 is dialed when that
@@ -122,8 +123,8 @@ package main
 //     other is heard.
 //  5. A node also dials the nodes that its peers are connected with, at the
 //     addresses in HAVE. An address that their own beacons told in the last 7 s
-//     counts for more. A link-local one is taken to be on the link on which the
-//     peer is reached, if that has such an address itself, and else not dialed.
+//     counts for more. A link-local one is taken to be on the peer's link if the
+//     peer is reached at a link-local address itself, and else is not dialed.
 //
 // The handshake.
 //
@@ -135,8 +136,8 @@ package main
 //  7. Of each pair one connection stands, no matter which dialed: for the lower ID from
 //     when it answers HELLO, for the higher from when it hears that. The lower
 //     answers BYE duplicate if a connection with the higher stands already, unless
-//     that has been silent for 4 s, or the epoch in HELLO is greater than in the
-//     HELLO that made it.
+//     that has been silent for 4 s, a new node was met at its address just now, or
+//     the epoch in HELLO is greater than in the HELLO that made it.
 //  8. The epoch counts what made the higher dial anew, for each lower from 0: its
 //     HELLOs that failed, the connections that ended, and those that were silent
 //     for 4 s; but not what ended by BYE duplicate. Two HELLOs that are under way
@@ -147,16 +148,16 @@ package main
 //     than 5 minutes, it says HELLO again on each connection: of that one the time
 //     alone counts.
 //  10. Each side says something once a second: if nothing else, a HAVE without
-//     entries. Where the peer's beacons are heard, or in a room of more than 64
-//     nodes, every 3 s is enough. If nothing came on a connection for 4 s, a fresh
-//     one is dialed; after 7 s the node is lost. But if its beacons are heard and
-//     TCP answered the dial, packets vanish by chance, and the handshake may take
-//     its 5 s. If a connection ends, and not by BYE leaving or idle, it is dialed
-//     anew; the node is lost if its host refuses that, if another node is found
-//     there that was not known before, or if it has not succeeded after 4 s. But
-//     while a peer is connected with a node, by the peer's HAVE, the node is lost
-//     only where its host refuses, another took its place, or no beacon of it came
-//     for the 7 s either; else when the last such peer is gone.
+//     entries. Where the peer's beacons are heard, or with more than 64 connections,
+//     every 3 s is enough. If nothing came on a connection for 4 s, a fresh one is
+//     dialed; after 7 s the node is lost. But if its beacons are heard and TCP
+//     answered the dial, packets vanish by chance, and the handshake may take its
+//     5 s. If a connection ends, but not by BYE 1, 4 or 6, it is dialed anew; the
+//     node is lost if nobody answers there, if another node is found that was not
+//     known before, or after 4 s if no handshake has succeeded. But while a peer
+//     is connected with a node, by the peer's HAVE, the node is lost only where its
+//     host refuses, another took its place, or no beacon of it came for the 7 s
+//     either; else when the last such peer is gone.
 //
 // What a node has.
 //
@@ -172,8 +173,8 @@ package main
 //  12. Later entries replace those before of the same author. One is sent
 //     - to the author, when posts that came from it were taken. This is the
 //     acknowledgement, and says the last number even if nothing is held any more.
-//     - to everybody, when the sender's own connection with the author came or
-//     ended.
+//     - to everybody, when the sender's own connection with the author came, ended
+//     or moved to another address.
 //     - to those who won't hear the author itself: by their own entry they have
 //     fewer of its posts, and are not connected with it. They are told when
 //     posts of it were taken, and when their connection with it has ended.
@@ -203,9 +204,9 @@ package main
 //     connected with the author, and the node's own connection with it has ended or a
 //     dial of it failed. It asks with over 1 only if for 2 s, or 5 s if it has what
 //     lies before the gap, nobody had the next post. Where nobody has more, it asks a
-//     peer that is connected with the author for what follows. A peer that has served
-//     for 3 s gives way to another that has the next post too, if that one hasn't
-//     served yet or served twice as fast.
+//     peer that is connected with the author for what follows. Of peers other than the
+//     author, one that has served for 3 s gives way to another that has the next post
+//     too and never failed to send, if that served for less than 3 s or twice as fast.
 //  17. What is neither the sender's own feed nor was asked for is passed over, for
 //     it may have crossed a WANT from 0. So are posts that were taken before, and
 //     those behind a gap unless over was 1. But a run that begins behind the next
@@ -216,11 +217,11 @@ package main
 //     checked before it is taken. But a node passes on only what is signed: a run
 //     to another ends with its last post whose signature verifies, and if there is
 //     none among the last 1,000, the subscription ends.
-//  19. A post contradicts what is held of its author if it is another of the same
-//     number, has a wrong prev or time, or follows a leave. What was taken before
-//     stands, nothing more of this author is taken, and the user is told. From the
-//     author itself it is a protocol error. Where the marks of two nodes differ at
-//     the same number, the user is told as well.
+//  19. A post contradicts what is held of its author if it has the number of the
+//     newest one and differs, has a wrong prev or time, or follows a leave. What was
+//     taken before stands, nothing more of this author is taken, and the user is
+//     told. From the author itself, or within a run, it is a protocol error. Where
+//     the marks of two nodes differ at the same number, the user is told as well.
 //  20. DIRECT are numbered upwards from 1 by each sender for each receiver, over
 //     all their connections; numbers may be left out. One that isn't greater than
 //     all before was taken already: it is acknowledged again, and not shown. What
@@ -231,25 +232,27 @@ package main
 //     feed; if it says what is so already, or is older than what the reader noted
 //     last; if it is more than 5 minutes ahead; or if 16 of this author came within
 //     a minute. To compare, a reader corrects the time by the difference between
-//     HELLO's time and its own clock, but by 5 minutes at most. SEEN waits while no
-//     post of its author was taken.
-//  22. GOT is said ahead of the vector, and whenever POSTS or PART were taken. To a
-//     peer that says GOT, a node has at most a window of bytes under way: 8 KiB
-//     at first, twice as much when a full window arrived within 0.25 s, half when
-//     it took more than 1 s, 4 KiB to 8 MiB. A run is half a window at most; a
-//     post that is larger goes in pieces, PART, which make the body of a POSTS
-//     frame together. Other frames may come between them.
+//     HELLO's time and its own clock, but by 5 minutes at most. While no post of
+//     the author was taken, up to 16 SEEN of it wait.
+//  22. GOT is said ahead of the vector, and whenever POSTS or PART came. To a peer
+//     that says GOT, a node sends no further run while a window of bytes is under
+//     way; what rule 13 lets go ahead may exceed that by a run. A window is 8 KiB at
+//     first, twice as much when a full one arrived within 0.25 s, half when it took
+//     more than 1 s, 4 KiB to 8 MiB. A run is half a window at most, or one post. A
+//     post larger than a window goes in pieces, PART, which together make the body
+//     of a POSTS frame. Other frames may come between them.
 //
 // Parting.
 //
 //  23. A node that says BYE sends nothing more, and the one that hears it closes
-//     the connection. If that doesn't happen, the first closes it after 0.25 s,
-//     or when it leaves within 0.6 s; after BYE duplicate at once.
+//     the connection. If that doesn't happen, the first closes it after 0.25 s; a
+//     node that leaves waits 0.6 s for all, and after BYE duplicate it closes at once.
 //  24. A node that leaves says so by its last post. It sends all that the peer
 //     lacks, and when it has heard the peer's whole vector, BYE leaving. What the
 //     peer sends behind that is not taken.
-//  25. A node that has too many connections says BYE 6 to make room for another. It
-//     is dialed again after 8 s at the earliest; neither counts as lost for that.
+//  25. A node that has too many connections says BYE 6 on one to make room for
+//     another, or closes the new one in its handshake. After BYE 6 the two dial each
+//     other again after 8 s at the earliest, and neither counts as lost for that.
 //  26. After BYE idle both are still connected for what their vectors say. The one
 //     that has something to say dials again. If no beacon came for 3 s, each
 //     tries every 3 s to make a TLS handshake, and closes; if that fails, the
@@ -476,9 +479,8 @@ type roomKey struct {
 	mark   nodeID // names the room in its history file, in the place of an author
 }
 
-// newRoomKey returns the keys of the room with this passphrase, or of the open
-// room if it is empty. Deriving them from a passphrase takes a noticeable part
-// of a second.
+// newRoomKey returns the keys of the room with this passphrase, or of the open room
+// if it is empty. Deriving them takes a noticeable part of a second.
 func newRoomKey(passphrase string) *roomKey {
 	open := sha256.Sum256([]byte("p2pchat open room"))
 	key := open[:]
@@ -493,8 +495,7 @@ func newRoomKey(passphrase string) *roomKey {
 	}
 }
 
-// noError returns v, and panics if there was an error: only a bug of ours can
-// cause one here.
+// noError returns v. It panics on an error, which only a bug of ours can cause here.
 func noError[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -868,12 +869,11 @@ func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", by
 
 // ---- the flow of posts
 
-// A flow bounds how many bytes of posts are under way to a peer, by how long
-// they take to arrive. On a fast network the bound grows until it doesn't
-// matter. On a slow path it holds about half a second's worth, so that a fresh
-// line never waits for long behind a long history, and nothing is asked for
-// again that is only slow. A peer that never says what has arrived is not
-// bounded. The zero value is ready. Guarded by node.mu.
+// A flow bounds the bytes of posts under way to a peer, by how long they take to
+// arrive. On a fast network the bound grows until it doesn't matter. On a slow path
+// it holds about half a second's worth, so that a fresh line doesn't wait long behind
+// a history, and what is only slow isn't asked for again. A peer that never says what
+// has arrived is not bounded. The zero value is ready. Guarded by node.mu.
 type flow struct {
 	bounded bool
 	sent    int64 // bytes so far
