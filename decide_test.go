@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -721,4 +722,368 @@ func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
 			t.Errorf("%d nodes of which others tell are known, want 2", len(n.contacts)-maxContacts/2-1)
 		}
 	})
+}
+
+// TestFirstBeaconIsCheckedBeforeTheDial: what a forged one said is forgotten, unless a
+// true one came meanwhile.
+func TestFirstBeaconIsCheckedBeforeTheDial(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct{ good, meanwhile bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
+		n, xen, eve := newStill(), newScribe(1, "Xen"), newScribe(2, "Eve")
+		by := eve
+		if c.good {
+			by = xen
+		}
+		x := noError(n.room.openBeacon(n.room.sealBeacon(by.key, beacon{node: xen.id, counter: 7, port: 7700})))
+		ct := n.contactLocked(xen.id)
+		ct.addr, ct.dialing, ct.beaconAt, ct.unchecked = at, true, time.Now(), &x
+		counter := uint64(0)
+		if c.meanwhile {
+			ct.unchecked, ct.counter = nil, 8
+			counter = 8
+		} else if c.good {
+			counter = 7
+		}
+		if good := n.isGenuine(ct, &x, at.Addr()); good != c.good {
+			t.Errorf("%+v: the beacon is said to be good: %v", c, good)
+		}
+		known := c.good || c.meanwhile
+		if ct.counter != counter || ct.unchecked != nil || ct.addr.IsValid() != known || ct.beaconAt.IsZero() == known || ct.dialing != c.good {
+			t.Errorf("%+v: counter %d, address %v, beacon of %v, dialed: %v", c, ct.counter, ct.addr, ct.beaconAt, ct.dialing)
+		}
+	}
+}
+
+// TestNoFailureFromBeforeASilenceCounts: the dial that comes when a node is heard again
+// may fail as well, and the next must not wait for long.
+func TestNoFailureFromBeforeASilenceCounts(t *testing.T) {
+	t.Parallel()
+	for silent, want := range map[time.Duration]time.Duration{silence: retryMost, silence + 1: retryFirst} {
+		synctest.Test(t, func(t *testing.T) {
+			n, ct := newStill(), new(contact)
+			ct.id[0], ct.metAt, ct.fails = 0xff, time.Now(), 8 // the ID is higher, so we dial at once
+			ct.beaconAt = time.Now().Add(-silent)
+			n.seenLocked(ct, new(beacon), netip.MustParseAddrPort("10.0.0.9:7700"))
+			synctest.Wait()
+			if wait := time.Until(ct.dialAt); wait != want {
+				t.Errorf("heard again after %v, and dialed in vain: the next dial waits for %v, want %v", silent, wait, want)
+			}
+		})
+	}
+}
+
+// TestWhereANodeIsToldToBe: its own beacons count for more than what a peer says, and a
+// link-local address means nothing without the link.
+func TestWhereANodeIsToldToBe(t *testing.T) {
+	t.Parallel()
+	const mine, told, six, link = "10.0.0.9:7700", "10.0.0.8:7700", "[fe80::9%eth0]:7700", "[fe80::9]:7700"
+	for _, c := range []struct {
+		known    string        // before
+		beacon   time.Duration // how long ago one came
+		addr     string        // that is told
+		want     string        // where the node is then
+		believed bool          // the peer tells of a dial
+	}{
+		{"", time.Hour, told, told, true},
+		{mine, time.Hour, told, told, true},
+		{mine, silence, told, told, true},
+		{mine, silence - 1, told, mine, false},
+		{"", time.Hour, link, "", false},
+		{six, time.Hour, link, six, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, xen := newStill(), newScribe(1, "Xen")
+			bob := n.meets(newScribe(2, "Bob"), netip.MustParseAddrPort("10.0.0.2:7700"), true)
+			ct := n.contactLocked(xen.id)
+			ct.beaconAt, ct.dialing = time.Now().Add(-c.beacon), true
+			if c.known != "" {
+				ct.addr = netip.MustParseAddrPort(c.known)
+			}
+			n.toldLocked(xen.id, bob, netip.MustParseAddrPort(c.addr))
+			if got := ct.addr.String(); got != cmp.Or(c.want, "invalid AddrPort") || ct.teller.IsValid() != c.believed || ct.heardAt != time.Now() {
+				t.Errorf("known at %q, told of %s: it is at %s, and %v has told; want %q, and %v", c.known, c.addr, got, ct.teller, c.want, c.believed)
+			}
+		})
+	}
+}
+
+// TestWhoIsForgotten: nodes of which nothing more will come.
+func TestWhoIsForgotten(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		met    bool
+		age    time.Duration // since it was heard of
+		was    presence
+		spoken bool // direct messages have passed
+		gone   bool
+	}{
+		{"it was heard of a moment ago", false, time.Minute - 1, unknown, false, false},
+		{"it was never met", false, time.Minute, unknown, false, true},
+		{"it was met, and said nothing", true, time.Minute, unknown, false, true},
+		{"it was met, and is here", true, 24 * time.Hour, present, false, false},
+		{"it has left", true, time.Minute, left, true, true},
+		{"it is lost", true, forgetLost, lost, false, false},
+		{"it is lost for long", true, forgetLost + 1, lost, false, true},
+		{"it is lost for long, and knows the numbers of messages", true, 24 * time.Hour, lost, true, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, xen := newStill(), newScribe(1, "Xen")
+			ct, bob := n.contactLocked(xen.id), n.meets(newScribe(2, "Bob"), netip.MustParseAddrPort("10.0.0.2:7700"), true)
+			bob.wants = map[nodeID]want{}
+			if c.was != unknown {
+				n.holds(xen)
+			}
+			switch c.was {
+			case lost:
+				n.history.note(xen.id, post{kind: kindLost})
+			case left:
+				noError(n.history.add(xen.id, []post{xen.writes(kindLeave, time.Now().UnixMicro()+2, "")}, true, false))
+			}
+			if c.met {
+				ct.metAt = time.Now()
+			}
+			if c.spoken {
+				ct.sent = 1
+			}
+			n.sources[xen.id] = &source{from: bob}
+			ct.heardAt = time.Now().Add(-c.age)
+			n.relistLocked(time.Now())
+			_, asked := bob.wants[xen.id]
+			if gone := n.contacts[xen.id] == nil; gone != c.gone || asked != c.gone || n.sources[xen.id] == nil != c.gone {
+				t.Errorf("%s: it is forgotten: %v, and no more asked for: %v; want %v", c.name, gone, asked, c.gone)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // a peer brings it, and nobody can dial it
+		n, xen := newStill(), newScribe(1, "Xen")
+		bob := n.meets(newScribe(2, "Bob"), netip.MustParseAddrPort("10.0.0.2:7700"), true)
+		bob.theirs[xen.id] = claim{addr: netip.MustParseAddrPort("[fe80::9]:7700")}
+		n.contactLocked(n.holds(xen))
+		for range 100 {
+			time.Sleep(relistEvery)
+			n.relistLocked(time.Now())
+		}
+		if n.contacts[xen.id] == nil {
+			t.Error("a node that a peer brings is forgotten")
+		}
+	})
+}
+
+// ---- dials
+
+func TestWhoIsDialed(t *testing.T) {
+	t.Parallel()
+	const long = time.Hour
+	for _, c := range []struct {
+		tie           tie
+		heard, beacon time.Duration // how long ago
+		want, leaving bool          // it is dialed; while we leave
+	}{
+		{away, silence, long, true, false},
+		{away, silence + 1, 0, false, false},
+		{up, 0, 0, false, false},
+		{suspect, 0, 0, true, false},
+		{broken, long, long, true, true},
+		{waking, long, 0, true, true},
+		{resting, long, slowHeartbeat, true, false},
+		{resting, 0, slowHeartbeat - 1, false, false},
+	} {
+		n, now := newStill(), time.Now()
+		ct := &contact{tie: c.tie, heardAt: now.Add(-c.heard)}
+		ct.addr, ct.beaconAt = netip.MustParseAddrPort("10.0.0.9:7700"), now.Add(-c.beacon)
+		for n.leaving = range map[bool]bool{false: true, true: true} {
+			if got, want := n.isDueLocked(ct, now), !n.leaving && c.want || n.leaving && c.leaving; got != want {
+				t.Errorf("%v, heard of %v ago, its beacon %v ago, and we leave: %v: it is dialed: %v, want %v", c.tie, c.heard, c.beacon, n.leaving, got, want)
+			}
+		}
+		ct.addr = netip.AddrPort{}
+		if n.isDueLocked(ct, now) {
+			t.Errorf("%v: it is dialed, and we know no address", c.tie)
+		}
+	}
+}
+
+// TestBrokenConnectionIsDialedAgain: whoever answers and hangs up may be about to die,
+// or only have no time.
+func TestBrokenConnectionIsDialedAgain(t *testing.T) {
+	t.Parallel()
+	const most = 11 // dials in 4 s
+	four, six := netip.MustParseAddrPort("10.0.0.9:7700"), netip.MustParseAddrPort("[fe80::9%eth0]:7700")
+	hangsUp := func() (net.Conn, error) {
+		near, far := net.Pipe()
+		far.Close()
+		return near, nil
+	}
+	fails := func(err error) func() (net.Conn, error) { return func() (net.Conn, error) { return nil, err } }
+	refuses, noWay := fails(syscall.ECONNREFUSED), fails(syscall.ENETUNREACH)
+	for _, c := range []struct {
+		name        string
+		spare       netip.AddrPort
+		four, six   func() (net.Conn, error) // what a dial ends with
+		refuses     int                      // after so many dials IPv4 refuses
+		least, most int                      // dials
+		lasts       time.Duration            // until it is lost
+	}{
+		{"its host refuses", netip.AddrPort{}, refuses, nil, 0, 1, 1, 0},
+		{"its host refuses, and has another address", six, refuses, hangsUp, 0, 1, 1, 0},
+		{"there is no way", netip.AddrPort{}, noWay, nil, 9, 1, 1, 0},
+		{"it hangs up", netip.AddrPort{}, hangsUp, nil, 99, most, most, dialTimeout},
+		{"it hangs up, and then its host refuses", netip.AddrPort{}, hangsUp, nil, 3, 4, 4, 7 * dialAgain},
+		{"it hangs up, and there is no way to its other address", six, hangsUp, noWay, 99, 2 * most, 2 * most, dialTimeout},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, xen := newStill(), newScribe(1, "Xen")
+			n.holds(xen)
+			dials, began := 0, time.Now()
+			n.dial = func(_ context.Context, _, addr string) (net.Conn, error) {
+				dials++
+				switch {
+				case addr == six.String():
+					return c.six()
+				case dials > c.refuses:
+					return refuses()
+				}
+				return c.four()
+			}
+			n.mu.Lock()
+			ct := n.contactLocked(xen.id)
+			ct.addr, ct.spare, ct.metAt, ct.tie = four, c.spare, began, broken
+			for n.dialLocked(ct); ct.tie == broken; {
+				n.mu.Unlock()
+				time.Sleep(dialAgain)
+				n.mu.Lock()
+			}
+			n.mu.Unlock()
+			if took := time.Since(began); dials < c.least || dials > c.most || took > c.lasts+dialJoin/2 || took < c.lasts || n.history.about(xen.id).state != lost {
+				t.Errorf("%s: it is lost (state %d) after %d dials and %v, want %d to %d, and %v", c.name, n.history.about(xen.id).state, dials, took, c.least, c.most, c.lasts)
+			}
+		})
+	}
+}
+
+// An ear is the raw connection of a peer that says nothing.
+type ear struct {
+	net.Conn // nil: nobody reads or writes
+	closed   bool
+}
+
+func (e *ear) Close() error { e.closed = true; return nil }
+
+// TestWhatTheEndOfADialMeans for the tie of a node that was dialed.
+func TestWhatTheEndOfADialMeans(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	const long = time.Hour
+	fails := attempt{err: errors.New("nobody there")}
+	refuses := attempt{err: syscall.ECONNREFUSED}
+	other := attempt{found: nodeNumber(9), answered: true, err: errors.New("another node")}
+	for _, c := range []struct {
+		name          string
+		tie           tie
+		last          attempt
+		beacon, since time.Duration // how long ago its last beacon came, and it was connected or came to rest
+		ended         bool          // we end
+		want          tie
+		closed        bool // its connection is closed
+		wait          time.Duration
+	}{
+		{"it was not connected", away, fails, long, 0, false, away, false, retryFirst},
+		{"it was not connected, and is found", away, attempt{}, long, 0, false, away, false, retryFirst},
+		{"it has connected meanwhile", up, refuses, long, 0, false, up, false, retryFirst},
+		{"it is suspect", suspect, fails, long, long, false, suspect, false, retryFirst},
+		{"it is suspect, and its host refuses", suspect, refuses, long, long, false, suspect, false, retryFirst},
+		{"it is suspect, and another has taken its place", suspect, other, long, long, false, suspect, true, retryFirst},
+		{"it is broken", broken, fails, 0, 0, false, away, false, retryFirst},
+		{"it broke again meanwhile", broken, attempt{}, long, long, false, broken, false, 0},
+		{"it is broken, and we end", broken, fails, long, long, true, broken, false, retryFirst},
+		{"it rests", resting, attempt{}, long, long, false, resting, false, slowHeartbeat},
+		{"it rests, and doesn't answer", resting, fails, slowHeartbeat, slowHeartbeat, false, away, false, slowHeartbeat},
+		{"it rests, doesn't answer, and is heard", resting, fails, slowHeartbeat - 1, long, false, resting, false, slowHeartbeat},
+		{"it has just come to rest, and doesn't answer", resting, fails, long, slowHeartbeat - 1, false, resting, false, slowHeartbeat},
+		{"it is opened again, and doesn't answer", waking, fails, long, long, false, away, false, retryFirst},
+		{"it rests again meanwhile", waking, attempt{}, long, long, false, waking, false, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, xen, raw := newStill(), newScribe(1, "Xen"), new(ear)
+			ct := n.contactLocked(n.holds(xen))
+			if c.tie != away && c.tie != broken {
+				ct.conn = &conn{n: n, transport: transport{peer: xen.id, addr: at, raw: &meter{Conn: raw}, since: time.Now().Add(-c.since)}}
+			}
+			ct.addr, ct.tie, ct.metAt, ct.dialing, ct.beaconAt = at, c.tie, time.Now(), true, time.Now().Add(-c.beacon)
+			if c.ended {
+				n.cancel()
+			}
+			n.mu.Lock()
+			n.dialedLocked(ct, c.last)
+			if wait := max(0, time.Until(ct.dialAt)); ct.tie != c.want || raw.closed != c.closed || wait != c.wait || ct.dialing != (c.wait == 0) {
+				t.Errorf("%s: then it is %v, its connection is closed: %v, and it is dialed after %v; want %v, %v, %v", c.name, ct.tie, raw.closed, wait, c.want, c.closed, c.wait)
+			}
+			if wasLost := n.history.about(xen.id).state == lost; wasLost != (c.want == away && c.tie != away) {
+				t.Errorf("%s: it is lost: %v", c.name, wasLost)
+			}
+			n.mu.Unlock()
+		})
+	}
+}
+
+// TestWhatADialShowsOfItsNode: that it is no more, or not.
+func TestWhatADialShowsOfItsNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, ct := newStill(), &contact{id: nodeNumber(1)}
+		for i, age := range []time.Duration{0, dialTimeout - 1, dialTimeout} {
+			n.contactLocked(nodeNumber(i + 2)).metAt = time.Now().Add(-age)
+		}
+		n.contactLocked(nodeNumber(2)).metAt = time.Time{}
+		found := func(id nodeID) attempt { return attempt{found: id, answered: true, err: errors.New("another")} }
+		for what, c := range map[string]struct {
+			last attempt
+			want bool
+		}{
+			"it is found":      {found(ct.id), false},
+			"we are found":     {found(n.id), false},
+			"nobody answers":   {attempt{err: context.DeadlineExceeded}, false},
+			"its host refuses": {attempt{err: syscall.ECONNREFUSED}, true},
+			"another is found that we never heard of": {found(nodeNumber(99)), true},
+			"another is found that we never met":      {found(nodeNumber(2)), true},
+			"another is found that is new":            {found(nodeNumber(3)), true},
+			"another is found that was there before":  {found(nodeNumber(4)), false},
+		} {
+			if got := n.isGoneLocked(ct, c.last); got != c.want {
+				t.Errorf("%s: it is gone: %v, want %v", what, got, c.want)
+			}
+		}
+	})
+}
+
+// TestWhatIsOddOfADialIsTold: if it is so again and again, and the node is heard.
+func TestWhatIsOddOfADialIsTold(t *testing.T) {
+	t.Parallel()
+	xen := nodeNumber(1)
+	ends := map[rune]attempt{
+		'u': {err: context.DeadlineExceeded},                                         // unanswered
+		'g': {answered: true, err: errors.New("no TLS")},                             // garbage
+		'o': {found: nodeNumber(2), answered: true, err: errors.New("another node")}, // another
+		'd': {found: xen, answered: true, err: errDuplicate},
+		's': {found: xen, answered: true},
+	}
+	for dials, want := range map[string]int{
+		"uu": 0, "uuu": 1, "uuuuuu": 1, "uusuu": 0, "uuduu": 0, "o": 0, "oo": 1, "oooo": 1, "oso": 0, "odo": 0, "oguo": 1, "gggg": 0,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, told := newStill(), 0
+			n.warn = func(string, ...any) { told++ }
+			ct := n.contactLocked(xen)
+			for _, how := range dials {
+				time.Sleep(beaconEvery)
+				ct.beaconAt = time.Now()
+				n.wonderLocked(ct, ends[how])
+			}
+			if told != want {
+				t.Errorf("dials that end with %s: the user is told %d things, want %d", dials, told, want)
+			}
+		})
+	}
 }

@@ -918,12 +918,9 @@ func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
 	case good:
 		ct.unchecked, ct.counter = nil, max(ct.counter, x.counter)
 	default:
-		ct.unchecked, ct.addr, ct.spare = nil, netip.AddrPort{}, netip.AddrPort{}
-		ct.beaconAt, ct.namedAt = time.Time{}, time.Time{}
+		ct.unchecked, ct.addr, ct.beaconAt = nil, netip.AddrPort{}, time.Time{}
 	}
-	if !good {
-		ct.dialing, ct.dialAt = false, time.Time{}
-	}
+	ct.dialing = good
 	return good
 }
 
@@ -956,12 +953,9 @@ func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 // is probably about to be heard.
 func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 	now, before := time.Now(), ct.addr.Addr()
-	fresh = fresh || now.Sub(ct.heardAt) >= silence || !before.IsValid()
+	fresh = fresh || now.Sub(ct.heardAt) >= silence
 	ct.heardAt = now
 	ct.learn(addr)
-	if ct.tie == up {
-		return
-	}
 	if fresh || ct.addr.Addr().Is4() != before.Is4() {
 		ct.dialAt = now
 		if ct.addr.Addr().Is6() {
@@ -980,8 +974,7 @@ func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 const (
 	dialTimeout   = 4 * time.Second        // of a dial; a broken connection that is not replaced within it is a loss
 	dialJoin      = 1 * time.Second        // a dial that takes longer is joined by another attempt: its packets may have vanished
-	maxJoined     = 4                      // attempts of a dial to a node that we met before
-	dialAgain     = 10 * time.Millisecond  // after a broken connection could not be made again; each time twice as long
+	dialAgain     = 10 * time.Millisecond  // after a broken connection could not be made again; each time twice as long, up to dialJoin
 	familyGap     = 300 * time.Millisecond // before a node whose IPv6 address alone is known is dialed: quick beacons come 250 ms apart
 	retryFirst    = 1 * time.Second        // after a dial that failed; each time twice as long
 	retryMost     = 8 * time.Second
@@ -992,18 +985,17 @@ const (
 
 // isDueLocked says whether the node of ct is to be dialed at this moment.
 func (n *node) isDueLocked(ct *contact, now time.Time) bool {
-	if !ct.isDue(now) {
+	switch {
+	case !ct.isDue(now) || ct.tie == up:
 		return false
-	}
-	switch ct.tie {
-	case up:
-		return false
-	case broken, waking:
+	case ct.isReopening():
 		return true
-	case resting: // as a probe, whether the node still lives
-		return !n.leaving && now.Sub(ct.beaconAt) >= slowHeartbeat
+	case n.leaving:
+		return false
+	case ct.tie == resting: // as a probe, whether the node still lives
+		return now.Sub(ct.beaconAt) >= slowHeartbeat
 	}
-	return !n.leaving && now.Sub(ct.heardAt) <= silence
+	return now.Sub(ct.heardAt) <= silence
 }
 
 // dialLocked dials the node of ct, if that is due. A node that was never met has to
@@ -1018,13 +1010,10 @@ func (n *node) dialLocked(ct *contact) {
 		return
 	}
 	ct.dialing = true
-	addr, probe, unchecked, most := ct.addr, ct.tie == resting, ct.unchecked, 1
-	if met && !probe {
-		most = maxJoined
-	}
+	addr, probe, unchecked := ct.addr, ct.tie == resting, ct.unchecked
 	n.wg.Go(func() {
 		if met {
-			n.dialContact(ct, addr, most, probe)
+			n.dialContact(ct, addr, met, probe)
 			return
 		}
 		next := sync.OnceFunc(n.dialNext)
@@ -1032,7 +1021,7 @@ func (n *node) dialLocked(ct *contact) {
 		defer time.AfterFunc(dialTurn, next).Stop()
 		failed := true
 		if unchecked == nil || n.isGenuine(ct, unchecked, host) {
-			err := n.dialContact(ct, addr, most, probe)
+			err := n.dialContact(ct, addr, met, probe)
 			failed = err != nil && !errors.Is(err, errDuplicate)
 		}
 		n.mu.Lock()
@@ -1058,11 +1047,11 @@ func (n *node) dialNext() {
 // dialContact dials the node of ct at addr, see firstOf. With probe it only makes a
 // TLS handshake, to see whether the node lives. While the connection is broken or
 // waking it dials again and again, because a dying process still accepts for a moment.
-func (n *node) dialContact(ct *contact, addr netip.AddrPort, most int, probe bool) error {
+func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	for wait := dialAgain; ; wait *= 2 {
-		a := n.firstOf(ctx, ct, addr, most, probe)
+	for wait := dialAgain; ; wait = min(2*wait, dialJoin) {
+		a := n.firstOf(ctx, ct, addr, met, probe)
 		n.mu.Lock()
 		again := a.err != nil && a.answered && ctx.Err() == nil && ct.isReopening() && !n.isGoneLocked(ct, a)
 		if !again {
@@ -1088,15 +1077,15 @@ type attempt struct {
 // fails, the other address of the node is tried, if it was not yet and is known by
 // then. While none has ended, another one joins after each dialJoin, by turns at the
 // two addresses: where packets vanish by chance, a connection waits longer and longer
-// to repeat one. There are at most most attempts, but always one at each address.
-func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, most int, probe bool) (last attempt) {
+// to repeat one. A node that was never met is tried once at each address.
+func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, met, probe bool) (last attempt) {
 	ended, over := make(chan attempt), make(chan struct{})
 	defer close(over)
 	join := time.NewTicker(dialJoin)
 	defer join.Stop()
 	begun, underWay := map[netip.AddrPort]bool{}, 0
 	begin := func(addr netip.AddrPort) {
-		begun[addr], most, underWay = true, most-1, underWay+1
+		begun[addr], underWay = true, underWay+1
 		n.wg.Go(func() {
 			select {
 			case ended <- n.attempt(ctx, addr, ct.id, probe):
@@ -1114,7 +1103,7 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 		case <-join.C:
 		}
 		n.mu.Lock()
-		settled := failed && (last.err == nil || errors.Is(last.err, errDuplicate) || ct.isReopening() && n.isGoneLocked(ct, last))
+		settled := failed && (last.err == nil || ct.isReopening() && n.isGoneLocked(ct, last))
 		other := ct.besides(turn)
 		n.mu.Unlock()
 		if settled {
@@ -1123,7 +1112,7 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, mo
 		if other.IsValid() {
 			turn = other
 		}
-		if !begun[turn] || most > 0 && !failed {
+		if !begun[turn] || met && !failed {
 			begin(turn)
 		}
 	}
@@ -1159,7 +1148,7 @@ func (n *node) dialedLocked(ct *contact, last attempt) {
 // odd: the node is heard, and yet it can't be reached.
 func (n *node) wonderLocked(ct *contact, last attempt) {
 	heard := ct.tie == away && time.Since(ct.beaconAt) < silence
-	if !heard || last.err == nil || errors.Is(last.err, errDuplicate) {
+	if !heard || last.err == nil || last.found == ct.id {
 		ct.mute, ct.otherAt = 0, time.Time{}
 		return
 	}
@@ -1177,7 +1166,7 @@ func (n *node) wonderLocked(ct *contact, last attempt) {
 		}
 		return
 	}
-	if last.found == (nodeID{}) || last.found == ct.id {
+	if last.found == (nodeID{}) {
 		return
 	}
 	if ct.otherAt.IsZero() {
@@ -1268,7 +1257,7 @@ func (n *node) relistLocked(now time.Time) {
 		if c := n.throughLocked(id); c != nil {
 			n.toldLocked(id, c, c.theirs[id].addr)
 		}
-		if now.Sub(ct.heardAt) < time.Minute || ct.dialing || ct.tie != away || len(ct.out) > 0 {
+		if now.Sub(ct.heardAt) < time.Minute { // longer than a dial or a direct message may take
 			continue
 		}
 		state, spoken := n.history.about(id).state, ct.sent+ct.taken > 0

@@ -580,7 +580,7 @@ func TestIPv4IsDialedFirst(t *testing.T) {
 					if host == c.silent {
 						<-ctx.Done()
 					}
-					return nil, errors.New("nobody there")
+					return nil, syscall.ECONNREFUSED
 				}
 				key := newKey()
 				for i, addr := range strings.Fields(c.heard) {
@@ -592,6 +592,9 @@ func TestIPv4IsDialedFirst(t *testing.T) {
 				defer mu.Unlock()
 				if len(dialed) < 2 || dialed[0] != c.first || dialed[1] != c.second {
 					t.Fatalf("%q are dialed, want first %s, then %s", dialed, c.first, c.second)
+				}
+				if c.silent != "" && len(dialed) > 2 {
+					t.Errorf("%q are dialed, want each once, as long as we never met the node", dialed)
 				}
 				if at[0] > c.within || at[1]-at[0] < c.after || at[1]-at[0] > c.after+tickEvery {
 					t.Errorf("%q are dialed after %v, want the first within %v and the next %v later", dialed, at, c.within, c.after)
@@ -626,6 +629,71 @@ func TestOtherFamilyIsUsedWhereOneDies(t *testing.T) {
 		after(time.Second)
 		ann.wantLines(1, `: I am here$`)
 		ann.wantLines(0, ` (lost|is back)$`)
+	})
+}
+
+// TestDialIsJoinedWherePacketsVanish: of the first attempts of a dial nothing comes back.
+func TestDialIsJoinedWherePacketsVanish(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob := l.enter("Bob", deaf())
+		ann := l.enter("Ann", deaf(), told(bob))
+		after(time.Second)
+		const vanish = 2
+		var dials atomic.Int32
+		ann.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if dials.Add(1) <= vanish {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return ann.dialOut(ctx, network, addr)
+		}
+		bob.bar(ann)
+		l.stall(ann, bob, true)
+		after(suspicion + 2*tickEvery + vanish*dialJoin)
+		bob.says("I am here")
+		after(10 * time.Second)
+		ann.wantLines(1, `^Bob@10.0.0.1: I am here$`)
+		ann.wantLines(0, ` lost$`)
+		if n := dials.Load(); n != vanish+1 {
+			t.Errorf("he is dialed %d times, want %d", n, vanish+1)
+		}
+	})
+}
+
+// TestWhoComesSecondIsNotToBlame: Ann and Bob dial each other, so that one of the two
+// connections is for nothing.
+func TestWhoComesSecondIsNotToBlame(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		l.dialsTake(retryFirst + dialTurn)
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(5 * time.Second)
+		for _, g := range []*guest{ann, bob} {
+			g.node.mu.Lock()
+			for host, d := range g.gate.hosts {
+				if d.blame > 0 {
+					t.Errorf("%s blames %v for %d dials", g.name, host, d.blame)
+				}
+			}
+			g.node.mu.Unlock()
+		}
+	})
+}
+
+// TestAnotherInItsPlaceIsALoss: Bob has died, and at his address is somebody new.
+func TestAnotherInItsPlaceIsALoss(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob, cid := l.enter("Bob", deaf()), l.enter("Cid", deaf())
+		ann := l.enter("Ann", deaf(), told(bob))
+		after(time.Second)
+		ann.dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return ann.dialOut(ctx, network, cid.addr.String())
+		}
+		bob.crash()
+		after(tickEvery)
+		ann.wantLines(1, `^\* Bob@10.0.0.1 lost$`)
 	})
 }
 
