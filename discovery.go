@@ -4,18 +4,18 @@ package main
 // which node to dial and when.
 //
 // A node says where it is by a beacon: a small sealed UDP packet to everybody on
-// the link of every interface, in IPv4 by broadcast and in IPv6 by multicast. It
-// goes to the loopback network as well, so that the nodes of one host always
-// meet. Beacons get lost, and nothing depends on a single one of them. Interfaces
-// come and go, so they are asked anew each time, and an error on one doesn't stop
-// the others.
+// the link of every interface, in IPv4 by broadcast and in IPv6 by multicast.
+// Without -bind it goes to the loopback network as well, so that the nodes of one
+// host meet. Beacons get lost, and nothing depends on a single one of them.
+// Interfaces come and go, so they are asked anew each time, and an error on one
+// doesn't stop the others.
 //
-// We hear of a node by its beacons, by a peer that is connected with it, or from
-// the user, who names an address (a target). What is known of a node is its
-// contact: its addresses, when it was last heard of, and its tie, which says
-// how we stand with it. Whatever changes a contact calls dialLocked, as the tick
-// does; that dials a node when its tie and its route say that this is due. A node
-// that was never met, which anybody can make up, has to pass a gate first.
+// We hear of a node by its beacons, by a peer that is connected with it, when it
+// dials us, or from the user, who names an address (a target). What is known of a
+// node is its contact: its addresses, when it was last heard of, and its tie, which
+// says how we stand with it. Each tick, and most of what makes a dial due, calls
+// dialLocked, which dials a node when its tie and its route say that this is due. A
+// node that was never met, which anybody can make up, has to pass a gate first.
 //
 // peer.go makes a connection of what was dialed, and moves the tie when one is
 // registered or ends, or when nothing comes on it. What silence and a dial that
@@ -74,7 +74,7 @@ type discovery struct {
 type local struct {
 	own      []netip.Addr // all of them; none if an interface could not be asked
 	segments []segment    // where to announce, those of IPv6 first
-	mute     []string     // interfaces that carry neither broadcasts nor multicasts
+	mute     []string     // interfaces without broadcasts, or in IPv6 without multicasts
 }
 
 // A segment is the link that one of our addresses is on.
@@ -171,8 +171,8 @@ func (d *discovery) announce(ctx context.Context, n *node) {
 // ctx ends. It says whether a beacon was asked for.
 //
 // By chorus the nodes of a room send their beacons together: each sends its own
-// when three quarters of its time are over and another is heard. So all of them
-// wake an idle node once, which costs more than the work that there is to do.
+// when three quarters of its time are over and another is heard. So an idle node
+// wakes once for all of them. Waking costs it more than the work that is to be done.
 func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus chan struct{}) bool {
 	select { // a beacon that was heard before the wait doesn't count
 	case <-chorus:
@@ -188,9 +188,10 @@ func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus cha
 	return false
 }
 
-// send sends a beacon from each of our addresses to everybody on its segment.
-// Each has a counter of its own, so that a node which hears us in two ways takes
-// neither for a replay. Those of IPv6 are sent first.
+// send sends a beacon from each of our addresses to everybody on its segment, and has
+// the connections closed whose local address is gone. Each beacon has a counter of its
+// own: a node that hears us in two ways doesn't take the later one for a replay. Those
+// of IPv6 are sent first.
 //
 // A host on the same link that takes its network for another one doesn't hear a
 // broadcast to the network of our address. So the same beacon is also broadcast to
@@ -226,9 +227,9 @@ func (l *local) hasIPv4(s segment) bool {
 	return s.own().Is6() && slices.ContainsFunc(l.segments, func(o segment) bool { return o.own().Is4() && o.index == s.index })
 }
 
-// tell sends packet to everybody in the group on the segment. The socket is bound
-// to our address there, so that the packet leaves by that interface, also where
-// another interface is on the same network.
+// tell sends packet to everybody in the group on the segment. The socket is bound to
+// our address there. So a packet to allNodes or broadcast leaves by that interface
+// also where another one is on the same network; one to the network may not.
 func (d *discovery) tell(n *node, s segment, packet []byte, group netip.Addr) {
 	to := netip.AddrPortFrom(group, d.port)
 	err := sendFrom(s.own(), packet, to)
@@ -357,7 +358,7 @@ func addrOf(a net.Addr) netip.AddrPort {
 func lacksZone(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" }
 
 // plainZone returns the name of an interface, or its number if the name holds a
-// character that would break a line of the output.
+// character that would break a line of the output; "" if there is no such interface.
 func plainZone(zone string) string {
 	if strings.Trim(zone, zoneLetters) == "" {
 		return zone
@@ -368,8 +369,8 @@ func plainZone(zone string) string {
 	return ""
 }
 
-// ownAddr returns the address that others most likely reach us at. It is invalid
-// while this host has none but its loopback.
+// ownAddr returns the address that others most likely reach us at: that of -bind, if
+// there is one. It is invalid while this host has none but its loopback.
 func (d *discovery) ownAddr() netip.Addr {
 	if d.bind.IsValid() {
 		return d.bind
@@ -479,11 +480,11 @@ const (
 //	tie      what it means                    and what ends it
 //	away     there is no connection           up: a connection is registered
 //	up       the connection stands            suspect: silent for 4 s, or a new node is at its address;
-//	                                          resting: it ended by BYE idle; away: it ended by BYE full,
+//	                                          resting: ended by BYE idle, and few rest; away: by BYE full,
 //	                                          or because one of us leaves; broken: it ended otherwise
-//	suspect  may be dead: what we say still   up: something comes, or a fresh one is registered;
+//	suspect  may be dead: what we say still   up: not silent at a tick, or a fresh one is registered;
 //	         goes out, a fresh one is dialed  away: silent for 7 s, see judgeSilence; else as up
-//	broken   dialed again and again for 4 s   up: registered; away: it can't be had, see dialedLocked
+//	broken   ended; a fresh one is dialed     up: registered; away: it can't be had, see dialedLocked
 //	resting  closed for lack of chat; asked   up: registered; waking: there is something to say;
 //	         now and then whether it lives    away: it doesn't answer and no beacon came, see dialedLocked
 //	waking   dialed as broken is; it counts   up: registered; away: as resting
@@ -566,7 +567,7 @@ type target struct {
 	route
 	alias string    // its name in the table of -peers; empty: it was given by -peer
 	met   bool      // a node of the room was found there
-	since time.Time // it was dialed for the first time; zero: never
+	since time.Time // when the first dial of it ended; zero: none has
 	id    nodeID    // of the node that was found there last; zero: none was
 }
 
@@ -578,7 +579,7 @@ type contact struct {
 	trouble
 	id         nodeID
 	tie        tie
-	conn       *conn      // up, suspect: the connection; resting, waking: the one that was closed; else nil
+	conn       *conn      // up, suspect: the connection; resting, waking: what atRest remembers of it; else nil
 	metAt      time.Time  // when it was connected for the first time; zero: never
 	epoch      uint32     // of our next HELLO to it; see the rules in protocol.go
 	answeredAt time.Time  // suspect: when somebody first answered a dial; zero: nobody did
@@ -607,8 +608,8 @@ type lifeSign struct {
 	unchecked *beacon   // the first one, which told where the node is; nil once a beacon was checked
 	name      string    // of the node, by the newest that was believed
 	beaconAt  time.Time // when the newest that was believed came
-	namedAt   time.Time // when a beacon in its name last came, believed or not
-	skipped   uint64    // the greatest counter of beacons from its address that were not checked
+	namedAt   time.Time // when a beacon in its name was last believed, or came while its connection was lively
+	skipped   uint64    // the greatest counter of unchecked beacons from its address while its connection was lively
 }
 
 // A trouble is what went wrong of late with reaching a node. The user is told of
@@ -694,7 +695,8 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 // claimAddrLocked returns the address at which lines show the peer of c. The port of a
 // peer that dialed us is its own word. Where two nodes claim one port of one address,
 // it goes to the one that we dialed there, or else to the one that came first: the
-// history shows the other one with a question mark from now on.
+// history shows the other one, for which the zero address stands, with a question mark
+// from now on.
 func (n *node) claimAddrLocked(c *conn) netip.AddrPort {
 	for _, o := range n.conns {
 		switch {
@@ -708,10 +710,9 @@ func (n *node) claimAddrLocked(c *conn) netip.AddrPort {
 	return c.addr
 }
 
-// throughLocked returns our connection with a peer that says that it is connected
-// with the node, and so brings us what the node says; nil if there is none. A
-// connection that rests counts, for the peer opens it when it has something to
-// bring.
+// throughLocked returns our connection with a peer that says that it is connected with
+// the node, and so brings us what the node says; nil if there is none. A connection that
+// rests counts, for the peer opens it when it has something to bring.
 func (n *node) throughLocked(id nodeID) *conn {
 	for _, conns := range []map[nodeID]*conn{n.conns, n.rested} {
 		for _, c := range conns {
@@ -739,9 +740,8 @@ func (n *node) strayLocked(c *conn, author nodeID, was claim) {
 	}
 }
 
-// findStraysLocked is called at each tick. A node that we heard through others alone
-// is lost when the last of these is gone, and is back when somebody brings it
-// again.
+// findStraysLocked is called at each tick. A node that we heard through others alone is
+// lost when the last of these is gone, and is back when somebody brings it again.
 func (n *node) findStraysLocked(now time.Time) {
 	looked := 0
 	for id, s := range n.strays {
@@ -797,9 +797,10 @@ func (n *node) expectingLocked() bool {
 	return len(n.handshakes) > 0
 }
 
-// delayLocked says how long to wait before asking a third for author's posts. An
-// author whose beacons are heard is about to connect. But if our connection with it
-// has ended or a dial of it has failed, a peer that is connected with it is asked soon.
+// delayLocked says how long to wait before asking a third for author's posts: not at
+// all when we have the author's vector. An author whose vector is still to come, or
+// whose beacons are heard, is waited for. But if our connection with it has ended or a
+// dial of it has failed, a peer that is connected with it is asked soon.
 func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	c, ct := n.conns[author], n.contacts[author]
 	switch {
@@ -813,8 +814,8 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	return 0
 }
 
-// misses says whether nobody is connected with us, or a node that was has gone
-// without a word.
+// misses says whether nobody is connected with us, or a node that was is silent, or
+// has gone without a word.
 func (n *node) misses() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -888,8 +889,8 @@ func (n *node) takeUnchecked(x *beacon, from netip.Addr) bool {
 	case ct.tie == away && ct.addr == addr && (!ct.isMet() || now.Sub(ct.beaconAt) < silence):
 		n.seenLocked(ct, x, addr)
 		return false
-	case ct.addr == addr && now.Sub(ct.beaconAt) < beaconEvery: // when a switch dies, all of a room hurry
-		return false
+	case ct.addr == addr && now.Sub(ct.beaconAt) < beaconEvery:
+		return false // one check is enough: when a switch dies, all of a room announce themselves at once
 	}
 	return n.checks.admit(from, now)
 }
@@ -906,8 +907,8 @@ func (n *node) seenLocked(ct *contact, x *beacon, addr netip.AddrPort) {
 	n.meetLocked(ct, addr, silent)
 }
 
-// isGenuine checks x, the first beacon of ct, now that the node is about to be
-// dialed. If it is forged, nothing is known of the node any more, unless another
+// isGenuine checks x, the first beacon of ct, now that the node is about to be dialed.
+// If it is forged, ct forgets where the node is and that it was heard, unless another
 // beacon was checked meanwhile.
 func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
 	good := n.isSigned(x, from)
@@ -925,8 +926,8 @@ func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
 }
 
 // toldLocked takes the word of the peer of c that a node is at addr, and has it dialed
-// if that is due. An address from the node's own beacons counts for more, or the wrong
-// word of a peer could keep two nodes apart. A link-local address is good on the
+// if that is due. An address that its own beacons told within silence counts for more, or
+// the wrong word of a peer could keep two nodes apart. A link-local address is good on the
 // peer's links. On ours it is good only if we know which of them it means.
 func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 	if n.contacts[id] == nil && n.gate.doubts(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
@@ -947,10 +948,10 @@ func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 
 // meetLocked notes that a node was heard to be at addr, and has it dialed if that is
 // due. A fresh node is dialed at once by the lower ID; the higher waits for that, and
-// dials after retryFirst. A node is fresh if it is new to us, if it was not heard of
-// for a while, or if the caller says so, because its beacons come again though
-// others told of it all the time. If its IPv6 address alone is known, that of IPv4
-// is probably about to be heard.
+// dials after retryFirst. A node is fresh if it is new to us, was not heard of for a
+// while, or has its first IPv4 address, or if the caller says so, because its beacons
+// come again though others told of it all the time. While its IPv6 address alone is
+// known, the dial waits for familyGap: that of IPv4 is probably about to be heard.
 func (n *node) meetLocked(ct *contact, addr netip.AddrPort, fresh bool) {
 	now, before := time.Now(), ct.addr.Addr()
 	fresh = fresh || now.Sub(ct.heardAt) >= silence
@@ -1046,7 +1047,7 @@ func (n *node) dialNext() {
 
 // dialContact dials the node of ct at addr, see firstOf. With probe it only makes a
 // TLS handshake, to see whether the node lives. While the connection is broken or
-// waking it dials again and again, because a dying process still accepts for a moment.
+// waking it dials again as long as somebody answers: a dying process still accepts.
 func (n *node) dialContact(ct *contact, addr netip.AddrPort, met, probe bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
@@ -1075,7 +1076,7 @@ type attempt struct {
 // firstOf makes attempts to connect with the node of ct. It returns the first that
 // decides the matter, or else the last one. The first is made at addr. When one
 // fails, the other address of the node is tried, if it was not yet and is known by
-// then. While none has ended, another one joins after each dialJoin, by turns at the
+// then. While any is under way, another one joins after each dialJoin, by turns at the
 // two addresses: where packets vanish by chance, a connection waits longer and longer
 // to repeat one. A node that was never met is tried once at each address.
 func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, met, probe bool) (last attempt) {
@@ -1273,10 +1274,10 @@ func (n *node) relistLocked(now time.Time) {
 
 const (
 	dialRate        = 50                     // dials per second to unknown nodes
-	maxDials        = 6                      // dials to unknown nodes under way at once: more would make each slower, not all faster
+	maxDials        = 6                      // places for dials to unknown nodes: more would make each slower, not all faster
 	maxDialsPerAddr = 4                      // dials to unknown nodes at one address under way at once
 	mostBlame       = 4                      // dials of late that failed: a host to blame for so many is doubted
-	dialTurn        = 500 * time.Millisecond // a dial that takes longer waits for something that is not our time
+	dialTurn        = 500 * time.Millisecond // a dial that takes longer is waiting for the network, and gives up its place
 	blameWait       = 15 * time.Millisecond  // before the next dial for which a host may be to blame, for each that failed of late
 	mostBlameWait   = 2 * time.Second
 
@@ -1286,11 +1287,11 @@ const (
 )
 
 // A dialGate bounds the dials to nodes that were never met, so that nodes which
-// somebody has made up don't keep real ones waiting. It bounds how many dials begin
-// in a second, and how many are under way, in all and to each host. Of a dial that
-// failed, its host is to blame, and perhaps the host that told of it. Some places are
-// kept for hosts without blame. Of what a host tells of others, each failure makes
-// the next dial wait longer. Of what it tells of itself none does, since many
+// somebody has made up don't keep real ones waiting. It bounds how many dials begin in
+// a second, how many have a place, and how many are under way to each host. The host
+// that was dialed is to blame for a failure, and perhaps the host that told of it. Some
+// places are kept for hosts without blame. A dial waits longer for each failure that
+// either is to blame for, but not one to a host that told of itself, since many
 // short-lived nodes are no offence. The zero value is ready. Guarded by node.mu.
 type dialGate struct {
 	begun  tab // dials that began: each counts for its part of a second
@@ -1331,7 +1332,7 @@ func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 	return true
 }
 
-// wait returns how long the next dial waits for this one.
+// wait returns how long the next dial waits for which this host may be to blame.
 func (d dialed) wait() time.Duration { return min(time.Duration(d.blame)*blameWait, mostBlameWait) }
 
 // note keeps what became of a dial to host, of which teller told. If both are one
@@ -1393,11 +1394,12 @@ func (b *checkBudget) admit(from netip.Addr, now time.Time) bool {
 	return true
 }
 
-// makeRoomLocked says whether c may be one more connection. If there are too many with
-// its host, one of them gives way, but only where we dialed: those who dial us again
-// and again drive nobody of their host out. If there are too many in all, one of the
-// host that has most gives way. It is the one in the middle by age, if possible of
-// those on which nothing was said: early ones stay, and the latest gets in.
+// makeRoomLocked says whether c may be one more connection, for which it may end
+// another. If there are too many with its host, one of them gives way, but only where we
+// dialed: those who dial us again and again drive nobody of their host out. If there are
+// too many in all, one of the host that has most gives way, if it has at least two more
+// than c's. It is the one in the middle by age, if possible of those on which nothing
+// was said: early ones stay, and the latest gets in.
 func (n *node) makeRoomLocked(c *conn) bool {
 	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(o *conn) bool { return o.bye != 0 })
 	count := perHost(all)
@@ -1456,11 +1458,11 @@ const (
 	silent             // it is lost
 )
 
-// judgeSilence judges a peer from which nothing came on its connection for quiet.
-// beacon says how long ago its last beacon came, and answer how long ago a dial was
-// first answered. A beacon shows that its program runs, and an answer that its host
-// can be reached. If there was both, packets vanish by chance, and the handshake of
-// the fresh connection is waited for. If not, nothing that is said comes through.
+// judgeSilence judges a peer from which nothing came on its connection for quiet. beacon
+// is how long ago its last beacon came, and answer how long ago a dial was first answered.
+// A beacon shows that its program runs, and an answer that its host can be reached. If
+// there was both, packets vanish by chance, and the handshake of the fresh connection is
+// waited for. If not, nothing that is said comes through.
 func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 	switch {
 	case quiet > silence && (beacon > silence || answer > handshakeTimeout):
@@ -1471,9 +1473,8 @@ func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 	return alive
 }
 
-// loseLocked ends the tie of ct, which went without a word. If a peer is connected
-// with it, and it isn't known to be gone, it is not lost, for the peer brings what it
-// says.
+// loseLocked ends the tie of ct, which went without a word. If a peer is connected with
+// it, and it isn't known to be gone, it is not lost: the peer brings what it says.
 func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
 	n.news[ct.id] = bulletin{cameWent: true}
@@ -1505,8 +1506,8 @@ func (n *node) chokedLocked(ct *contact) {
 	}
 }
 
-// doubtLocked dials every node anew that was reached at the address where ct, a new
-// node, is now, because ct may have taken its place.
+// doubtLocked dials every node anew that was reached at the address where ct, a new node,
+// is now, because ct may have taken its place. One that isn't silent is up again soon.
 func (n *node) doubtLocked(ct *contact) {
 	for _, o := range n.contacts {
 		if o != ct && o.tie == up && o.conn.addr == ct.conn.addr {
@@ -1592,7 +1593,7 @@ func compareMembers(a, b member) int {
 	return cmp.Or(cmp.Compare(a.name, b.name), a.addr.Compare(b.addr))
 }
 
-// label returns the name and the address of a node as lines show them.
+// label returns the name of a node, and where it was last reached; @? if it never was.
 func (n *node) label(id nodeID) string {
 	l, known := liner{port: n.roomPort}, n.history.about(id)
 	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
@@ -1666,9 +1667,8 @@ func (n *node) alone() bool {
 	return n.gather.from == ""
 }
 
-// size returns how many nodes the room has, ourselves included: the nodes that we
-// are connected with, and the nodes that we heard of lately, which strangers can
-// make up.
+// size returns how many nodes the room has, ourselves included: those that we have a
+// connection with, and those that we heard of lately, which strangers can make up.
 func (n *node) size() (connected, heardOf int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
