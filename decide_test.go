@@ -700,6 +700,23 @@ func TestWhichBeaconsAreChecked(t *testing.T) {
 	})
 }
 
+// TestSightingsWaitForAJoin, as many as there is room for: of an author of whom we hold
+// nothing, none is noted.
+func TestSightingsWaitForAJoin(t *testing.T) {
+	t.Parallel()
+	n, xen := newStill(), newScribe(1, "Xen")
+	c := n.meets(newScribe(2, "Bob"), netip.MustParseAddrPort("10.0.0.9:7700"), true)
+	s := &source{from: c}
+	n.sources[xen.id] = s
+	for i := range 2 * maxWaiting {
+		x := sighting{author: xen.id, kind: kindLost, time: time.Now().UnixMicro() + int64(i), name: []byte("Xen"), addr: xen.addr}
+		must(t, c.handle(frameSeen, appendSeen(nil, x)[5:]))
+	}
+	if state := n.history.about(xen.id).state; len(s.waiting) != maxWaiting || state != unknown {
+		t.Errorf("%d sightings wait, and its state is %d; want %d, and %d", len(s.waiting), state, maxWaiting, unknown)
+	}
+}
+
 // TestHostToBlameFillsHalfOfTheContacts: beacons and peers that tell of nobody.
 func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
 	t.Parallel()

@@ -1328,16 +1328,14 @@ func (c *conn) handleWantLocked(body []byte) error {
 func (c *conn) handleSeenLocked(body []byte) error {
 	n := c.n
 	x, err := parseSeen(body)
-	s := n.sources[x.author]
+	s, early := n.sources[x.author], n.history.about(x.author).last == 0
 	switch {
-	case err != nil || s == nil || s.from != c || n.conns[x.author] != nil: // it is passed over
-	case n.history.about(x.author).last == 0 && len(s.waiting) < maxWaiting:
+	case err != nil || s == nil || s.from != c || n.conns[x.author] != nil || early && len(s.waiting) >= maxWaiting: // it is passed over
+	case early:
 		s.waiting = append(s.waiting, x)
 		c.debt = 0
-	default:
-		if n.sawLocked(c, x) {
-			c.debt = 0 // we asked for the feed, and what an author's sightings may cost is bounded
-		}
+	case n.sawLocked(c, x):
+		c.debt = 0 // we asked for the feed, and what an author's sightings may cost is bounded
 	}
 	return err
 }

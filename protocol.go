@@ -233,7 +233,7 @@ package main
 //     last; if it is more than 5 minutes ahead; or if 16 of this author came within
 //     a minute. To compare, a reader corrects the time by the difference between
 //     HELLO's time and its own clock, but by 5 minutes at most. While no post of
-//     the author was taken, up to 16 SEEN of it wait.
+//     the author was taken, up to 16 SEEN of it wait; others are passed over.
 //  22. GOT is said ahead of the vector, and whenever POSTS or PART came. To a peer
 //     that says GOT, a node sends no further run while a window of bytes is under
 //     way; what rule 13 lets go ahead may exceed that by a run. A window is 8 KiB at
