@@ -717,6 +717,40 @@ func TestSightingsWaitForAJoin(t *testing.T) {
 	}
 }
 
+// TestOneMemberWarnsOfLittle: it says that authors signed two histories, of whom we hold
+// nothing, or something else; and it brings reason to warn of ever more addresses.
+func TestOneMemberWarnsOfLittle(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		most int
+		does func(n *node, c *conn, i int)
+	}{
+		{"it tells of nobody", 0, func(n *node, c *conn, i int) { n.hasLocked(c, nodeNumber(i), span{0, 0, 1}, netip.AddrPort{}) }},
+		{"it tells otherwise of many", 1, func(n *node, c *conn, i int) {
+			if i < 10 {
+				n.hasLocked(c, n.holds(newScribe(i, "Xen")), span{1, 2, 1}, netip.AddrPort{})
+			}
+		}},
+		{"it is heard at many addresses", maxAlike, func(n *node, _ *conn, i int) { n.warnOnceLocked(fmt.Sprint("mute 10.0.0.", i), "") }},
+	} {
+		n, warnings := newStill(), 0
+		n.warn = func(string, ...any) { warnings++ }
+		mallory := n.meets(newScribe(1000, "Mallory"), netip.MustParseAddrPort("10.0.0.9:7700"), true)
+		for i := range maxContacts {
+			c.does(n, mallory, i)
+		}
+		if warnings != c.most {
+			t.Errorf("%s: the user is warned %d times, want %d", c.name, warnings, c.most)
+		}
+		n.warnOnceLocked("files", "")
+		n.warnOnceLocked("files", "")
+		if warnings != c.most+1 {
+			t.Errorf("%s: another reason to warn is told %d times, want 1", c.name, warnings-c.most)
+		}
+	}
+}
+
 // TestHostToBlameFillsHalfOfTheContacts: beacons and peers that tell of nobody.
 func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
 	t.Parallel()

@@ -1284,6 +1284,8 @@ const (
 	maxChecks        = 300 // signatures of beacons that are checked in a second: 4 % of a core
 	maxChecksPerAddr = 200 // signatures of beacons from one address that are checked in a second: a host may be a room of so many
 	fewChecks        = 10  // checks that an address gets in a second though maxChecks are used up
+
+	maxAlike = 64 // warnings of one kind in a launch, and log lines of one kind in a minute
 )
 
 // A dialGate bounds the dials to nodes that were never met, so that nodes which

@@ -44,6 +44,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -108,9 +109,9 @@ type node struct {
 	exchange
 	outcome
 	pulse  pulse
-	work   workload        // that all peers together made us do
-	warned map[string]bool // what the user was warned of in this launch
-	logged map[string]bool // offences that were logged in this minute
+	work   workload       // that all peers together made us do
+	warned map[string]int // what the user was warned of in this launch, see isFirst
+	logged map[string]int // offences that were logged in this minute
 }
 
 // An outside is how a node reaches what is outside of it. Immutable.
@@ -241,7 +242,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
 		outcome:  outcome{lastMetAt: now},
 		pulse:    pulse{tickAt: now, shown: h.clock().Round(0)},
-		warned:   map[string]bool{}, logged: map[string]bool{},
+		warned:   map[string]int{}, logged: map[string]int{},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
@@ -324,7 +325,7 @@ func (n *node) pause(d time.Duration) {
 	}
 }
 
-// warnOnceLocked warns the user, but not twice of the same.
+// warnOnceLocked warns the user, but not twice of the same, and of maxAlike of a kind.
 func (n *node) warnOnceLocked(what, format string, args ...any) {
 	if isFirst(n.warned, what) {
 		n.warn(format, args...)
@@ -341,7 +342,7 @@ func (n *node) failed(what string, err error) {
 	}
 }
 
-// logOnce logs an offence, but not twice a minute.
+// logOnce logs an offence, but not twice a minute, and maxAlike of a kind.
 func (n *node) logOnce(what, format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -350,12 +351,15 @@ func (n *node) logOnce(what, format string, args ...any) {
 	}
 }
 
-// isFirst says whether seen, which stays bounded, takes what for the first time.
-func isFirst(seen map[string]bool, what string) bool {
-	if seen[what] || len(seen) >= maxContacts {
+// isFirst says whether what comes for the first time, and is one of the first maxAlike of
+// its kind, which is its first word. seen counts both.
+func isFirst(seen map[string]int, what string) bool {
+	kind, _, _ := strings.Cut(what, " ")
+	if seen[what] > 0 || seen[kind] >= maxAlike {
 		return false
 	}
-	seen[what] = true
+	seen[kind]++
+	seen[what]++
 	return true
 }
 
@@ -1066,7 +1070,7 @@ func (c *conn) handlePosts(body []byte) error {
 	case err == errGap:
 		n.lackLocked(author)
 	case err == errFork:
-		n.warnOnceLocked("fork "+author.String(), "%s contradicts what it signed before; nothing more is taken from it", n.label(author))
+		n.warnOnceLocked("contradiction "+c.addr.Addr().String(), "%s contradicts what it signed before; nothing more is taken from it", n.label(author))
 		if own {
 			return err
 		}
@@ -1075,7 +1079,6 @@ func (c *conn) handlePosts(body []byte) error {
 		c.telling.authors[author] = true // this acknowledges the posts, including those that we had from somebody else
 	}
 	if count > 0 {
-		c.debt = 0
 		n.tookLocked(c, author, last, count, len(body))
 	}
 	return nil
@@ -1085,7 +1088,7 @@ func (c *conn) handlePosts(body []byte) error {
 // about so many bytes, from the peer of c.
 func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) {
 	now := time.Now()
-	c.chatAt = now
+	c.chatAt, c.debt = now, 0
 	if t, ok := c.theirs[author]; ok || author == c.peer {
 		if t.stalls = 0; author == c.peer {
 			t.span = span{max(t.first, 1), last.number, last.link.mark()}
@@ -1106,13 +1109,12 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 		c.debt -= workPerEntry + workPerClaim
 		n.forgetSourceLocked(author)
 	}
-	if g := &n.gather; !g.done {
-		if awaited := n.history.awaited(author); last.number-uint64(count) < awaited {
-			g.brought[c.peer] += count
-			g.came(bytes, now)
-			if last.number >= awaited {
-				n.gatherLocked(now, false)
-			}
+	g, awaited := &n.gather, n.history.awaited(author)
+	if !g.done && last.number-uint64(count) < awaited {
+		g.brought[c.peer] += count
+		g.came(bytes, now)
+		if last.number >= awaited {
+			n.gatherLocked(now, false)
 		}
 	}
 }
@@ -1198,8 +1200,8 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		had.since = time.Now().Unix()
 	}
 	mine := n.history.about(author)
-	if mine.last == s.last && mine.link.mark() != s.mark {
-		n.warnOnceLocked("fork "+author.String(), "%s says that %s signed two different histories; this node keeps the one it has",
+	if mine.last > 0 && mine.last == s.last && mine.link.mark() != s.mark {
+		n.warnOnceLocked("fork "+c.addr.Addr().String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
 	reached := n.reachedLocked(author).IsValid()
