@@ -1,18 +1,17 @@
 package main
 
-// This file holds the connections of a node: exactly one with each other node.
+// This file holds the connections of a node. Exactly one stands with each other node.
 //
 // A connection begins with a handshake, which proves that both sides know the
 // room's key. Whichever side dialed, the node with the lower ID decides which
 // connection of a pair stands: the other says HELLO, and only the answer registers
 // the connection. So a duplicate ends before anybody noticed it.
 //
-// A connection carries subscriptions to feeds. Its writer has one rule: for each
-// feed that is subscribed, send the posts from the next one up to what the history
-// holds. So live chat, relaying, the newcomer's history and healing after a cut are
-// one thing. Only direct messages are queued for a peer. A slow peer costs no
-// memory: its numbers fall behind. Each peer is subscribed to our own feed. For the
-// feeds of others there are:
+// A connection carries subscriptions to feeds. Its writer has one rule: of each, send
+// the posts from the next one up to what the history holds. So live chat, relaying, the
+// newcomer's history and healing after a cut are one thing. Only direct messages are
+// queued for a peer. A slow peer costs no memory: its numbers fall behind. Each peer is
+// subscribed to our own feed. For the feeds of others there are:
 //
 //	node.lacking  authors that somebody may have more of than we
 //	node.sources  the peers that send us their posts
@@ -53,9 +52,9 @@ import (
 
 const (
 	tickEvery     = 250 * time.Millisecond
-	heartbeat     = 1 * time.Second // a connection that carried nothing for so long carries an empty HAVE
+	heartbeat     = 1 * time.Second // a connection on which we sent nothing for so long is sent an empty HAVE
 	slowHeartbeat = 3 * heartbeat   // the heartbeat where the peer's beacons show that it lives, and in a large room
-	largeRoom     = 64              // nodes; a room of more is large
+	largeRoom     = 64              // connections; the room of a node that has more is large
 
 	relistEvery      = 4 * time.Second
 	tellGap          = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
@@ -81,17 +80,18 @@ const (
 	progress        = 4 << 10  // bytes; a peer that takes so many is worth waiting for
 )
 
-// errDuplicate says that another connection with the node stands, on both sides.
+// errDuplicate says that another connection with the node stands. The lower ID returns
+// it when it refuses, the higher when it hears that.
 const errDuplicate = byeError(byeDuplicate)
 
 // A node is one participant of a room.
 type node struct {
-	id       nodeID        // immutable, like all up to mu
+	id       nodeID        // immutable, like all up to wg
 	tls      *tls.Config   // of all connections; it holds the key of the node
 	room     *roomKey      // the key that a peer must know, too
 	port     uint16        // TCP port that we listen on
 	roomPort uint16        // UDP port of the room; as a TCP port it is not shown
-	patience time.Duration // with nobody connected, before what we say counts as heard
+	patience time.Duration // of -wait; with nobody connected for so long, what we say counts as delivered
 	idle     time.Duration // after which a connection with a node of the table rests; 0: never
 	history  *history      // what was said and seen
 	outside
@@ -103,7 +103,7 @@ type node struct {
 	writing atomic.Int64 // bytes of frames that are being written
 
 	mu         sync.Mutex    // guards all below
-	changed    chan struct{} // closed and replaced when somebody came, went or acknowledged
+	changed    chan struct{} // closed and replaced at each tick, and when somebody came, went or acknowledged
 	handshakes []*conn       // under way, the oldest first
 	roster
 	exchange
@@ -126,7 +126,7 @@ type outside struct {
 type outcome struct {
 	leaving     bool      // we have said that we leave
 	bestAck     uint64    // the newest post of our own that anybody has
-	takenAt     time.Time // when waitDelivered began, or last a direct message was taken, or part of a post while nobody had all
+	takenAt     time.Time // when waitDelivered began, a direct message was taken, or, while nobody had all, part of a post was
 	lastMetAt   time.Time // when anybody was last connected
 	undelivered int       // direct messages that were given up
 }
@@ -163,7 +163,7 @@ type conn struct {
 	served  served          // what the peer sent of what it was asked for
 
 	writing // used by the writer alone
-	reading // used by the reader alone, but from partAt on guarded by n.mu
+	reading // used by the reader alone, but for partAt, which n.mu guards
 }
 
 // A holdings is what a peer has, by its own word, and how its clock goes.
@@ -195,7 +195,7 @@ type reading struct {
 	overdue *time.Timer   // ends c if what it counts doesn't come to an end soon; nil: it has time
 }
 
-// A transport is what a connection is from its handshake on.
+// A transport is what a connection is. The fields from since on are set by register.
 type transport struct {
 	raw    *meter         // the TCP connection
 	tls    *tls.Conn      // what is said on it
@@ -221,7 +221,7 @@ type telling struct {
 	arrived int64           // what GOT says: bytes in the bodies of all POSTS and PART that came
 }
 
-// A sub is how far the peer has what it asked for. The writer alone changes it.
+// A sub is how far we have sent a feed to the peer. The writer alone changes it.
 type sub struct {
 	author nodeID
 	next   uint64 // number of the post to send next
@@ -390,7 +390,8 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 // ---- making a connection
 
 // connect makes a connection of raw, if the other side proves that it belongs here, and
-// starts the goroutines that read and write it. It returns who is there, as far as that is
+// starts the goroutines that read and write it; otherwise it closes raw. It returns when the
+// handshake has ended, which may first queue up, and says who is there, as far as that is
 // known. A peer that is not expect, unless that is zero, is turned away.
 func (n *node) connect(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
 	c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr())}}
@@ -418,8 +419,7 @@ func (n *node) connect(raw net.Conn, dialed bool, expect nodeID) (nodeID, error)
 	return c.peer, nil
 }
 
-// queueUp has c, which its peer dialed, wait with the handshake until the work
-// that its host makes us do allows for one.
+// queueUp has c wait until the work that its host makes us do allows for its handshake.
 func (n *node) queueUp(c *conn) error {
 	for {
 		n.mu.Lock()
@@ -500,10 +500,9 @@ func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	return c.exchangeHello(say)
 }
 
-// exchangeHello sends what is still to be said and, as the higher ID, HELLO. It
-// hears the peer's HELLO and registers the connection, and so the lower ID decides
-// whether it stands. The lower's own HELLO, which lets the higher register it too,
-// is returned, to be sent first of all.
+// exchangeHello sends what is still to be said and, as the higher ID, HELLO. It hears
+// the peer's HELLO and registers the connection, so the lower ID decides whether it
+// stands. The lower's own HELLO, by which the higher registers it too, is returned.
 func (c *conn) exchangeHello(say []byte) (first []byte, err error) {
 	n := c.n
 	lower := n.id.less(c.peer)
@@ -539,8 +538,9 @@ func (n *node) appendHello(b []byte, epoch uint32) []byte {
 	return appendHello(b, hello{epoch, n.history.clock().UnixMicro(), n.port, n.myName()})
 }
 
-// register makes c the connection with its peer. The lower ID refuses with errDuplicate
-// when another one stands, unless that is suspect or x has a later epoch.
+// register makes c the connection with its peer, in the place of an old one if there is
+// one. The lower ID refuses with errDuplicate when the old one stands, unless that is
+// suspect or x has a later epoch. Either refuses when there are too many connections.
 func (n *node) register(c *conn, x hello) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -600,8 +600,7 @@ func (c *conn) beginVectorLocked() {
 	wake(c.wake)
 }
 
-// nextPartLocked has the peer hear the next part of our vector. Looking for it is
-// work that the peer made us do.
+// nextPartLocked has the peer hear the next part of our vector, which it has to pay for.
 func (c *conn) nextPartLocked() {
 	n, t := c.n, &c.telling
 	part, more := n.history.authors(t.after, vectorPart)
@@ -641,7 +640,7 @@ func (c *conn) compareClocksLocked(x hello) {
 	}
 }
 
-// detachLocked forgets c as a source, and notes who may be heard through it no longer.
+// detachLocked forgets c as a source: others may have to be asked for what it sent.
 func (n *node) detachLocked(c *conn) {
 	for author, s := range n.sources {
 		if s.from == c {
@@ -682,7 +681,7 @@ func (n *node) unregister(c *conn, err error) {
 		n.moveLocked(ct, away, nil)
 	case c.bye == byeSilent:
 		n.chokedLocked(ct)
-		n.loseLocked(ct, time.Since(ct.beaconAt) > silence) // or it lives, and only we can't reach it
+		n.loseLocked(ct, time.Since(ct.beaconAt) > silence) // if its beacons come, only we can't reach it
 	case n.history.about(c.peer).state == left || goodbye:
 		n.moveLocked(ct, away, nil)
 		ct.addr, ct.spare = netip.AddrPort{}, netip.AddrPort{} // nothing is there to be dialed
@@ -765,9 +764,8 @@ func (n *node) watchClockLocked(now time.Time) {
 	}
 }
 
-// newsLocked has everybody hear who came and went, and of posts that their
-// author will not send them. A connection that rests is opened for that, but
-// not for what its peer hears anyway.
+// newsLocked has everybody hear who came and went, and of posts that their author won't
+// send them. A connection at rest is opened for that, unless its peer hears it anyway.
 func (n *node) newsLocked() {
 	for author, b := range n.news {
 		for _, c := range n.conns {
@@ -792,8 +790,7 @@ func (c *conn) tellLocked(author nodeID) {
 	wake(c.wake)
 }
 
-// lagsLocked says whether the peer has less of author than we, and will not
-// get it from the author itself.
+// lagsLocked says whether the peer lacks posts of author that the author won't send it.
 func (c *conn) lagsLocked(author nodeID) bool {
 	t := c.theirs[author]
 	return c.peer != author && !t.addr.IsValid() && t.last < c.n.history.about(author).last
@@ -1370,7 +1367,7 @@ func (c *conn) handleDirectLocked(body []byte) error {
 // ---- writing
 
 // writeLoop sends first, and then whatever is to be sent, until it has sent BYE. The
-// peer closes the connection when it has heard that. If it doesn't, endLocked does.
+// peer closes the connection when it has heard that; or else endLocked, or the node's end.
 func (c *conn) writeLoop(ctx context.Context, first []byte) {
 	for b, bye := first, byte(0); bye == 0; {
 		if b, bye = c.compose(b); len(b) == 0 {
@@ -1527,8 +1524,8 @@ func (c *conn) appendHaveLocked(b []byte) []byte {
 }
 
 // appendPosts appends the next posts for s, in a run of about size bytes. The run ends
-// with the last post whose signature verifies. A single post may be larger than size;
-// then it is put into bulk.
+// with the last post whose signature verifies. A single post may be larger than size; one
+// of more than twice that is put into bulk.
 func (c *conn) appendPosts(b []byte, s *sub, size int) []byte {
 	n, author := c.n, s.author
 	for _, e := range n.history.sightings(author, s.notes) { // ahead of the posts, since a newcomer waits only for these
@@ -1596,7 +1593,7 @@ func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []b
 
 // ---- what we say
 
-// say posts something of our own.
+// say posts something of our own. The caller holds no lock.
 func (n *node) say(kind byte, text []byte) {
 	n.history.say(kind, text)
 	n.mu.Lock()
@@ -1606,7 +1603,8 @@ func (n *node) say(kind byte, text []byte) {
 
 func (n *node) myName() string { return n.history.about(n.id).name }
 
-// sendDirect sends text to one connected node, and shows it as sent.
+// sendDirect sends text to a node that was connected or at rest, and shows it as sent. It
+// fails if too much waits for that node, or the text is too long.
 func (n *node) sendDirect(to member, text []byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
