@@ -446,7 +446,7 @@ func (h *history) showEarly(author nodeID, run []post) {
 		}
 		f.early = append(f.early, p)
 		h.heedLocked(p.time)
-		shown = append(shown, &event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind})
+		shown = append(shown, &event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached})
 	}
 	h.queue = append(h.queue, shown)
 	wake(h.printer.wake)
