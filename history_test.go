@@ -729,14 +729,15 @@ func TestWhatIsShownAheadIsTakenInItsTurn(t *testing.T) {
 		}
 	}
 	h.showEarly(vic.id, run[2:3])
+	h.reached(vic.id, netip.MustParseAddrPort("10.0.0.5:7700"), "Vic")
 	h.showEarly(vic.id, run[2:5])
-	prints("Vic@192.168.0.7?: Vic says 2", "Vic@192.168.0.7?: Vic says 3", "Vic@192.168.0.7?: Vic says 4")
+	prints("Vic@192.168.0.7?: Vic says 2", "Vic@10.0.0.5: Vic says 3", "Vic@10.0.0.5: Vic says 4")
 	h.say(kindLines, []byte("an answer"))
 	if h.about(h.self).time <= run[4].time {
 		t.Error("an answer sorts before what it answers")
 	}
 	h.add(vic.id, slices.Clone(run), true, false)
-	prints("Me (me): an answer", "* Vic@192.168.0.7? joined", "Vic@192.168.0.7?: Vic says 1")
+	prints("Me (me): an answer", "* Vic@10.0.0.5 joined", "Vic@10.0.0.5: Vic says 1")
 
 	large := newScribe(2, "Large")
 	var ahead []post
@@ -1932,6 +1933,18 @@ func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 		info, err := os.Stat(name)
 		must(t, err)
 		must(t, os.Truncate(name, info.Size()-max(1, cut))) // the 8th is torn
+	}
+}
+
+// TestFileThatTwoBeganIsWhole: two processes that begin a history at once both write
+// its first line.
+func TestFileThatTwoBeganIsWhole(t *testing.T) {
+	t.Parallel()
+	pg := writePage(t, rand.New(rand.NewPCG(5, 5)), 3)
+	h := emptyHistory(ample, time.Now)
+	damaged, err := h.load(io.MultiReader(strings.NewReader(fileHeader), bytes.NewReader(pg.bytes)), nodeID{})
+	if damaged != 0 || err != nil {
+		t.Errorf("%d bytes are damaged, %v", damaged, err)
 	}
 }
 

@@ -247,9 +247,9 @@ package main
 //  23. A node that says BYE sends nothing more, and the one that hears it closes
 //     the connection. If that doesn't happen, the first closes it after 0.25 s; a
 //     node that leaves waits 0.6 s for all, and after BYE duplicate it closes at once.
-//  24. A node that leaves says so by its last post. It sends all that the peer
-//     lacks, and when it has heard the peer's whole vector, BYE leaving. What the
-//     peer sends behind that is not taken.
+//  24. A node that leaves says so by its last post. When the peer has acknowledged
+//     that post, or has stopped its feed by rule 15, and all DIRECT, the node says
+//     BYE leaving. Posts and DIRECT that come after that are not taken.
 //  25. A node that has too many connections says BYE 6 on one to make room for
 //     another, or closes the new one in its handshake. After BYE 6 the two dial each
 //     other again after 8 s at the earliest, and neither counts as lost for that.
@@ -1103,8 +1103,7 @@ func isCrowded(lines, name, text int) bool {
 
 func (p *post) signature() []byte { return p.sealed[len(p.sealed)-signatureSize:] }
 
-// verify says whether author signed p. Since p is chained to all posts before it,
-// they are proven as well.
+// verify says whether author signed p, and with it all posts before, as they are chained.
 func (p *post) verify(author nodeID) bool {
 	return ed25519.Verify(author[:], p.digest[:], p.signature())
 }
@@ -1167,8 +1166,7 @@ func parseRun(body []byte) (author nodeID, run []post, err error) {
 	return author, run, nil
 }
 
-// follows says whether b can be what the author of a said next. Nothing
-// follows a leave.
+// follows says whether b can be what the author of a said next. Nothing follows a leave.
 func follows(a, b *post) bool {
 	return b.number == a.number+1 && b.prev == a.link && b.time > a.time && a.kind != kindLeave
 }
@@ -1275,7 +1273,9 @@ func readRecords(r io.Reader, each func(record) error) (damaged int64, err error
 			if n = bytes.Index(rest[1:], recordMarker) + 1; n == 0 {
 				n = max(1, len(rest)-len(recordMarker)+1)
 			}
-			damaged += int64(n)
+			if string(rest[:n]) != fileHeader { // which stands there twice if two processes began the file
+				damaged += int64(n)
+			}
 		}
 		b.Discard(n)
 	}
