@@ -1545,6 +1545,7 @@ type member struct {
 	name    string
 	aliases []string // in the table
 	addr    netip.AddrPort
+	mark    string // "?" if its address is no more than its own word, or a peer's; else ""
 	since   time.Time
 	idle    bool   // its connection rests, or is being opened again
 	through string // the peer through which alone it is heard, with its address; empty: it is connected
@@ -1556,7 +1557,11 @@ func (n *node) members() (all []member) {
 	defer n.mu.Unlock()
 	for id, ct := range n.contacts {
 		if c := ct.conn; c != nil {
-			all = append(all, member{id: id, name: n.history.about(id).name, addr: c.addr, since: c.since, idle: n.conns[id] == nil})
+			known, mark := n.history.about(id), ""
+			if known.reached == nil {
+				mark = "?"
+			}
+			all = append(all, member{id: id, name: known.name, addr: c.addr, mark: mark, since: c.since, idle: n.conns[id] == nil})
 		}
 	}
 	slices.SortFunc(all, compareMembers)
@@ -1582,7 +1587,7 @@ func (n *node) beyond() (all []member) {
 		if ct.conn == nil && c != nil && known.last > 0 && known.state != left {
 			claimed := c.theirs[id]
 			all = append(all, member{
-				id: id, name: known.name, addr: claimed.addr, since: time.Unix(claimed.since, 0),
+				id: id, name: known.name, addr: claimed.addr, mark: "?", since: time.Unix(claimed.since, 0),
 				through: fmt.Sprintf("%s@%v", n.history.about(c.peer).name, c.addr),
 			})
 		}

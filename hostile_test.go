@@ -1391,6 +1391,13 @@ func TestPortOfAnotherIsNotBelieved(t *testing.T) {
 		now := time.Now().UnixMicro()
 		v.says(hasNothing(), framed(framePosts, runOf(x.id, []post{x.writes(kindJoin, now, ""), x.writes(kindLines, now+1, "send the money to Eve")})))
 		after(time.Second)
+		marks := map[nodeID]string{}
+		for _, m := range ann.members() {
+			marks[m.id] = m.mark
+		}
+		if marks[cid.id] != "" || marks[x.id] != "?" {
+			t.Errorf("behind the address /members shows %q for Cid and %q for the other, want a question mark for the other alone", marks[cid.id], marks[x.id])
+		}
 		v.raw.Close()
 		after(10 * time.Second)
 		cid.says("it is me")
@@ -1596,7 +1603,7 @@ func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
 		after(10 * time.Second)
 		ann.patience = time.Second
 		ann.says("is anybody there?")
-		best, _, _ := ann.waitDelivered(context.Background())
+		best, _ := ann.waitDelivered(context.Background())
 		if n, all := ann.h().linesAbove(best); n != 1 || !all {
 			t.Error("what Ann said counts as heard")
 		}
@@ -1664,7 +1671,7 @@ func TestSlowMemberHoldsUpNoPipe(t *testing.T) {
 		}
 		eve.repeats(2500*time.Millisecond, func(i int) []byte { return claims(ann.id, span{1, uint64(i + 2), 1}, netip.AddrPort{}) })
 		began := time.Now()
-		best, behind, _ := ann.waitDelivered(context.Background())
+		best, behind := ann.waitDelivered(context.Background())
 		if took := time.Since(began); took < ann.patience || took > ann.patience+time.Second {
 			t.Errorf("it took %v, want -wait, which is %v", took, ann.patience)
 		}

@@ -214,7 +214,7 @@ func parseArgs(args []string, stdout io.Writer) (*config, error) {
 		}
 		cfg.targets = append(cfg.targets, &target{route: route{addr: a}})
 	}
-	return cfg, errors.Join(cfg.readPeers(*peers), cfg.readSecret(*secret))
+	return cfg, cmp.Or(cfg.readPeers(*peers), cfg.readSecret(*secret))
 }
 
 // parseSize reads 64KiB, 256MiB, 1GiB, or plain bytes.
@@ -335,9 +335,9 @@ type app struct {
 	screen   *screen        // standard output, and the input where typing is set
 	progress atomic.Bool    // something was printed
 	typing   bool           // the input is typed into the screen's last row
-	said     int            // messages of ours; the reader of the input alone, until it ends
-	directs  int            // direct messages of ours; likewise
-	refused  int            // lines that were refused; likewise
+	said     atomic.Int64   // messages of ours
+	directs  atomic.Int64   // direct messages of ours
+	refused  atomic.Int64   // lines that were refused
 	ended    chan struct{}  // closed at the end of the input
 	saving   sync.WaitGroup // what appends to the history file
 }
@@ -367,8 +367,9 @@ func program(args []string) int {
 // returns the exit status.
 func (a *app) run() int {
 	debug.SetMemoryLimit(a.cfg.keep + a.cfg.keep/4 + memoryBeside)
-	interrupted, stop := a.untilSignal() // also of what is slow to begin: a key, a long history
+	interrupted, stop := a.untilSignal()
 	defer stop()
+	begun := context.AfterFunc(interrupted, func() { os.Exit(0) }) // to load a history may take long, and nothing was said yet
 	key := newRoomKey(a.cfg.secret)
 	listener, err := listenTCP(a.cfg.bind, a.cfg.port)
 	if err != nil {
@@ -388,6 +389,7 @@ func (a *app) run() int {
 	if err := a.openHistory(coming, key.mark); err != nil {
 		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
 	}
+	begun()
 	a.n = newNode(private, a.h, key, a.cfg.name, tcpPort, a.cfg.port)
 	a.n.targets, a.n.idle, a.n.patience = a.cfg.targets, a.cfg.idle, a.cfg.wait
 	a.n.announceSoon, a.n.warn = d.announceSoon, a.v.say
@@ -412,7 +414,7 @@ func (a *app) run() int {
 	go a.read(interrupted) // not waited for: nothing wakes a blocked read of a terminal
 	defer time.AfterFunc(aloneHint, func() { a.hint(d) }).Stop()
 
-	status := a.awaitEnd(interrupted, printed)
+	a.awaitEnd(interrupted, printed)
 	a.screen.stop()
 	leave()
 	network.Wait()
@@ -425,7 +427,7 @@ func (a *app) run() int {
 	if err := context.Cause(printed); err != context.Canceled && !isClosed(err) {
 		return a.fail("cannot write to standard output: %v; what comes would be lost", err)
 	}
-	return status
+	return a.verdict()
 }
 
 // untilSignal returns a context that ends with the first signal to leave. A
@@ -540,45 +542,47 @@ func (f wholly) Write(b []byte) (n int, err error) {
 	return 0, err
 }
 
-// awaitEnd waits until a signal comes, printing ends or the input ends, and returns
-// the exit status. After the end of a pipe it waits until what was piped in has
-// been heard, and says what was not.
-func (a *app) awaitEnd(interrupted, printed context.Context) int {
+// awaitEnd waits until a signal comes, printing ends or the input ends. After the end
+// of a pipe it waits until what was piped in has been heard, and says who lags behind.
+func (a *app) awaitEnd(interrupted, printed context.Context) {
 	select {
 	case <-interrupted.Done():
-		return 0
 	case <-printed.Done():
-		return 0
 	case <-a.ended:
+		if a.input != fromPipe || a.said.Load()+a.directs.Load() == 0 {
+			return
+		}
+		best, behind := a.n.waitDelivered(interrupted)
+		if lines, all := a.h.linesAbove(best); lines == 0 && all && len(behind) > 0 {
+			a.v.say("heard, but not yet by %s; they get it from the others, as far as these still hold it", strings.Join(behind, ", "))
+		}
 	}
-	if a.input != fromPipe {
-		return 0
-	}
-	if a.said+a.directs == 0 {
-		return min(a.refused, 1)
-	}
-	best, behind, undelivered := a.n.waitDelivered(interrupted)
-	lines, all := a.h.linesAbove(best)
-	least := ""
+}
+
+// verdict returns the exit status, now that the node has ended. If a pipe held
+// messages that nobody heard, it says how many.
+func (a *app) verdict() int {
+	lines, all := a.h.linesAbove(a.n.bestAck)
+	least, said := "", a.said.Load()
 	if !all {
 		lines, least = max(lines, 1), "at least "
 	}
-	if lines > 0 {
-		return a.fail("nobody heard %s%d of %d messages; check that somebody is there, or wait longer with -wait", least, lines, a.said)
+	switch {
+	case a.input != fromPipe:
+		return 0
+	case said > 0 && lines > 0:
+		return a.fail("nobody heard %s%d of %d messages; check that somebody is there, or wait longer with -wait", least, lines, said)
 	}
-	if len(behind) > 0 {
-		a.v.say("heard, but not yet by %s; they get it from the others, as far as these still hold it", strings.Join(behind, ", "))
-	}
-	return min(a.refused+undelivered, 1)
+	return min(int(a.refused.Load())+a.n.undelivered, 1)
 }
 
 // waitDelivered returns when all that we said was heard: at least one node has it, and
 // so has every node that is connected. Those that are about to connect get half a
 // second for that. It gives up when nobody has acknowledged anything for patience, or
-// patience after the first node has all. It returns the number of our newest post that
-// anybody has, the names of those who lag behind, and how many direct messages were
-// given up.
-func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string, undelivered int) {
+// patience after the first node has all; but whenever a direct message is acknowledged,
+// patience begins anew. It returns the number of our newest post that anybody has, and
+// the names of those who lag behind.
+func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal := n.history.about(n.id).last
@@ -597,11 +601,8 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string,
 			since = now
 		}
 		if all && (!n.expectingLocked() || now.Sub(since) >= comingWait) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
-			for _, ct := range n.contacts {
-				n.expireLocked(ct, now.Add(directPatience))
-			}
 			slices.Sort(behind)
-			return n.bestAck, behind, n.undelivered
+			return n.bestAck, behind
 		}
 		n.waitLocked(ctx)
 	}
@@ -742,7 +743,7 @@ func (a *app) read(ctx context.Context) {
 			if a.input == fromPipe {
 				a.h.waitRoom(ctx, true)
 			}
-			a.said += lines
+			a.said.Add(int64(lines))
 			a.n.say(kindLines, text[:len(text)-1])
 			text, lines = text[:0], 0
 		}
@@ -942,7 +943,7 @@ func (a *app) isAddressed(line []byte) bool {
 		return a.resembled(bare) != ""
 	}
 	name := whoIn(s)
-	return a.h.bore(name) || slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return isAlike(name, t.alias) })
+	return a.h.bore(name) || slices.ContainsFunc(a.cfg.targets, func(t *target) bool { return t.alias != "" && isAlike(name, t.alias) })
 }
 
 // whoIn returns WHO of WHO/text. White space at its ends that isn't a space is no
@@ -962,7 +963,7 @@ func (a *app) resembled(s string) string {
 	}
 	for _, m := range a.n.members() {
 		forms := append(m.aliases, m.name)
-		if at {
+		if at && m.id != (nodeID{}) {
 			forms = append(forms, m.addr.Addr().String())
 		}
 		for _, form := range forms {
@@ -987,7 +988,7 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 	word, rest, _ := strings.Cut(s, " ")
 	rest = strings.TrimSpace(rest)
 	switch {
-	case slices.Contains([]string{"/exit", "/quit", "exit", "quit"}, s):
+	case (word == "/exit" || word == "/quit" || word == "exit" || word == "quit") && rest == "":
 		return false
 	case word == "/members" && rest == "":
 		a.members()
@@ -999,10 +1000,10 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 		} else if rest != a.n.myName() {
 			a.n.say(kindRename, []byte(rest))
 		}
-	case s == "/hooray":
-		a.said++
+	case word == "/hooray" && rest == "":
+		a.said.Add(1)
 		a.n.say(kindLines, []byte(greeting))
-	case s == "/help":
+	case word == "/help" && rest == "":
 		a.show(answer(helpText...))
 	case s[0] == '/':
 		a.refuse("unknown command %q; /help lists the commands, and a second / before it sends it as a line", word)
@@ -1013,7 +1014,7 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 }
 
 func (a *app) refuse(format string, args ...any) {
-	a.refused++
+	a.refused.Add(1)
 	a.v.say(format, args...)
 	runtime.Gosched() // so that of a thousand in a row each is written
 }
@@ -1026,18 +1027,17 @@ func (a *app) show(b batch) {
 
 func (a *app) members() {
 	lines := []string{fmt.Sprintf("member %s (me)", a.n.myName())}
-	for _, m := range a.n.members() {
-		idle := ""
-		if m.idle {
-			idle = "idle "
+	for _, m := range append(a.n.members(), a.n.beyond()...) {
+		how := "" // it is here
+		switch {
+		case m.id == (nodeID{}):
+			continue // it is only named in the table
+		case m.idle:
+			how = "idle "
+		case m.through != "":
+			how = "through " + m.through + " "
 		}
-		if m.id == (nodeID{}) {
-			break // the rest isn't here
-		}
-		lines = append(lines, fmt.Sprintf("member %s@%v %ssince %s", m.name, m.addr, idle, m.since.Format(stampLayout)))
-	}
-	for _, m := range a.n.beyond() {
-		lines = append(lines, fmt.Sprintf("member %s@%v? through %s since %s", m.name, m.addr, m.through, m.since.Format(stampLayout)))
+		lines = append(lines, fmt.Sprintf("member %s@%v%s %ssince %s", m.name, m.addr, m.mark, how, m.since.Format(stampLayout)))
 	}
 	a.show(answer(lines...))
 }
@@ -1120,7 +1120,7 @@ func (a *app) direct(ctx context.Context, s string) {
 	case len(to) > 1:
 		a.refuse("%q can be any of several; write to one of them: %s", who, candidates(to))
 	default:
-		a.directs++
+		a.directs.Add(1)
 		if err := a.n.sendDirect(to[0], []byte(text)); err != nil {
 			a.refuse("%v", err)
 		}
@@ -1611,7 +1611,7 @@ func (e *editor) complete() {
 func (e *editor) enter() string {
 	line := string(e.line)
 	if n := max(0, len(e.own)-1); line != "" && len(line) <= maxLine && (n == 0 || e.own[n-1] != line) {
-		e.own = append(e.own[max(0, n-maxOwn):n], line, "")
+		e.own = append(e.own[max(0, n+1-maxOwn):n], line, "")
 	}
 	e.line, e.at, e.pick = nil, 0, max(0, len(e.own)-1)
 	return line

@@ -278,11 +278,11 @@ func (n *node) leave() {
 		c.bye = byeLeaving
 		wake(c.wake)
 	}
-	isOpening := func() bool {
-		return slices.ContainsFunc(slices.Collect(maps.Values(n.contacts)), (*contact).isReopening)
-	}
-	for ctx.Err() == nil && (len(n.conns)+len(n.handshakes) > 0 || isOpening()) {
+	for ctx.Err() == nil && (len(n.conns)+len(n.handshakes) > 0 || slices.ContainsFunc(slices.Collect(maps.Values(n.contacts)), (*contact).isReopening)) {
 		n.waitLocked(ctx) // nodes that connect meanwhile hear it too
+	}
+	for _, ct := range n.contacts {
+		n.expireLocked(ct, time.Now().Add(directPatience))
 	}
 }
 
@@ -618,9 +618,7 @@ func (c *conn) nextPartLocked() {
 // welcomeLocked tells the history that the peer is here, and begins a newcomer's wait.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, n.claimAddrLocked(c), x.name)
-	if n.history.note(c.peer, post{kind: kindBack, addr: c.addr}) {
-		n.relayLocked(c.peer)
-	}
+	n.sawOwnLocked(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
 		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: c.since, severalAt: c.since}
 		n.history.hold()
@@ -957,7 +955,7 @@ func (c *conn) sliceLocked(entry *int) {
 func (c *conn) handle(typ byte, body []byte) error {
 	switch typ {
 	case framePosts:
-		return c.handlePosts(body)
+		return c.handlePosts(body, 0)
 	case framePart:
 		return c.handlePart(body)
 	case frameBye:
@@ -1014,7 +1012,7 @@ func (c *conn) handlePart(body []byte) error {
 		c.part = nil
 		c.countLoading(-len(run))
 		c.debt = workOf(framePosts, len(run))
-		return c.handlePosts(run)
+		return c.handlePosts(run, len(run)-len(piece))
 	}
 	n, f := c.n, fields{b: c.part}
 	author := f.id()
@@ -1029,8 +1027,9 @@ func (c *conn) handlePart(body []byte) error {
 }
 
 // handlePosts takes a run of posts. If the author sends it, the connection proves who
-// said it. If another relays it, the signature of the last post does.
-func (c *conn) handlePosts(body []byte) error {
+// said it. If another relays it, the signature of the last post does. So many bytes of
+// body have been counted, as they came in pieces.
+func (c *conn) handlePosts(body []byte, counted int) error {
 	n := c.n
 	author, run, err := parseRun(body)
 	if err != nil {
@@ -1052,7 +1051,7 @@ func (c *conn) handlePosts(body []byte) error {
 		return nil // it was sent before the peer heard that we leave, or want no more
 	}
 	next, claimed := n.history.about(author).last+1, c.theirs[author]
-	c.served.bytes += int64(len(body))
+	c.served.bytes += int64(len(body) - counted)
 	if own && run[0].number > max(next, c.vector) {
 		n.history.showEarly(author, run) // it was said since we met, and the peer sends it ahead of what was said before
 		n.lackLocked(author)
@@ -1076,13 +1075,13 @@ func (c *conn) handlePosts(body []byte) error {
 		c.telling.authors[author] = true // this acknowledges the posts, including those that we had from somebody else
 	}
 	if count > 0 {
-		n.tookLocked(c, author, last, count, len(body))
+		n.tookLocked(c, author, last, count, len(body)-counted)
 	}
 	return nil
 }
 
 // tookLocked does what follows from having taken count posts of author up to last, of
-// about so many bytes, from the peer of c.
+// about so many bytes that were not counted yet, from the peer of c.
 func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) {
 	now := time.Now()
 	c.chatAt, c.debt = now, 0
@@ -1158,6 +1157,9 @@ func (c *conn) handleHaveLocked(body []byte) error {
 	}
 	if entries <= 1 && (c.ackedLocked() > acked || len(ct.out) < waiting) {
 		c.debt = 0
+	}
+	if c.bye == byeLeaving {
+		wake(c.wake) // it may have waited for this
 	}
 	if flags&(haveComplete|havePart) != 0 {
 		c.more, c.toldAll = flags&havePart != 0, flags&haveComplete != 0
@@ -1395,7 +1397,7 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 // posts as the flow allows, and the direct messages that were not sent on c yet. The
 // latter come last, so that a later line overtakes them by one write at most. If it
 // ends with BYE, compose returns the reason. When we leave, BYE waits until the peer
-// has told what it has, and got all that it lacks.
+// has acknowledged all that we said, or wants no more of it.
 func (c *conn) compose(b []byte) ([]byte, byte) {
 	n := c.n
 	n.mu.Lock()
@@ -1441,16 +1443,16 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	case c.posted > 0 && c.flow.sent <= c.held && host != nil: // who fetches a history time and again waits to connect
 		n.work.add(host, work, len(n.work.hosts), now)
 	}
-	chat := c.posted > 0
+	chat, out := c.posted > 0, n.contactLocked(c.peer).out
 	if firstPart {
-		for _, o := range n.contactLocked(c.peer).out {
+		for _, o := range out {
 			if o.on != c {
 				o.on, chat = c, true
 				b = appendDirect(b, o.direct)
 			}
 		}
 	}
-	if bye == byeLeaving && firstPart && announced && len(b) == 0 && len(c.due)+len(c.bulk) == 0 {
+	if bye == byeLeaving && firstPart && announced && len(b)+len(c.due)+len(c.bulk)+len(out) == 0 && (own == nil || c.ackedLocked() == n.history.about(n.id).last) {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}

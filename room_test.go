@@ -1062,7 +1062,7 @@ func TestPipeEndsAsSoonAsAllHaveHeard(t *testing.T) {
 		ann.patience = patience
 		ann.says("done")
 		began := time.Now()
-		_, behind, _ := ann.waitDelivered(context.Background())
+		_, behind := ann.waitDelivered(context.Background())
 		if took := time.Since(began); took > 50*time.Millisecond || len(behind) > 0 {
 			t.Errorf("it took %v, and %q lag behind", took, behind)
 		}
@@ -1124,6 +1124,10 @@ func TestDirectMessageThatIsGivenUpSaysWhatToDo(t *testing.T) {
 		"it had left":      {func(_ *lab, _, b *guest) { b.leaves() }, nil, `could not be delivered: "psst"; it has left`},
 		"it has crashed":   {func(_ *lab, _, b *guest) { b.crash() }, nil, `could not be delivered: "psst"; send it again when it is back`},
 		"the cable is out": {nil, func(l *lab, a, b *guest) { l.setApart(a, b, true) }, `was not acknowledged: "psst"; it may still arrive`},
+		"we leave": {nil, func(l *lab, a, b *guest) {
+			l.setApart(a, b, true)
+			a.leaves()
+		}, `was not acknowledged: "psst"; it may still arrive`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, l *lab) {
@@ -1146,6 +1150,41 @@ func TestDirectMessageThatIsGivenUpSaysWhatToDo(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhoLeavesWaitsUntilAllIsHeard, where acknowledgements take a while.
+func TestWhoLeavesWaitsUntilAllIsHeard(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		a, b := l.enter("Ann"), l.enter("Bob")
+		after(3 * time.Second)
+		stallAnswers := func(stalled bool) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for _, w := range l.wiresLocked(a, b) {
+				if w.from == b {
+					w.setCut(stalled)
+				}
+			}
+		}
+		stallAnswers(true)
+		a.says("bye")
+		must(t, a.sendDirect(a.members()[0], []byte("psst")))
+		go a.leaves()
+		after(leaveTimeout / 2)
+		stallAnswers(false)
+		<-a.ended
+		if n, all := a.h().linesAbove(a.bestAck); n > 0 || !all {
+			t.Errorf("Ann takes %d lines for not heard", n)
+		}
+		if w := a.warnings(); len(w) > 0 {
+			t.Errorf("Ann is told %q", w)
+		}
+		after(time.Second)
+		b.wantLines(1, `^Ann@10.0.0.1: bye$`)
+		b.wantLines(1, `^Ann@10.0.0.1 -> me: psst$`)
+		b.wantLines(1, `^\* Ann@10.0.0.1 left$`)
+	})
 }
 
 func TestIdleConnectionRestsAndWakesForChat(t *testing.T) {

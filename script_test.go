@@ -75,7 +75,7 @@ func grammarOf(ip string) *regexp.Regexp {
 		mePat + ` -> ` + met + `: .+`,
 		`\* history: \d+ events?(?: from ` + met + `)?`,
 		`\* end of history`,
-		`\* member ` + namePat + `@` + ip + `:\d+(?: (?:idle )?|\? through ` + namePat + `@` + ip + `:\d+ )since ` + stampPat,
+		`\* member ` + namePat + `@` + ip + `:\d+(?:\?? (?:idle )?|\? through ` + namePat + `@` + ip + `:\d+ )since ` + stampPat,
 		`\* member ` + mePat,
 	}, `|`) + `)$`)
 }
@@ -1921,10 +1921,52 @@ func TestSignalsLeaveInOrderWhateverBlocks(t *testing.T) {
 				mark(tim, alex)
 			}
 			alex.signal(c.sig)
-			ends(alex, leaving, 0)
+			status := 0
+			if c.err {
+				status = 1 // two lines were refused
+			}
+			ends(alex, leaving, status)
 			tim.sees(patience, `\* `+at("Alex")+` left$`)
 		})
 	}
+}
+
+// TestInterruptedPipeTellsWhatNobodyHeard: the exit status says whether what came from
+// a pipe was heard, whatever ends the program.
+func TestInterruptedPipeTellsWhatNobodyHeard(t *testing.T) {
+	t.Parallel()
+	bot := chat(t, freePort(t), []string{"Bot"})
+	mark(bot, bot)
+	bot.signal(syscall.SIGTERM)
+	ends(bot, leaving, 1)
+	bot.complains(patience, `^p2pchat: nobody heard 1 of 1 messages; `)
+}
+
+// TestSignalEndsWhatIsSlowToBegin: a history file that takes minutes to read.
+func TestSignalEndsWhatIsSlowToBegin(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("looks into /proc")
+	}
+	name := file(t, "history", fileHeader)
+	must(t, os.Truncate(name, 1<<36)) // of zeros, which take no room
+	bot := startNode(t, freePort(t), []string{"-history", name, "Bot"})
+	isOpen := func() bool {
+		fds := fmt.Sprintf("/proc/%d/fd/", bot.cmd.Process.Pid)
+		all, err := os.ReadDir(fds)
+		must(t, err)
+		return slices.ContainsFunc(all, func(e os.DirEntry) bool {
+			to, _ := os.Readlink(fds + e.Name())
+			return to == name
+		})
+	}
+	for began := time.Now(); !isOpen(); time.Sleep(time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatal("the history is not opened")
+		}
+	}
+	bot.signal(syscall.SIGTERM)
+	ends(bot, leaving, 0)
 }
 
 func TestWhatIsPrintedLateIsWaitedForAMoment(t *testing.T) {

@@ -530,7 +530,7 @@ func TestLongLineOnASlowLinkIsHeard(t *testing.T) {
 		after(10 * time.Second)
 		ann.patience = 3 * time.Second
 		ann.says("%s", strings.Repeat("x", 60_000))
-		best, behind, _ := ann.waitDelivered(context.Background())
+		best, behind := ann.waitDelivered(context.Background())
 		if n, all := ann.h().linesAbove(best); n > 0 || !all || len(behind) > 0 {
 			t.Errorf("nobody heard %d lines, and %q lag behind", n, behind)
 		}
