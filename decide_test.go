@@ -113,7 +113,7 @@ func TestDialGateKeepsPlacesForHostsWithoutBlame(t *testing.T) {
 	for range 100 { // blame fades
 		g.forgive()
 	}
-	g = dialGate{hosts: map[netip.Addr]dialed{bad: {blame: g.hosts[bad].blame}}}
+	g = dialGate{hosts: map[netip.Addr]hostDials{bad: {blame: g.hosts[bad].blame}}}
 	check("a host that was forgiven", admitted(bad, 10), maxDialsPerAddr)
 	g = dialGate{}
 	for i := range 2 * dialRate {
@@ -756,7 +756,7 @@ func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n, eve, other := newStill(), netip.MustParseAddrPort("10.0.0.9:7700"), netip.MustParseAddrPort("10.0.0.8:7700")
-		n.gate.hosts = map[netip.Addr]dialed{eve.Addr(): {blame: mostBlame}}
+		n.gate.hosts = map[netip.Addr]hostDials{eve.Addr(): {blame: mostBlame}}
 		n.gate.places = maxDials // so that nobody is dialed
 		c := n.meets(newScribe(1, "Eve"), eve, true)
 		for i := range maxContacts {

@@ -869,7 +869,7 @@ func (n *node) takeUnchecked(x *beacon, from netip.Addr) bool {
 	case x.node == n.id:
 		return false
 	case ct == nil:
-		if !n.gate.doubts(from) || len(n.contacts) <= maxContacts/2 {
+		if !n.gate.blames(from) || len(n.contacts) <= maxContacts/2 {
 			ct, first := n.contactLocked(x.node), *x
 			ct.unchecked = &first
 			n.seenLocked(ct, x, addr)
@@ -897,14 +897,14 @@ func (n *node) takeUnchecked(x *beacon, from netip.Addr) bool {
 
 // seenLocked notes that a beacon of ct came from addr.
 func (n *node) seenLocked(ct *contact, x *beacon, addr netip.AddrPort) {
-	silent := time.Since(ct.beaconAt) > silence
+	fresh := time.Since(ct.beaconAt) > silence
 	ct.beaconAt = time.Now()
 	ct.namedAt = ct.beaconAt
-	if silent {
+	if fresh {
 		ct.fails = 0 // a link has healed: no failure from before it makes dials wait
 	}
 	ct.teller, ct.name = addr.Addr(), x.name
-	n.meetLocked(ct, addr, silent)
+	n.meetLocked(ct, addr, fresh)
 }
 
 // isGenuine checks x, the first beacon of ct, now that the node is about to be dialed.
@@ -930,7 +930,7 @@ func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
 // the wrong word of a peer could keep two nodes apart. A link-local address is good on the
 // peer's links. On ours it is good only if we know which of them it means.
 func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
-	if n.contacts[id] == nil && n.gate.doubts(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
+	if n.contacts[id] == nil && n.gate.blames(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
 		return
 	}
 	ct := n.contactLocked(id)
@@ -1276,7 +1276,7 @@ const (
 	dialRate        = 50                     // dials per second to unknown nodes
 	maxDials        = 6                      // places for dials to unknown nodes: more would make each slower, not all faster
 	maxDialsPerAddr = 4                      // dials to unknown nodes at one address under way at once
-	mostBlame       = 4                      // dials of late that failed: a host to blame for so many is doubted
+	mostBlame       = 4                      // dials of late that failed: what a host to blame for so many tells may be passed over
 	dialTurn        = 500 * time.Millisecond // a dial that takes longer is waiting for the network, and gives up its place
 	blameWait       = 15 * time.Millisecond  // before the next dial for which a host may be to blame, for each that failed of late
 	mostBlameWait   = 2 * time.Second
@@ -1298,20 +1298,20 @@ const (
 type dialGate struct {
 	begun  tab // dials that began: each counts for its part of a second
 	places int // taken by dials in progress, each for dialTurn at most
-	hosts  map[netip.Addr]dialed
+	hosts  map[netip.Addr]hostDials
 }
 
-// A dialed is what became of the dials to one host, and to other hosts that it told
+// A hostDials is what became of the dials to one host, and to other hosts that it told
 // of.
-type dialed struct {
+type hostDials struct {
 	underWay int       // dials to it
 	blame    int       // dials that failed of late
 	dueAt    time.Time // before this no dial begins to it of which another told, or to another of which it told
 }
 
-// doubts says whether host is to blame for so many dials that what it tells may be
+// blames says whether host is to blame for so many dials that what it tells may be
 // passed over.
-func (g *dialGate) doubts(host netip.Addr) bool { return g.hosts[host].blame >= mostBlame }
+func (g *dialGate) blames(host netip.Addr) bool { return g.hosts[host].blame >= mostBlame }
 
 // admit says whether a dial to host, of which the host teller told, may begin now.
 // If so it is counted, and has a place. The caller gives that up by dialNext, and
@@ -1335,13 +1335,13 @@ func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 }
 
 // wait returns how long the next dial waits for which this host may be to blame.
-func (d dialed) wait() time.Duration { return min(time.Duration(d.blame)*blameWait, mostBlameWait) }
+func (d hostDials) wait() time.Duration { return min(time.Duration(d.blame)*blameWait, mostBlameWait) }
 
 // note keeps what became of a dial to host, of which teller told. If both are one
 // host, there counts.
-func (g *dialGate) note(host, teller netip.Addr, there, told dialed) {
+func (g *dialGate) note(host, teller netip.Addr, there, told hostDials) {
 	if g.hosts == nil {
-		g.hosts = map[netip.Addr]dialed{}
+		g.hosts = map[netip.Addr]hostDials{}
 	}
 	g.hosts[teller] = told
 	g.hosts[host] = there
@@ -1427,8 +1427,8 @@ func (n *node) makeRoomLocked(c *conn) bool {
 	same := slices.DeleteFunc(all, func(o *conn) bool { return o.addr.Addr() != from })
 	slices.SortFunc(same, func(a, b *conn) int { return a.since.Compare(b.since) })
 	spoke := func(o *conn) bool { return o.theirs[o.peer].last > 1 } // the first post is the join
-	if silent := slices.DeleteFunc(slices.Clone(same), spoke); len(silent) > 0 {
-		same = silent
+	if unused := slices.DeleteFunc(slices.Clone(same), spoke); len(unused) > 0 {
+		same = unused
 	}
 	same[len(same)/2].endLocked(byeFull)
 	return true
@@ -1508,9 +1508,9 @@ func (n *node) chokedLocked(ct *contact) {
 	}
 }
 
-// doubtLocked dials every node anew that was reached at the address where ct, a new node,
+// suspectLocked dials every node anew that was reached at the address where ct, a new node,
 // is now, because ct may have taken its place. One that isn't silent is up again soon.
-func (n *node) doubtLocked(ct *contact) {
+func (n *node) suspectLocked(ct *contact) {
 	for _, o := range n.contacts {
 		if o != ct && o.tie == up && o.conn.addr == ct.conn.addr {
 			o.dialAt = time.Time{}

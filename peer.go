@@ -570,7 +570,7 @@ func (n *node) register(c *conn, x hello) error {
 	ct.fails, ct.heardAt, ct.unchecked = 0, now, nil
 	if !ct.isMet() {
 		ct.metAt = now
-		n.doubtLocked(ct)
+		n.suspectLocked(ct)
 	}
 	for _, t := range n.targets {
 		if t.addr == c.addr {
