@@ -370,7 +370,7 @@ func slowHandshakes(ctx context.Context, count *atomic.Int64) {
 			count.Add(1)
 			if i/len(victims)%2 == 0 {
 				drip(c, opening, 50*time.Millisecond)
-			} else if t := tls.Client(c, cfg); t.Handshake() == nil {
+			} else if t := tls.Client(c, cfg); t.HandshakeContext(ctx) == nil {
 				drip(t, framed(frameProof, make([]byte, 32)), 200*time.Millisecond)
 			}
 			c.Close()
@@ -493,6 +493,7 @@ func replayedBeacons(ctx context.Context, count *atomic.Int64) {
 // ---- strangers, and a room of five
 
 func TestStrangersLeaveAChattingRoomWhole(t *testing.T) {
+	t.Parallel()
 	needLab(t)
 	if testing.Short() {
 		t.Skip("attacks for a while")
