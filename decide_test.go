@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +26,10 @@ func TestWhatToAskOfWhom(t *testing.T) {
 	connected := func(o offer) offer { o.addr = netip.MustParseAddrPort("10.0.0.9:7700"); return o }
 	theAuthor := func(o offer) offer { o.isAuthor = true; return o }
 	slow := func(o offer) offer { o.served = served{1000, trial}; return o }
+	twice := func(o offer) offer { o.served = served{2000, trial}; return o }
 	fast := func(o offer) offer { o.served = served{3000, trial}; return o }
+	faster := func(o offer) offer { o.served = served{4000, trial}; return o }
+	begun := func(o offer) offer { o.served = served{1, trial - 1}; return o }
 	settled := verdict{settled: true}
 	ask := func(i int, w want) verdict { return verdict{ask: i, want: w} }
 	const long = time.Hour
@@ -44,6 +48,10 @@ func TestWhatToAskOfWhom(t *testing.T) {
 		{"it is on its way", lack{waited: long, quiet: noProgress - 1, offers: []offer{has(1, 3)}}, verdict{}},
 		{"it comes slowly, and another has not been tried", lack{waited: long, offers: []offer{slow(has(1, 3)), has(1, 3)}}, ask(1, want{from: 1})},
 		{"it comes slowly, and another is three times as fast", lack{waited: long, offers: []offer{slow(has(1, 3)), fast(has(1, 3))}}, ask(1, want{from: 1})},
+		{"it comes slowly, and another is no more than twice as fast", lack{waited: long, offers: []offer{slow(has(1, 3)), twice(has(1, 3))}}, verdict{}},
+		{"it comes slowly, and of two that are faster one is the fastest", lack{waited: long, offers: []offer{slow(has(1, 3)), fast(has(1, 3)), faster(has(1, 3)), fast(has(1, 3))}}, ask(2, want{from: 1})},
+		{"it comes slowly, and another that is faster has later ones only", lack{waited: long, offers: []offer{slow(has(1, 3)), faster(has(2, 3))}}, verdict{}},
+		{"it has just begun to come", lack{waited: long, offers: []offer{begun(has(1, 3)), faster(has(1, 3)), has(1, 3)}}, verdict{}},
 		{"it comes slowly, and another is no faster", lack{waited: long, offers: []offer{slow(has(1, 3)), slow(has(1, 3))}}, verdict{}},
 		{"it comes slowly, and another brought nothing", lack{waited: long, offers: []offer{slow(has(1, 3)), stalled(has(1, 3), 1)}}, verdict{}},
 		{"it comes slowly, but of its author", lack{waited: long, offers: []offer{slow(theAuthor(has(1, 3))), has(1, 3)}}, verdict{}},
@@ -1136,5 +1144,231 @@ func TestWhatIsOddOfADialIsTold(t *testing.T) {
 				t.Errorf("dials that end with %s: the user is told %d things, want %d", dials, told, want)
 			}
 		})
+	}
+}
+
+// TestNamedAddressIsDialed unless the node that was found there is connected.
+func TestNamedAddressIsDialed(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	const nobody, us = 100, 101 // were found there
+	for found, want := range map[tie]bool{nobody: true, us: false, away: true, up: false, suspect: true, broken: true, resting: false, waking: false} {
+		for _, leaving := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				n, to := newStill(), &target{route: route{addr: at}}
+				switch found {
+				case nobody:
+				case us:
+					to.id = n.id
+				default:
+					to.id = nodeNumber(1)
+					n.contactLocked(to.id).tie = found
+				}
+				n.leaving = leaving
+				n.mu.Lock()
+				if n.dialTargetLocked(to); to.dialing != (want && !leaving) {
+					t.Errorf("its tie is %d, and we leave: %v: it is dialed: %v", found, leaving, to.dialing)
+				}
+				n.mu.Unlock()
+				synctest.Wait()
+			})
+		}
+	}
+	synctest.Test(t, func(t *testing.T) { // at first soon: perhaps it is just being started
+		n, to, dials := newStill(), &target{route: route{addr: at}}, []time.Duration(nil)
+		began := time.Now()
+		n.dial = func(context.Context, string, string) (net.Conn, error) {
+			dials = append(dials, time.Since(began))
+			return nil, syscall.ECONNREFUSED
+		}
+		for range 40 {
+			n.mu.Lock()
+			n.dialTargetLocked(to)
+			n.mu.Unlock()
+			time.Sleep(tickEvery)
+		}
+		synctest.Wait()
+		if want := []time.Duration{0, tickEvery, 3 * tickEvery, 7 * tickEvery, 7*tickEvery + retryNamed, 7*tickEvery + 2*retryNamed}; !slices.Equal(dials[:min(len(dials), len(want))], want) {
+			t.Errorf("it is dialed after %v, want %v", dials, want)
+		}
+	})
+}
+
+func TestDialGate(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	host, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	const turn, moment = time.Second / dialRate, time.Nanosecond
+	late := now.Add(moment)
+	for _, c := range []struct {
+		name    string
+		there   hostDials // dials to the host
+		told    hostDials // dials of which the teller told
+		itself  bool      // the host told of itself
+		places  int       // taken
+		owed    time.Duration
+		admits  bool
+		waits   time.Duration // of the next dial to the host
+		waitsOf time.Duration // of the next dial of which the teller tells
+	}{
+		{name: "nothing is under way", admits: true},
+		{name: "one place is left", places: maxDials - 1, admits: true},
+		{name: "no place is left", places: maxDials},
+		{name: "places that are kept from a host with blame", there: hostDials{blame: 1}, places: maxDials - 2},
+		{name: "places that are kept from who told of it", told: hostDials{blame: 1}, places: maxDials - 2},
+		{name: "one place is left to a host with blame", there: hostDials{blame: 1}, places: maxDials - 3, admits: true, waits: blameWait},
+		{name: "many dials to the host", there: hostDials{underWay: maxDialsPerAddr - 1}, admits: true},
+		{name: "too many dials to the host", there: hostDials{underWay: maxDialsPerAddr}},
+		{name: "the host has to wait", there: hostDials{dueAt: late}},
+		{name: "the host has waited", there: hostDials{dueAt: now}, admits: true},
+		{name: "who told has to wait", told: hostDials{dueAt: late}},
+		{name: "what it tells of itself never waits", there: hostDials{dueAt: late, blame: 2}, itself: true, admits: true, waits: 2 * blameWait, waitsOf: 2 * blameWait},
+		{name: "many dials in this second", owed: time.Second - turn, admits: true},
+		{name: "too many dials in this second", owed: time.Second - turn + moment},
+		{name: "dials in this second to a host with blame", owed: time.Second/2 - turn, there: hostDials{blame: 3}, admits: true, waits: 3 * blameWait},
+		{name: "too many dials in this second to a host with blame", owed: time.Second/2 - turn + moment, there: hostDials{blame: 1}},
+		{name: "much blame", told: hostDials{blame: 1000}, admits: true, waitsOf: mostBlameWait},
+	} {
+		g, teller := dialGate{places: c.places, begun: tab{owed: c.owed, at: now}, hosts: map[netip.Addr]hostDials{other: c.told, host: c.there}}, other
+		if c.itself {
+			teller = host
+		}
+		was := g.hosts[host]
+		if got := g.admit(host, teller, now); got != c.admits {
+			t.Errorf("%s: a dial is admitted: %v, want %v", c.name, got, c.admits)
+		}
+		if is := g.hosts[host]; !c.admits && (is != was || g.places != c.places || g.begun.owed != c.owed) {
+			t.Errorf("%s: a dial that isn't admitted is counted: %+v", c.name, g)
+		} else if c.admits && (is.underWay != was.underWay+1 || g.places != c.places+1 || g.begun.owed != c.owed+turn ||
+			is.dueAt != now.Add(c.waits) || g.hosts[teller].dueAt != now.Add(c.waitsOf)) {
+			t.Errorf("%s: a dial that is admitted is counted as %+v", c.name, g)
+		}
+	}
+	for _, c := range []struct {
+		there, told int // who is to blame for how many
+		failed      bool
+		want, of    int
+	}{
+		{0, 0, true, 1, 1}, {1, 0, true, 2, 0}, {5, 3, true, 6, 3}, {0, 0, false, 0, 0}, {5, 3, false, 2, 1},
+	} {
+		g := dialGate{hosts: map[netip.Addr]hostDials{host: {underWay: 1, blame: c.there}, other: {blame: c.told}}}
+		g.done(host, other, c.failed)
+		if is, of := g.hosts[host], g.hosts[other]; is.underWay != 0 || is.blame != c.want || of.blame != c.of {
+			t.Errorf("blame of %d and %d is %d and %d, and %d are under way, when a dial has ended, failed: %v", c.there, c.told, is.blame, of.blame, is.underWay, c.failed)
+		}
+		g = dialGate{hosts: map[netip.Addr]hostDials{host: {underWay: 1, blame: c.there}}}
+		g.done(host, host, c.failed)
+		if is := g.hosts[host]; is.underWay != 0 || is.blame != c.want {
+			t.Errorf("of a host that told of itself: blame of %d is %d, and %d are under way, when a dial has ended, failed: %v", c.there, is.blame, is.underWay, c.failed)
+		}
+	}
+	for blame, want := range map[int]int{0: 0, 1: 0, 7: 6, 8: 6, 800: 699} {
+		g := dialGate{hosts: map[netip.Addr]hostDials{host: {underWay: 1, blame: blame}, other: {blame: blame}}}
+		g.forgive()
+		_, kept := g.hosts[other]
+		if got := g.hosts[host]; got.blame != want || got.underWay != 1 || kept != (want > 0) {
+			t.Errorf("blame of %d is forgiven to %d, want %d; %d are under way, and who has none is remembered: %v", blame, got.blame, want, got.underWay, kept)
+		}
+	}
+}
+
+// ---- what is missing
+
+// TestPlannerLooksSeldomWhereMuchIsMissing: the more so at what a peer doesn't bring.
+func TestPlannerLooksSeldomWhereMuchIsMissing(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct {
+		name    string
+		missing int  // of other authors
+		heard   bool // the author is about to connect, and nobody is asked yet
+		stalls  uint64
+		wait    time.Duration // until the planner looks again
+	}{
+		{"few are missing", planAtOnce - 1, false, 0, 0},
+		{"few are missing, and nobody is asked yet", planAtOnce - 1, true, 0, 0},
+		{"nobody is asked yet", planAtOnce, true, 0, time.Second},
+		{"a peer is asked", planAtOnce, false, 0, noProgress},
+		{"a peer that brought nothing is asked", planAtOnce, false, 2, 4 * noProgress},
+		{"a peer that never brings anything is asked", planAtOnce, false, 9, 32 * noProgress},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, xen, now := newStill(), newScribe(1, "Xen"), time.Now()
+			bob := n.meets(newScribe(2, "Bob"), at, true)
+			bob.wants = map[nodeID]want{}
+			bob.theirs[xen.id] = claim{span: span{1, 3, 1}, stalls: c.stalls}
+			for i := range c.missing {
+				n.lackLocked(nodeNumber(i))
+			}
+			if c.heard {
+				n.contactLocked(xen.id).beaconAt = now
+			}
+			n.lackLocked(xen.id)
+			n.decideLocked(xen.id, n.lacking[xen.id], now)
+			if _, asked := bob.wants[xen.id]; asked == c.heard {
+				t.Errorf("%s: it is asked: %v", c.name, asked)
+			}
+			again := n.lacking[xen.id].again
+			if wait := again.Sub(now); c.wait == 0 != again.IsZero() || c.wait > 0 && wait != c.wait {
+				t.Errorf("%s: the planner looks again at %v, after %v, want %v", c.name, again, wait, c.wait)
+			}
+			n.lacking[xen.id] = lacked{again: now.Add(1)}
+			clear(bob.wants)
+			if n.planLocked(now); len(bob.wants) > 0 {
+				t.Errorf("%s: the planner looks before that", c.name)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		n, most := newStill(), planMost/40 // with nobody connected
+		for i := range most + 10 {
+			n.lackLocked(nodeNumber(i))
+		}
+		if n.planLocked(time.Now()); len(n.lacking) != 10 {
+			t.Errorf("the planner leaves %d authors for the next tick, want 10", len(n.lacking))
+		}
+	})
+}
+
+// TestClaimsThatAreOfNoUseAreForgotten, but not while they may tell what became of an
+// author.
+func TestClaimsThatAreOfNoUseAreForgotten(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct {
+		name             string
+		settled, reached bool
+		gone, itself     bool // the author is lost; it says so itself
+		claim            claim
+		forgotten, knows bool // the peer needn't be told of what we hold
+	}{
+		{name: "nothing is missing any more", settled: true, claim: claim{span: span{1, 2, 1}}, forgotten: true, knows: true},
+		{name: "it had less", settled: true, claim: claim{span: span{1, 1, 1}}, forgotten: true},
+		{name: "it has more", settled: true, claim: claim{span: span{1, 3, 1}}},
+		{name: "it is connected with the author", settled: true, claim: claim{span: span{1, 2, 1}, addr: at}},
+		{name: "it is the author", settled: true, itself: true, claim: claim{span: span{1, 2, 1}}},
+		{name: "it may know what became of the author", claim: claim{span: span{1, 2, 1}}},
+		{name: "we are connected with the author", reached: true, claim: claim{span: span{1, 2, 1}}, forgotten: true, knows: true},
+		{name: "what became of the author is known", gone: true, claim: claim{span: span{1, 2, 1}}, forgotten: true, knows: true},
+	} {
+		n, xen := newStill(), newScribe(1, "Xen")
+		id, by := n.holds(xen), newScribe(2, "Bob")
+		if c.gone {
+			n.history.note(id, post{kind: kindLost})
+		}
+		if c.reached {
+			n.meets(xen, at, true)
+		}
+		if c.itself {
+			by = xen
+		}
+		bob := n.meets(by, at, true)
+		bob.theirs[id] = c.claim
+		n.news = map[nodeID]bulletin{id: {}}
+		n.tidyLocked(id, c.settled)
+		_, kept := bob.theirs[id]
+		if knows := slices.Contains(n.news[id].known, bob); kept == c.forgotten || knows != c.knows {
+			t.Errorf("%s: its claim is kept: %v, and it needn't be told: %v", c.name, kept, knows)
+		}
 	}
 }

@@ -1215,9 +1215,9 @@ func (n *node) rouseLocked(ct *contact) {
 // know nothing else are left out, since a peer can make up any number.
 func (c *conn) atRest() *conn {
 	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1),
-		holdings: holdings{firstPart: c.firstPart, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
+		holdings: holdings{firstPart: true, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
 	for author, t := range c.theirs {
-		if t.addr.IsValid() && c.n.history.about(author).state != unknown {
+		if c.n.history.about(author).state != unknown {
 			r.theirs[author] = t
 		}
 	}

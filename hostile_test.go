@@ -1439,7 +1439,8 @@ func TestConnectionsThatEndAtOnceAreDialedRarely(t *testing.T) {
 			t.Errorf("the first is dialed after %v", first)
 		}
 		last := time.Duration(0)
-		for i := range 20 {
+		const more = 100
+		for i := range more {
 			if wait := waits(0); wait < last || wait <= 0 || wait > retryMost {
 				t.Errorf("connection %d is dialed anew after %v, the one before after %v", i+2, wait, last)
 			} else {
@@ -1447,7 +1448,7 @@ func TestConnectionsThatEndAtOnceAreDialedRarely(t *testing.T) {
 			}
 		}
 		if last != retryMost {
-			t.Errorf("after 21 that ended at once, the wait is %v", last)
+			t.Errorf("after %d that ended at once, the wait is %v", more+1, last)
 		}
 		if wait := waits(2 * retryFirst); wait > 0 {
 			t.Errorf("after one that lasted, it is dialed after %v", wait)
