@@ -107,12 +107,12 @@ package main
 //     SO_REUSEPORT as well). A node sends beacons when it starts, 0.25 s and 1 s
 //     later, and then every 2 s, a quarter more or less at random; if it has more
 //     than 50 connections the interval is 0.04 s for each. When three quarters of it
-//     are over, a beacon is sent as soon as another is heard, so that all wake an
-//     idle node together; heartbeats that are due soon go with it. While nobody is
-//     missing, only every eighth round, and the answers of rule 4, go by IPv6 where
-//     there is IPv4 too, or to 255.255.255.255 where the network has a broadcast
-//     address. A member can seal a beacon in another's name, but not sign it: a
-//     reader checks the signature before it dials a node for the first time, takes
+//     are over, a beacon is sent as soon as another is heard, so that all wake an idle
+//     node together; heartbeats that are due soon go with it. If a node is connected,
+//     and misses nobody who was, only every eighth round, and the answers of rule 4, go
+//     by IPv6 where there is IPv4 too, or to 255.255.255.255 where the network has a
+//     broadcast address. A member can seal a beacon in another's name, but not sign it:
+//     a reader checks the signature before it dials a node for the first time, takes
 //     another address for one that it knows, or believes that a silent node lives.
 //  4. A node that hears the beacon of another that it isn't connected with dials the
 //     packet's source address at the beacon's port. If that is an IPv6 one, 0.3 s are
@@ -180,7 +180,7 @@ package main
 //     posts of it were taken, and when their connection with it has ended.
 //     - to one that asked by WANT for a number which isn't held.
 //     News of the second and third kind may wait for 0.25 s, or in a large room
-//     for 10 ms for each node, to be told together.
+//     for 10 ms for each connection, to be told together.
 //
 // Who sends what to whom.
 //
@@ -198,9 +198,9 @@ package main
 //     says by HAVE what it has, and sends nothing more of the feed, be it its own,
 //     until it is asked anew. With over 1 it goes on at the first that it holds.
 //  16. A node asks one peer at a time for a feed, and another if that brought nothing
-//     for 2 s. It asks at once where no peer is connected with the author, and after
-//     0.5 s where one is. It waits 3 s where the author's vector is still to come, or
-//     its beacons are heard, since it is about to connect; but 0.5 s where a peer is
+//     for 2 s. It asks at once where it has the author's vector, or no peer is connected
+//     with the author, and after 0.5 s where one is. It waits 3 s where that vector is
+//     still to come, or the author's beacons are heard; but 0.5 s where a peer is
 //     connected with the author, and the node's own connection with it has ended or a
 //     dial of it failed. It asks with over 1 only if for 2 s, or 5 s if it has what
 //     lies before the gap, nobody had the next post. Where nobody has more, it asks a
