@@ -291,10 +291,11 @@ func TestLargeVectorIsToldInParts(t *testing.T) {
 	t.Parallel()
 	const n = vectorPart + vectorPart/2
 	inBubble(t, func(t *testing.T, l *lab) {
-		ann := l.enter("Ann")
+		ann, posts := l.enter("Ann"), 0
 		for i := range n {
 			s := newScribe(1000+i, "Cron")
 			run := []post{s.writes(kindJoin, scribeTime, ""), s.writes(kindLeave, scribeTime+1, "")}
+			posts += len(run[0].sealed) + len(run[1].sealed) + len(s.id) + 5
 			must2nd(t)(ann.h().add(s.id, run, true, false))
 		}
 		all := []*guest{ann}
@@ -303,6 +304,15 @@ func TestLargeVectorIsToldInParts(t *testing.T) {
 			after(3 * time.Second)
 			g.wantLines(n, `^\* Cron@.* left$`)
 			g.wantLines(1, `^\* history: `)
+			// Of each author it gets the posts, hears from each peer what that has, and asks
+			// one. That it has them as well is news for nobody.
+			passed, most := 0, posts+n*(len(all)*(haveEntry+1)+wantEntry+20)
+			for _, o := range all {
+				passed += l.passed(g, o)
+			}
+			if passed > most*11/10 {
+				t.Errorf("%d bytes pass between %s and %d others, want %d", passed, name, len(all), most)
+			}
 			all = append(all, g)
 		}
 		after(time.Second)
@@ -314,6 +324,16 @@ func TestLargeVectorIsToldInParts(t *testing.T) {
 			for _, c := range g.conns {
 				if len(c.theirs) > len(all) || len(c.subs) > len(all) || len(c.telling.authors) > 0 {
 					t.Errorf("%s remembers %d claims of a peer, %d that it wants, and %d to tell it", g.name, len(c.theirs), len(c.subs), len(c.telling.authors))
+				}
+				told := map[nodeID]bool{}
+				c.beginVectorLocked()
+				for first := byte(0); first == 0; {
+					first, _, _ = parseHave(c.appendHaveLocked(nil)[5:], func(author nodeID, _ span, _ netip.AddrPort) { told[author] = true })
+				}
+				for _, o := range all {
+					if !told[o.id] {
+						t.Errorf("the first part of what %s tells a peer doesn't name %s", g.name, o.name)
+					}
 				}
 			}
 			g.node.mu.Unlock()
@@ -379,8 +399,9 @@ func TestWantsOfNobodyTakeLittle(t *testing.T) {
 		v.says(hasNothing())
 		for range 5 {
 			ids := m.invented(5000)
-			v.says(wantsOf(ids, 1), wantsOf(ids, 0), wantsOf(ids, 1))
+			v.says(wantsOf(ids, 1), wantsOf(ids, 0))
 		}
+		v.says(wantsOf(m.invented(5000), 1))
 		after(time.Second)
 		ann.node.mu.Lock()
 		defer ann.node.mu.Unlock()
@@ -491,6 +512,13 @@ func dontEnd(t *testing.T, begun []byte) {
 		}
 		if open > maxLoading/maxFrame || open < maxLoading/maxFrame-2 {
 			t.Errorf("%d connections have begun what doesn't come to an end, want %d", open, maxLoading/maxFrame)
+		}
+		for _, v := range append(all, alone) {
+			v.raw.Close()
+		}
+		synctest.Wait()
+		if left := ann.node.loading.Load(); left != 0 {
+			t.Errorf("%d bytes count as being read when all have gone", left)
 		}
 	})
 }

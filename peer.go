@@ -402,7 +402,7 @@ func (n *node) connect(raw net.Conn, dialed bool, expect nodeID) (nodeID, error)
 	n.mu.Unlock()
 	if err != nil {
 		raw.Close()
-		if !errors.Is(err, errDuplicate) && n.ctx.Err() == nil {
+		if !errors.Is(err, errDuplicate) {
 			n.logOnce("handshake "+c.addr.Addr().String(), "handshake with %v: %v", c.addr, err)
 		}
 		return c.peer, err
@@ -544,16 +544,12 @@ func (n *node) appendHello(b []byte, epoch uint32) []byte {
 func (n *node) register(c *conn, x hello) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ctx.Err() != nil {
-		return errors.New("leaving")
-	}
 	ct := n.contactLocked(c.peer)
 	switch old := ct.conn; {
 	case ct.tie == up && n.id.less(c.peer) && x.epoch <= old.epoch:
 		return errDuplicate
 	case ct.tie == up || ct.tie == suspect:
 		n.chokedLocked(ct)
-		n.detachLocked(old)
 		clear(old.subs)
 		// The peer may not know of the fresh one yet, and would take the end of the old one for a loss.
 		time.AfterFunc(handshakeTimeout, func() { old.raw.Close() })
@@ -567,7 +563,7 @@ func (n *node) register(c *conn, x hello) error {
 	c.ackedAt, c.chatAt = now, now
 	n.moveLocked(ct, up, c)
 	ct.learn(c.addr)
-	ct.fails, ct.heardAt, ct.unchecked = 0, now, nil
+	ct.heardAt = now
 	if !ct.isMet() {
 		ct.metAt = now
 		n.suspectLocked(ct)
@@ -590,7 +586,7 @@ func (n *node) register(c *conn, x hello) error {
 // whose posts we hold, and all nodes that we are connected with.
 func (c *conn) beginVectorLocked() {
 	n, t := c.n, &c.telling
-	t.authors = map[nodeID]bool{n.id: true, c.peer: true}
+	t.authors = map[nodeID]bool{n.id: true}
 	for id, ct := range n.contacts {
 		if ct.conn != nil {
 			t.authors[id] = true
@@ -638,29 +634,19 @@ func (c *conn) compareClocksLocked(x hello) {
 	}
 }
 
-// detachLocked forgets c as a source: others may have to be asked for what it sent.
-func (n *node) detachLocked(c *conn) {
-	for author, s := range n.sources {
-		if s.from == c {
-			delete(n.sources, author)
-			n.lackLocked(author)
-		}
-	}
-}
-
 // unregister takes c, which ended with err, out of the room, and finds out
 // what became of its peer.
 func (n *node) unregister(c *conn, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ct := n.contactLocked(c.peer)
+	ct, now := n.contactLocked(c.peer), time.Now()
 	ct.epoch++
-	n.detachLocked(c)
+	maps.DeleteFunc(n.sources, func(_ nodeID, s *source) bool { return s.from == c })
 	if ct.conn != c {
 		return // a fresh connection has replaced it
 	}
 	n.logf("connection with %v (%s) ended: %v", c.peer, n.label(c.peer), err)
-	if ct.brief++; time.Since(c.since) > retryFirst {
+	if ct.brief++; now.Sub(c.since) > retryFirst {
 		ct.brief = 0
 	}
 	goodbye := err == byeError(byeLeaving)
@@ -668,18 +654,17 @@ func (n *node) unregister(c *conn, err error) {
 	case c.bye == byeFull || err == byeError(byeFull):
 		n.moveLocked(ct, away, nil)
 		ct.wait(retryMost, retryMost)
+		ct.beaconAt = now // for a beacon that comes after none was believed for long would have it dialed at once
 	case (c.bye == byeIdle || err == byeError(byeIdle)) && len(n.rested) < maxConns &&
 		perHost(slices.Collect(maps.Values(n.rested)))[c.addr.Addr()] < maxRestPerAddr:
 		n.moveLocked(ct, resting, c.atRest())
-		ct.wait(slowHeartbeat, slowHeartbeat)
 		if c.ackedLocked() < n.history.about(n.id).last || len(ct.out) > 0 {
 			n.rouseLocked(ct) // BYE crossed what we had to say
 		}
 	case n.ctx.Err() != nil || n.leaving && (c.parted || goodbye):
 		n.moveLocked(ct, away, nil)
 	case c.bye == byeSilent:
-		n.chokedLocked(ct)
-		n.loseLocked(ct, time.Since(ct.beaconAt) > silence) // if its beacons come, only we can't reach it
+		n.loseLocked(ct, now.Sub(ct.beaconAt) > silence) // if its beacons come, only we can't reach it
 	case n.history.about(c.peer).state == left || goodbye:
 		n.moveLocked(ct, away, nil)
 		ct.addr, ct.spare = netip.AddrPort{}, netip.AddrPort{} // nothing is there to be dialed
@@ -772,7 +757,7 @@ func (n *node) newsLocked() {
 			}
 		}
 		for id, c := range n.rested {
-			if id != author && (b.cameWent && !c.theirs[author].addr.IsValid() || c.lagsLocked(author)) {
+			if b.cameWent && !c.theirs[author].addr.IsValid() || c.lagsLocked(author) {
 				n.rouseLocked(n.contacts[id])
 			}
 		}
@@ -791,7 +776,7 @@ func (c *conn) tellLocked(author nodeID) {
 // lagsLocked says whether the peer lacks posts of author that the author won't send it.
 func (c *conn) lagsLocked(author nodeID) bool {
 	t := c.theirs[author]
-	return c.peer != author && !t.addr.IsValid() && t.last < c.n.history.about(author).last
+	return !t.addr.IsValid() && t.last < c.n.history.about(author).last
 }
 
 // ackedLocked returns the number of our newest post that the peer has.
@@ -818,7 +803,7 @@ func (c *conn) tickLocked(now time.Time) {
 	if hasAll {
 		c.ackedAt = now
 	}
-	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && c.firstPart && hasAll && n.isListedLocked(c.peer) {
+	if n.idle > 0 && now.Sub(c.chatAt) > n.idle && hasAll && n.isListedLocked(c.peer) {
 		c.endLocked(byeIdle)
 		return
 	}
@@ -831,7 +816,6 @@ func (c *conn) tickLocked(now time.Time) {
 		c.endLocked(byeSilent)
 	case judged == doubtful && ct.tie == up:
 		ct.epoch++
-		ct.dialAt = now
 		n.moveLocked(ct, suspect, c)
 	case judged == alive && ct.tie == suspect:
 		n.moveLocked(ct, up, c)
@@ -844,10 +828,8 @@ func (n *node) beat() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
-		if c.bye == 0 && time.Since(c.wroteAt) >= heartbeat {
-			c.telling.beat = true
-			wake(c.wake)
-		}
+		c.telling.beat = true
+		wake(c.wake)
 	}
 }
 

@@ -345,7 +345,7 @@ func TestHostsThatSwallowKeepNobodyWaiting(t *testing.T) {
 	})
 }
 
-// TestHeartbeatsAreSlowInALargeRoom: nobody's beacons are heard here.
+// TestHeartbeatsAreSlowInALargeRoom, and news are told together: nobody's beacons are heard here.
 func TestHeartbeatsAreSlowInALargeRoom(t *testing.T) {
 	t.Parallel()
 	const seconds = 30
@@ -367,6 +367,16 @@ func TestHeartbeatsAreSlowInALargeRoom(t *testing.T) {
 			after(seconds * time.Second)
 			if n := int(beats.Load()); n < c.least*c.members || n > c.most*c.members {
 				t.Errorf("%d members hear %d heartbeats in %d s, want %d to %d each", c.members, n, seconds, c.least, c.most)
+			}
+			beats.Store(0)
+			for i := range byte(8) { // somebody comes or goes all the time, and they are told together
+				ann.node.mu.Lock()
+				ann.news[nodeID{i}] = bulletin{cameWent: true}
+				ann.node.mu.Unlock()
+				after(tickEvery)
+			}
+			if n, most := int(beats.Load())/c.members, 2+int(8*tickEvery/max(tickEvery, time.Duration(c.members)*tellGap)); n > most {
+				t.Errorf("%d members hear %d times each what is new, want %d at most", c.members, n, most)
 			}
 		})
 	}

@@ -217,14 +217,12 @@ func (p *proc) waitLine(tr *transcript, stream string, within time.Duration, re 
 	p.t.Helper()
 	rx := regexp.MustCompile("(?m)" + re)
 	var found []byte
-	from := 0 // no complete line before it matches
 	err := tr.waitFor(within, func(text []byte) bool {
-		loc := rx.FindIndex(text[from:])
+		loc := rx.FindIndex(text)
 		if loc == nil {
-			from = bytes.LastIndexByte(text, '\n') + 1
 			return false
 		}
-		from += bytes.LastIndexByte(text[from:from+loc[0]], '\n') + 1
+		from := bytes.LastIndexByte(text[:loc[0]], '\n') + 1
 		n := bytes.IndexByte(text[from:], '\n')
 		if n < 0 {
 			return false

@@ -52,6 +52,8 @@ type lab struct {
 	wires []*wire
 	apart map[[2]*guest]bool // pairs that can't reach each other; false: but for beacons
 	delay time.Duration      // what a dial takes before anything is sent
+
+	freshCut bool // nothing passes on new connections until stall lets it
 }
 
 // A guest is a node of a lab, and what it printed.
@@ -420,10 +422,10 @@ type wire struct {
 const wireSize = 128 << 10
 
 func (l *lab) wire(a, b *guest) (near, far net.Conn) {
-	there, back := &wire{from: a, to: b}, &wire{from: b, to: a}
-	there.moved, back.moved = sync.NewCond(&there.mu), sync.NewCond(&back.mu)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	there, back := &wire{from: a, to: b, cut: l.freshCut}, &wire{from: b, to: a, cut: l.freshCut}
+	there.moved, back.moved = sync.NewCond(&there.mu), sync.NewCond(&back.mu)
 	l.wires = append(l.wires, there, back)
 	// The dialing side has a port of its own, as with TCP.
 	from := netip.AddrPortFrom(a.addr.Addr(), uint16(20000+len(l.wires)))
@@ -1225,24 +1227,31 @@ func TestIdleConnectionRestsAndWakesForChat(t *testing.T) {
 }
 
 // TestLineSaidAsAConnectionGoesToRestArrives: both speak in the moment in which Ann
-// closes the connection for lack of chat.
+// closes the connection for lack of chat, to everybody or to the other alone.
 func TestLineSaidAsAConnectionGoesToRestArrives(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, l *lab) {
-		bob := l.enter("Bob", deaf())
-		ann := l.enter("Ann", deaf(), listed("Bobby", bob, time.Minute))
-		after(time.Second)
-		ann.node.mu.Lock()
-		for _, c := range ann.conns {
-			c.endLocked(byeIdle)
-		}
-		ann.node.mu.Unlock()
-		ann.says("from Ann")
-		bob.says("from Bob")
-		after(time.Second)
-		bob.wantLines(1, `^Ann@10.0.0.2: from Ann$`)
-		ann.wantLines(1, `^Bob@10.0.0.1: from Bob$`)
-	})
+	for _, alone := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob := l.enter("Bob", deaf())
+			ann := l.enter("Ann", deaf(), listed("Bobby", bob, time.Minute))
+			after(time.Second)
+			ann.node.mu.Lock()
+			for _, c := range ann.conns {
+				c.endLocked(byeIdle)
+			}
+			ann.node.mu.Unlock()
+			if alone {
+				ann.whispers(t, bob, "from Ann")
+				bob.whispers(t, ann, "from Bob")
+			} else {
+				ann.says("from Ann")
+				bob.says("from Bob")
+			}
+			after(time.Second)
+			bob.wantLines(1, `^Ann@10.0.0.2( -> me)?: from Ann$`)
+			ann.wantLines(1, `^Bob@10.0.0.1( -> me)?: from Bob$`)
+		})
+	}
 }
 
 // TestIdleConnectionWakesForWhatAThirdSays, but only if its peer doesn't hear

@@ -102,7 +102,7 @@ func chat(t testing.TB, port int, args []string, setups ...setup) *proc {
 // an event of its own outside /history, or if it crashed. Of floods it looks at
 // both ends.
 func (p *proc) keepsTo(grammar *regexp.Regexp) {
-	const most = 300
+	const most = 2000
 	framed, lines := false, p.out.lines()
 	for i, l := range lines {
 		switch {
@@ -324,7 +324,7 @@ func unclean(line string) string {
 	runes := []rune(line)
 	for i, r := range runes {
 		switch {
-		case r == '\t', ' ' <= r && r <= '~':
+		case r == '\t':
 		case r == '\u200d' && i > 0 && i+1 < len(runes) && emojiPart(runes[i-1]) && emojiPart(runes[i+1]):
 		case r == '\u200c' || r == '\u200d':
 			before := runes[:i]

@@ -1,0 +1,629 @@
+package main
+
+// What becomes of a single connection: who is let in, what its end means, and what
+// a node leaves out so that none of it costs much. Each of these tests shows what a
+// condition of peer.go is for that a room notices only on a bad day.
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// ---- who is let in
+
+// TestSilentStrangerIsHungUpOn: somebody connects and says nothing.
+func TestSilentStrangerIsHungUpOn(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		raw, began := l.dial(l.enter("Ann", deaf())), time.Now()
+		took := time.Duration(0)
+		go func() {
+			raw.Read(make([]byte, 1))
+			took = time.Since(began)
+		}()
+		after(2 * handshakeTimeout)
+		if took != handshakeTimeout {
+			t.Errorf("the connection ends after %v, want %v", took, handshakeTimeout)
+		}
+	})
+}
+
+func TestNobodyConnectsWithItself(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf(), func(g *guest, o *options) { told(g)(g, o) })
+		after(time.Minute)
+		if m := ann.members(); slices.ContainsFunc(m, func(m member) bool { return m.id != nodeID{} }) {
+			t.Errorf("members of Ann, who is alone: %+v", m)
+		}
+		ann.wantLines(0, ``)
+		ann.wantNoWarning(t)
+	})
+}
+
+// TestFloodOfHandshakesEndsNoOtherHosts: the one under way with another host is the
+// oldest, and stays.
+func TestFloodOfHandshakesEndsNoOtherHosts(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		n := l.enter("Ann", deaf()).node
+		comes := func(host byte) *conn {
+			near, _ := l.wire(&guest{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, host}), 7700)}, &guest{})
+			c := &conn{n: n, wake: make(chan struct{}, 1)}
+			c.raw, c.addr = &meter{Conn: near}, addrOf(near.LocalAddr())
+			n.enlist(c)
+			return c
+		}
+		others := []*conn{comes(2), comes(3)}
+		for range 2 * maxHandshakes {
+			comes(4)
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, c := range others {
+			if !slices.Contains(n.handshakes, c) {
+				t.Errorf("that with %v gives way to those of another host", c.addr.Addr())
+			}
+		}
+		if len(n.handshakes) != maxHandshakes {
+			t.Errorf("%d handshakes are under way, want %d", len(n.handshakes), maxHandshakes)
+		}
+		n.handshakes = nil
+	})
+}
+
+// idBeside returns a key whose ID is lower, or higher, than id.
+func idBeside(id nodeID, lower bool) (key ed25519.PrivateKey) {
+	for key = newKey(); idOf(key).less(id) != lower; {
+		key = newKey()
+	}
+	return key
+}
+
+// TestSecondConnectionNeedsALaterEpoch: it is refused as a duplicate, in words,
+// unless the peer says that the first one has failed.
+func TestSecondConnectionNeedsALaterEpoch(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		key := idBeside(ann.id, false)
+		for _, c := range []struct {
+			epoch uint32
+			want  string
+		}{{3, "<nil>"}, {2, "turned away"}, {3, "turned away"}, {4, "<nil>"}} {
+			hi := helloOf("Bob")
+			hi.epoch = c.epoch
+			v, err := visit(l.dial(ann), l.key, key, hi)
+			if fmt.Sprint(err) != c.want {
+				t.Errorf("with epoch %d: %v, want %s", c.epoch, err, c.want)
+			}
+			if err == nil {
+				v.listens(nil)
+			}
+		}
+		ann.node.mu.Lock()
+		defer ann.node.mu.Unlock()
+		if len(ann.logged) > 0 {
+			t.Errorf("duplicates are logged as offences: %v", ann.logged)
+		}
+	})
+}
+
+// TestEpochCountsWhatFailed: the HELLOs that Ann says to a lower node, one after the
+// other, with what went wrong before each.
+func TestEpochCountsWhatFailed(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		key := idBeside(ann.id, true)
+		hears := func(what string, want uint32) *visitor {
+			t.Helper()
+			v := noError(greet(l.dial(ann), l.key, key))
+			must(t, v.waitsFor(func(typ byte, body []byte) bool {
+				if x, _ := parseHello(body); typ == frameHello && x.epoch != want {
+					t.Errorf("%s: Ann says HELLO with epoch %d, want %d", what, x.epoch, want)
+				}
+				return typ == frameHello
+			}))
+			return v
+		}
+		meets := func(what string, want uint32) *visitor {
+			t.Helper()
+			v := hears(what, want)
+			v.says(appendHello(nil, helloOf("Bob")))
+			v.listens(nil)
+			after(10 * time.Millisecond)
+			return v
+		}
+		hears("at first", 0).raw.Close()
+		after(10 * time.Millisecond)
+		meets("after one that was not answered", 1).raw.Close()
+		after(10 * time.Millisecond)
+		v := meets("after a connection that ended", 2)
+		after(suspicion + 2*tickEvery)
+		meets("after one that is silent", 3)
+		v.raw.Close()
+	})
+}
+
+// ---- what the user named
+
+// TestNamedNodeMayDialUs: Ann can't dial Bob, whom her table and -peer name, but he
+// dials her.
+func TestNamedNodeMayDialUs(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann", deaf()), l.enter("Bob", deaf())
+		ann.bar(bob)
+		for from, to := range map[*guest]*guest{ann: bob, bob: ann} {
+			from.node.mu.Lock()
+			from.targets = []*target{{route: route{addr: to.addr}}, {route: route{addr: to.addr}, alias: "Table"}}
+			from.node.mu.Unlock()
+		}
+		after(time.Minute)
+		ann.wantNoWarning(t)
+		if m := ann.members(); len(m) != 1 || m[0].id != bob.id || !slices.Equal(m[0].aliases, []string{"Table"}) {
+			t.Errorf("members of Ann: %+v, want Bob by both names", m)
+		}
+	})
+}
+
+// ---- what the end of a connection means
+
+// TestMachineThatIsSwitchedOffAndOnIsLostAtOnce: nothing tells Ann that Bob is gone
+// but the new node at its address.
+func TestMachineThatIsSwitchedOffAndOnIsLostAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(10 * time.Second)
+		bob.says("the last thing that Ann hears")
+		synctest.Wait()
+		l.stall(ann, bob, true)
+		bob.mu.Lock()
+		bob.closed = true
+		bob.mu.Unlock()
+		l.mu.Lock()
+		addr := bob.addr
+		bob.addr = netip.AddrPort{}
+		l.mu.Unlock()
+		l.enter("Rob", low(), func(g *guest, _ *options) { g.addr = addr })
+		after(time.Second)
+		ann.wantLines(1, `^\* Rob@10.0.0.2\?? joined$`)
+		ann.wantLines(1, `^\* Bob@10.0.0.2 lost$`)
+	})
+}
+
+// TestWhoGivesWayIsNotLost: Ann has too many connections, so that with Bob ends.
+func TestWhoGivesWayIsNotLost(t *testing.T) {
+	for _, lower := range []bool{true, false} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob := l.enter("Bob")
+			ann := l.enter("Ann", func(_ *guest, o *options) { o.low = lower })
+			after(20 * time.Second)
+			ann.node.mu.Lock()
+			ann.conns[bob.id].endLocked(byeFull)
+			ann.node.mu.Unlock()
+			after(retryMost - time.Second)
+			if n, m := ann.peersNow(), bob.peersNow(); n+m > 0 {
+				t.Errorf("%d and %d connections, want that it is dialed after %v", n, m, retryMost)
+			}
+			after(3 * time.Second)
+			if n, m := ann.peersNow(), bob.peersNow(); n != 1 || m != 1 {
+				t.Errorf("%d and %d connections, want that it was dialed", n, m)
+			}
+			ann.wantLines(0, `lost|back`)
+			bob.wantLines(0, `lost|back`)
+		})
+	}
+}
+
+// TestWhoHasLeftIsNotDialed: Yan's last post has come, and then the connection ends
+// without BYE.
+func TestWhoHasLeftIsNotDialed(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		yan := newScribe(7, "Yan")
+		run := []post{yan.writes(kindJoin, time.Now().UnixMicro(), "Yan"), yan.writes(kindLeave, time.Now().UnixMicro()+1, "")}
+		v := l.visitor(ann, yan.key, "Yan", nil)
+		v.says(hasNothing(), framed(framePosts, runOf(yan.id, run)))
+		synctest.Wait()
+		v.raw.Close()
+		synctest.Wait()
+		ann.node.mu.Lock()
+		defer ann.node.mu.Unlock()
+		if ct := ann.contacts[yan.id]; ct.tie != away || ct.addr.IsValid() {
+			t.Errorf("Yan, who has left, is %v, and can be dialed at %v", ct.tie, ct.addr)
+		}
+		if ct := ann.contacts[yan.id]; ct.heardAt != time.Now() {
+			t.Errorf("Yan, who was connected just now, was heard of at %v", ct.heardAt)
+		}
+		if len(ann.sources) > 0 {
+			t.Errorf("%d feeds come from somebody who is not here", len(ann.sources))
+		}
+	})
+}
+
+// TestRestIsBounded: what is remembered of connections at rest, which may be many
+// subscriptions, counts for their host.
+func TestRestIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		hosts, each int  // with which connections rest already
+		want        bool // the next rests
+	}{{1, maxRestPerAddr - 1, true}, {1, maxRestPerAddr, false}, {20, maxConns/20 - 1, true}, {20, maxConns / 20, false}} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf())
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(hasNothing())
+			synctest.Wait()
+			n := ann.node
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for i := range c.hosts * c.each {
+				o := &conn{}
+				o.peer, o.addr = nodeID{byte(i >> 8), byte(i)}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 9, byte(9 + i/c.each)}), 7700)
+				n.rested[o.peer] = o
+			}
+			mallory := n.conns[v.id]
+			n.mu.Unlock()
+			n.unregister(mallory, byeError(byeIdle))
+			n.mu.Lock()
+			if got := n.rested[v.id] != nil; got != c.want {
+				t.Errorf("with %d at rest with each of %d hosts, the next rests: %v, want %v", c.each, c.hosts, got, c.want)
+			}
+			clear(n.rested)
+		})
+	}
+}
+
+// TestWhoConnectsWhileWeLeaveHoldsUpNothing: Ann's connection with Bob rests, and is
+// opened to tell him that she leaves.
+func TestWhoConnectsWhileWeLeaveHoldsUpNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		bob := l.enter("Bob", deaf())
+		ann := l.enter("Ann", deaf(), listed("Bobby", bob, 2*time.Second))
+		after(10 * time.Second)
+		began := time.Now()
+		ann.leaves()
+		if took := time.Since(began); took >= leaveTimeout {
+			t.Errorf("leaving takes %v", took)
+		}
+		after(time.Second)
+		bob.wantLines(1, ` left$`)
+	})
+}
+
+// TestReturnOfAThirdIsToldAtOnce: Ann hears of Cid through Bob alone, and nobody says
+// anything.
+func TestReturnOfAThirdIsToldAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, bob, ann := l.behind()
+		l.setApart(bob, cid, true)
+		after(20 * time.Second)
+		ann.wantLines(1, `^\* Cid@10.0.0.1\? lost$`)
+		l.setApart(bob, cid, false)
+		after(5 * time.Second)
+		ann.wantLines(1, `^\* Cid@10.0.0.1\? is back$`)
+	})
+}
+
+// ---- silence
+
+// TestAnswerThatIsLateIsWaitedFor: Bob's beacons are heard and his host answers, but
+// what is sent comes late, on the fresh connection as well.
+func TestAnswerThatIsLateIsWaitedFor(t *testing.T) {
+	for late, lost := range map[time.Duration]int{silence + time.Second: 0, silence + 4*time.Second: 1} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann"), l.enter("Bob")
+			after(10 * time.Second)
+			ann.says("the last thing that Bob hears")
+			bob.says("the last thing that Ann hears")
+			synctest.Wait()
+			for _, stalled := range []bool{true, false} {
+				l.mu.Lock()
+				l.freshCut = stalled
+				l.mu.Unlock()
+				l.stall(ann, bob, stalled)
+				after(late)
+			}
+			for _, g := range []*guest{ann, bob} {
+				if n := count(g.screen(), ` lost$`); n != lost {
+					t.Errorf("nothing came for %v, and %s shows the other %d times as lost, want %d", late, g.name, n, lost)
+				}
+			}
+		})
+	}
+}
+
+// TestWhoWasStoppedJudgesNobody: for ten seconds the program got no time, and then
+// finds that nothing was read.
+func TestWhoWasStoppedJudgesNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(20 * time.Second)
+		n := ann.node
+		n.mu.Lock()
+		c := n.conns[bob.id]
+		n.pulse.tickAt = n.pulse.tickAt.Add(-10 * time.Second)
+		c.raw.reading.Store(int64(10*time.Second) - 1)
+		n.mu.Unlock()
+		n.tick()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if got := n.contacts[bob.id].tie; got != up || c.bye != 0 {
+			t.Errorf("Bob is %v, and the connection about to end for %d, want up, and 0", got, c.bye)
+		}
+	})
+}
+
+// TestJumpOfOurClockIsNoneOfAPeers: what Bob's clock is ahead of Ann's is counted
+// anew. The time that has really passed is no part of what a clock shows.
+func TestJumpOfOurClockIsNoneOfAPeers(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(time.Second)
+		ann.ahead.Store(int64(2 * clockLimit))
+		after(time.Second)
+		ann.node.mu.Lock()
+		defer ann.node.mu.Unlock()
+		if got := ann.conns[bob.id].ahead; got != -clockLimit {
+			t.Errorf("Bob's clock is ahead by %v, want %v", got, -clockLimit)
+		}
+	})
+	n := newNode(newKey(), benchHistory(), newRoomKey(""), "Ann", 7700, 7700)
+	n.watchClockLocked(time.Now())
+	if shown := n.pulse.shown; shown != shown.Round(0) {
+		t.Errorf("the clock is read as %v", shown)
+	}
+}
+
+// TestTickOfAConnection: a heartbeat is due at the tick that is nearest to its time,
+// and a connection rests only when its peer has all that we said.
+func TestTickOfAConnection(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		wrote, chat time.Duration // ago
+		lacks       bool          // Bob has not acknowledged what Ann said last
+		ending      byte          // why it is about to end already
+		beat        bool
+		bye         byte
+	}{
+		{"nothing is due", heartbeat, heartbeat, false, 0, false, 0},
+		{"a heartbeat", slowHeartbeat - tickEvery/3, heartbeat, false, 0, true, 0},
+		{"it rests", heartbeat, time.Hour, false, 0, false, byeIdle},
+		{"it has something to acknowledge", heartbeat, time.Hour, true, 0, false, 0},
+		{"we leave", heartbeat, time.Hour, false, byeLeaving, false, byeLeaving},
+	} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob := l.enter("Bob", deaf())
+			ann := l.enter("Ann", deaf(), listed("Table", bob, time.Minute))
+			after(time.Second)
+			if c.lacks {
+				l.stall(ann, bob, true)
+				ann.says("hi")
+				synctest.Wait()
+			}
+			n, now := ann.node, time.Now()
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			o := n.conns[bob.id]
+			n.contacts[bob.id].namedAt = now
+			o.wroteAt, o.chatAt, o.bye = now.Add(-c.wrote), now.Add(-c.chat), c.ending
+			if o.tickLocked(now); o.telling.beat != c.beat || o.bye != c.bye {
+				t.Errorf("%s: a heartbeat is sent: %v, and the connection ends for %d, want %v and %d", c.name, o.telling.beat, o.bye, c.beat, c.bye)
+			}
+		})
+	}
+}
+
+// TestSuspicionEnds: neither of the two can dial the other, and what they say comes
+// late.
+func TestSuspicionEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(10 * time.Second)
+		ann.bar(bob)
+		bob.bar(ann)
+		ann.says("the last thing that Bob hears")
+		bob.says("the last thing that Ann hears")
+		synctest.Wait()
+		for _, want := range []tie{suspect, up} {
+			l.stall(ann, bob, want == suspect)
+			after(suspicion + 4*tickEvery)
+			for g, o := range map[*guest]*guest{ann: bob, bob: ann} {
+				g.node.mu.Lock()
+				if got := g.contacts[o.id].tie; got != want {
+					t.Errorf("%s is %v for %s, want %v", o.name, got, g.name, want)
+				}
+				g.node.mu.Unlock()
+			}
+		}
+	})
+}
+
+// TestConnectionFromALostAddressIsMadeAnew: but every host has the whole loopback
+// network, whatever its interfaces say.
+func TestConnectionFromALostAddressIsMadeAnew(t *testing.T) {
+	for addr, anew := range map[string]bool{"10.0.0.1:7700": true, "127.0.0.7:7700": false} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob := l.enter("Ann", func(g *guest, _ *options) { g.addr = netip.MustParseAddrPort(addr) }), l.enter("Bob")
+			after(10 * time.Second)
+			since := func() time.Time {
+				ann.node.mu.Lock()
+				defer ann.node.mu.Unlock()
+				return ann.conns[bob.id].since
+			}
+			before := since()
+			ann.checkAddrs([]netip.Addr{ann.addr.Addr()}, netip.Addr{})
+			after(time.Second)
+			if since() != before {
+				t.Errorf("%s: the connection ended though its address is there", addr)
+			}
+			ann.checkAddrs([]netip.Addr{bob.addr.Addr()}, netip.Addr{})
+			after(time.Second)
+			if got := since() != before; got != anew {
+				t.Errorf("%s: when its address is gone, the connection is made anew: %v, want %v", addr, got, anew)
+			}
+		})
+	}
+}
+
+// TestWhoRestsIsRousedForWhatItDoesNotHear: Ann's connection with Bob rests. That Dot
+// leaves he hears from her. Eve, who is behind Dot, he hears through Ann alone.
+func TestWhoRestsIsRousedForWhatItDoesNotHear(t *testing.T) {
+	for _, behind := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob := l.enter("Bob", deaf())
+			ann := l.enter("Ann", deaf(), listed("Table", bob, 2*time.Second))
+			opts := []option{deaf(), told(ann), told(bob)}
+			if behind {
+				opts = []option{deaf(), told(ann), apartFrom(bob)}
+			}
+			dot := l.enter("Dot", opts...)
+			after(15 * time.Second)
+			if ann.peersNow() != 1 {
+				t.Fatalf("Ann has %d connections, want that with Dot alone", ann.peersNow())
+			}
+			if !behind {
+				dot.leaves()
+				after(time.Second)
+				if ann.peersNow() != 0 {
+					t.Error("the connection that rests is opened")
+				}
+				bob.wantLines(1, `Dot@10.0.0.3 left$`)
+				return
+			}
+			eve := l.enter("Eve", deaf(), told(dot), apartFrom(ann, bob))
+			after(time.Second)
+			eve.says("hi")
+			after(3 * time.Second)
+			bob.wantLines(1, `^Eve@10.0.0.4\?: hi$`)
+		})
+	}
+}
+
+// TestWhoCameIsToldAtOnce: Bob, with whom nothing else passes, hears of Cid through
+// Ann.
+func TestWhoCameIsToldAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(10*time.Second + tickEvery)
+		l.enter("Cid", deaf(), told(ann), apartFrom(bob))
+		after(time.Second)
+		bob.wantLines(1, `^\* Cid@10.0.0.3\? joined$`)
+	})
+}
+
+// TestPathThatDropsLargePacketsIsTold: twice in a row nothing arrives of what Ann said,
+// and the peer connects anew, or gives up.
+func TestPathThatDropsLargePacketsIsTold(t *testing.T) {
+	for ends, visits := range map[bool]uint32{true: 2, false: 3} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf())
+			ann.says("%s", strings.Repeat("x", 5000))
+			key := idBeside(ann.id, false)
+			for epoch := range visits {
+				ann.wantNoWarning(t)
+				hi := helloOf("Mallory")
+				hi.epoch = epoch
+				v := l.visitorWith(ann, key, hi, nil)
+				v.says(appendGot(nil, 0), hasNothing())
+				after(slowHeartbeat + time.Second)
+				if ends {
+					v.says(appendBye(nil, byeSilent))
+					after(time.Second)
+				}
+			}
+			ann.wantWarned(`^two connections in a row with Mallory@10.9.9.9 have died while \d+ bytes were under way`)
+		})
+	}
+}
+
+// ---- who waits
+
+// TestNobodyIsWaitedForWhoIsLongGone: what Ann says when Bob has gone counts as
+// delivered only when nobody has come for a while.
+func TestNobodyIsWaitedForWhoIsLongGone(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann", deaf()), l.enter("Bob", deaf())
+		ann.patience = 3 * time.Second
+		ann.node.mu.Lock()
+		ann.targets = []*target{{route: route{addr: bob.addr}}}
+		ann.node.mu.Unlock()
+		after(10 * time.Second)
+		bob.crash()
+		after(time.Second)
+		ann.says("are you there?")
+		for _, want := range []uint64{1, 2} {
+			ann.node.mu.Lock()
+			if got := ann.deliveredLocked(time.Now()); got != want {
+				t.Errorf("%d posts are delivered, want %d", got, want)
+			}
+			ann.node.mu.Unlock()
+			after(ann.patience)
+		}
+	})
+}
+
+// TestQuietPeerIsWaitedFor: what Ann says after a long silence isn't delivered before
+// Bob has it, as long as he may still be there.
+func TestQuietPeerIsWaitedFor(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob := l.enter("Ann"), l.enter("Bob")
+		after(20 * time.Second)
+		l.stall(ann, bob, true)
+		ann.says("are you there?")
+		synctest.Wait()
+		ann.node.mu.Lock()
+		defer ann.node.mu.Unlock()
+		if got := ann.deliveredLocked(time.Now()); got != 1 {
+			t.Errorf("%d posts are delivered, want 1", got)
+		}
+	})
+}
+
+// ---- bounds
+
+// TestWhatHappenedIsForgotten: a host is not to blame for ever, and an offence is
+// logged again when it goes on.
+func TestWhatHappenedIsForgotten(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		n := l.enter("Ann", deaf()).node
+		n.mu.Lock()
+		n.gate.hosts = map[netip.Addr]hostDials{netip.AddrFrom4([4]byte{10, 9, 9, 9}): {blame: 10}}
+		n.logged["offence"] = 1
+		n.mu.Unlock()
+		after(time.Minute + tickEvery)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if len(n.gate.hosts)+len(n.logged) > 0 {
+			t.Errorf("a minute later there is still blame: %v, and remembered: %v", n.gate.hosts, n.logged)
+		}
+	})
+}
+
+// TestTalkAheadOfHistoryIsBounded: a peer on a path that takes nothing gets what is
+// said ahead of the history, but little more than the window.
+func TestTalkAheadOfHistoryIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		for range 50 {
+			ann.says("%s", strings.Repeat("h", 1000))
+		}
+		came, early := 0, 0
+		v := l.visitor(ann, newKey(), "Mallory", func(_ *visitor, typ byte, body []byte) {
+			if typ == framePosts {
+				came += len(body)
+				early += strings.Count(string(body), "said since")
+			}
+		})
+		v.says(appendGot(nil, 0), hasNothing())
+		after(time.Second)
+		for i := range 50 {
+			ann.says("%d said since %s", i, strings.Repeat("x", 500))
+			after(100 * time.Millisecond)
+		}
+		if most := firstWindow + 2*firstWindow/2; came > most || early < 2 {
+			t.Errorf("%d bytes came, want %d at most; %d of the posts were said since", came, most, early)
+		}
+	})
+}
