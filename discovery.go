@@ -1100,6 +1100,9 @@ func (n *node) firstOf(ctx context.Context, ct *contact, addr netip.AddrPort, me
 		select {
 		case a := <-ended:
 			a.answered = a.answered || last.answered
+			if a.err == nil && a.found != ct.id {
+				a.err = errors.New("another node is there") // as a probe has found
+			}
 			last, failed, underWay = a, true, underWay-1
 		case <-join.C:
 		}

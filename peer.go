@@ -364,8 +364,8 @@ func isFirst(seen map[string]int, what string) bool {
 }
 
 // attempt tries once to connect with the node at addr; as a probe it only makes a TLS
-// handshake, to see whether the node lives. A node that is not expect, unless that is zero,
-// is turned away.
+// handshake, to see who is there. A node that is not expect, unless that is zero, is turned
+// away, but not by a probe.
 func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, probe bool) (a attempt) {
 	raw, err := n.dial(ctx, "tcp", addr.String())
 	if err != nil {
@@ -379,7 +379,10 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 	n.mu.Unlock()
 	a.answered = true
 	if probe {
-		a.err = tls.Client(raw, n.tls).HandshakeContext(ctx) // a frozen host accepts, and says nothing
+		c := tls.Client(raw, n.tls)
+		if a.err = c.HandshakeContext(ctx); a.err == nil { // a frozen host accepts, and says nothing
+			a.found, _, a.err = identify(c.ConnectionState())
+		}
 		raw.Close()
 	} else {
 		a.found, a.err = n.connect(raw, true, expect)
@@ -482,11 +485,10 @@ func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	if err := c.tls.Handshake(); err != nil { // ctx closes what is underneath; passed on, it would cost a goroutine
 		return nil, err
 	}
-	peer, exporter, err := identify(c.tls.ConnectionState())
-	if err != nil {
+	var exporter []byte
+	if c.peer, exporter, err = identify(c.tls.ConnectionState()); err != nil {
 		return nil, err
 	}
-	c.peer = peer
 	if c.peer == n.id {
 		return nil, errors.New("that is ourselves")
 	}
@@ -1606,10 +1608,7 @@ func (n *node) sendDirect(to member, text []byte) error {
 	ct.sent++
 	text = slices.Clone(text)
 	at := n.history.now()
-	ct.out = append(ct.out, &outgoing{
-		direct:   direct{ct.sent, at, text},
-		deadline: time.Now().Add(directPatience),
-	})
+	ct.out = append(ct.out, &outgoing{direct: direct{ct.sent, at, text}, deadline: time.Now().Add(directPatience)})
 	n.history.note(to.id, post{kind: kindDirectTo, time: at, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
 	if c := n.conns[to.id]; c != nil {
 		wake(c.wake)

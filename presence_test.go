@@ -707,6 +707,32 @@ func TestAnotherInItsPlaceIsALoss(t *testing.T) {
 	})
 }
 
+// TestAnotherInThePlaceOfOneAtRestIsALoss, though it answers as that one would.
+func TestAnotherInThePlaceOfOneAtRestIsALoss(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{true, false} { // to Ann
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob, cid := l.enter("Bob", deaf()), l.enter("Cid", deaf())
+			ann := l.enter("Ann", deaf(), listed("Bobby", bob, 2*time.Second))
+			after(20 * time.Second)
+			if known {
+				cid.hears(ann.h().key, beacon{node: ann.id, counter: 1, port: 7700, name: "Ann"}, ann.addr.Addr())
+				after(10 * time.Second)
+			}
+			if !ann.members()[0].idle || known && ann.peersNow() != 1 {
+				t.Fatal("the connection does not rest, or the other is not known")
+			}
+			bob.crash()
+			<-bob.ended
+			l.mu.Lock()
+			bob.addr, cid.addr = cid.addr, bob.addr
+			l.mu.Unlock()
+			after(8 * time.Second)
+			ann.wantLines(1, `^\* Bob@10.0.0.1 lost$`)
+		})
+	}
+}
+
 // TestHigherAsksTheLowerToDial: if both dialed at once, one of the two connections
 // would be for nothing.
 func TestHigherAsksTheLowerToDial(t *testing.T) {

@@ -255,8 +255,8 @@ package main
 //     other again after 8 s at the earliest, and neither counts as lost for that.
 //  26. After BYE idle both are still connected for what their vectors say. The one
 //     that has something to say dials again. If no beacon came for 3 s, each
-//     tries every 3 s to make a TLS handshake, and closes; if that fails, the
-//     other is lost.
+//     tries every 3 s to make a TLS handshake, and closes; if that fails, or
+//     finds another node, the other is lost.
 //
 // Lines show an author at the address where it was last reached when the event
 // came: that of the connection, with the port in HELLO. What came before the
