@@ -28,8 +28,7 @@ package main
 // times a second, does what depends on time: it dials, asks for what is missing,
 // sends heartbeats, and finds out who has gone silent.
 //
-// The node knows nothing of terminals: it posts into the history, and tells by warn
-// what the user must know.
+// The node knows nothing of terminals: it posts into the history, and warns the user.
 
 import (
 	"cmp"
@@ -934,8 +933,7 @@ func (c *conn) sliceLocked(entry *int) {
 	}
 }
 
-// handle does what a frame asks for. If we wanted the frame, it clears the debt: the
-// peer needn't pay for it.
+// handle does what a frame asks for. It clears the debt if we wanted the frame.
 func (c *conn) handle(typ byte, body []byte) error {
 	switch typ {
 	case framePosts:
@@ -1099,8 +1097,7 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 	}
 }
 
-// relayLocked has those who get author's feed hear what is new of it. Our own feed
-// goes to everybody.
+// relayLocked has all who get author's feed hear what is new of it. Everybody gets ours.
 func (n *node) relayLocked(author nodeID) {
 	for _, c := range n.conns {
 		c.stirLocked(author)
@@ -1158,8 +1155,7 @@ func (c *conn) handleHaveLocked(body []byte) error {
 	return nil
 }
 
-// hasLocked takes the peer's word that it has s of author, and is connected with the
-// author at addr.
+// hasLocked takes the peer's word that it has s of author, and is connected with it at addr.
 func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	had, known := c.theirs[author]
 	if lacksZone(addr.Addr()) { // we suppose that it is on the link on which we reach the peer
@@ -1216,8 +1212,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 }
 
 // spareLocked returns how many more claims of the peer we have room for. As many
-// claims as there are peers don't count, since it tells of each peer where it is
-// connected with that one.
+// claims as there are peers don't count, since it tells where it is connected with each.
 func (c *conn) spareLocked() int {
 	peers, all := len(c.n.conns), 0
 	for _, o := range c.n.conns {
@@ -1279,9 +1274,11 @@ func (c *conn) vectorCameLocked(first bool) {
 func (c *conn) handleGotLocked(body []byte) error {
 	n, now, before := c.n, time.Now(), c.flow.arrived
 	arrived, err := parseGot(body)
-	if err == nil && c.flow.ack(arrived, now) {
-		c.debt = 0
+	if c.flow.ack(arrived, now) {
 		wake(c.wake)
+	}
+	if c.flow.arrived > before {
+		c.debt = 0
 	}
 	if c.flow.arrived/progress > before/progress { // a post that takes long arrives at least in part
 		c.ackedAt = now
@@ -1389,6 +1386,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	bye, firstPart, announced := c.bye, c.firstPart, !c.telling.asked && c.telling.flag == 0
 	own := c.subs[n.id]
 	run, room, slow := c.flow.run(), c.flow.room(), c.flow.isSlow(time.Now())
+	checks, mayCheck := 0, mostChecks-c.flow.checks
 	if c.due = c.due[:0]; announced { // posts come behind the vector that announces them
 		c.due = n.history.due(c.due, c.subs, c.stirred, c.base)
 	}
@@ -1401,10 +1399,16 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	}
 	c.posted = 0
 	for _, s := range c.due {
-		if c.posted >= min(room, run) {
-			break
+		most, posted := min(room, run), c.posted
+		if s == own && s.next > c.base && room > -run { // what we say goes beyond the window, but by one run at most
+			most = run
 		}
-		b = c.appendPosts(b, s, run)
+		if posted >= most || s != own && checks >= mayCheck {
+			continue
+		}
+		if b = c.appendPosts(b, s, run); s != own && c.posted > posted {
+			checks++
+		}
 	}
 	if len(c.bulk) > 0 && c.posted < min(room, run) {
 		piece := c.bulk[:min(run, len(c.bulk))]
@@ -1413,13 +1417,13 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		b = appendPart(b, piece, len(c.bulk) > 0)
 	}
 	behind := own != nil && (own.next <= c.base || len(c.bulk) > 0 && c.bulkOf == n.id)
-	if behind && slow && own.early > 0 && room > -run { // beyond the window, but by one run at most
+	if behind && slow && own.early > 0 && room > -run { // as above
 		b = c.appendEarly(b, own, run)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
-	c.flow.send(c.posted, now)
+	c.flow.send(c.posted, checks, now)
 	work, host := time.Duration(c.posted)*workPerByte, n.work.hosts[c.addr.Addr()]
 	switch {
 	case c.posted > 0 && c.flow.sent > n.history.total(): // the peer asked again for what it got already
@@ -1428,12 +1432,10 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		n.work.add(host, work, len(n.work.hosts), now)
 	}
 	chat, out := c.posted > 0, n.contactLocked(c.peer).out
-	if firstPart {
-		for _, o := range out {
-			if o.on != c {
-				o.on, chat = c, true
-				b = appendDirect(b, o.direct)
-			}
+	for _, o := range out {
+		if firstPart && o.on != c {
+			o.on, chat = c, true
+			b = appendDirect(b, o.direct)
 		}
 	}
 	if bye == byeLeaving && firstPart && announced && len(b)+len(c.due)+len(c.bulk)+len(out) == 0 && (own == nil || c.ackedLocked() == n.history.about(n.id).last) {
@@ -1451,15 +1453,15 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 
 // controlLocked appends the frames that are due, other than those with messages.
 func (c *conn) controlLocked(b []byte) []byte {
-	if c.telling.clock {
-		c.telling.clock = false
+	t := &c.telling
+	if t.clock {
 		b = c.n.appendHello(b, 0)
 	}
-	if c.telling.got {
-		c.telling.got = false
-		b = appendGot(b, c.telling.arrived)
+	if t.got {
+		b = appendGot(b, t.arrived)
 	}
-	if t := &c.telling; t.beat || t.asked || t.flag != 0 || t.goOn || len(t.authors) > 0 {
+	t.clock, t.got = false, false
+	if t.beat || t.asked || t.flag != 0 || t.goOn || len(t.authors) > 0 {
 		b = c.appendHaveLocked(b)
 	}
 	if len(c.wants) > 0 {
@@ -1477,8 +1479,7 @@ func (c *conn) controlLocked(b []byte) []byte {
 	return b
 }
 
-// appendHaveLocked appends a HAVE with as much as it may hold of what the peer is to
-// hear.
+// appendHaveLocked appends a HAVE with as much of what the peer is to hear as fits.
 func (c *conn) appendHaveLocked(b []byte) []byte {
 	n, t, start := c.n, &c.telling, len(b)
 	if t.asked {
@@ -1559,8 +1560,7 @@ func (c *conn) appendEarly(b []byte, own *sub, size int) []byte {
 }
 
 // appendRun appends events as a POSTS frame. A post that is far larger than size goes
-// in pieces, as other frames shall not wait for all of it: its head is appended, and
-// bulk is the rest.
+// in pieces, as other frames shall not wait for all of it: bulk is what follows its head.
 func (c *conn) appendRun(b []byte, author nodeID, events []*event, size int) []byte {
 	if e := events[0]; len(e.sealed) > 2*size {
 		c.bulk, c.bulkOf = e.sealed, author
@@ -1617,8 +1617,7 @@ func (n *node) sendDirect(to member, text []byte) error {
 	return nil
 }
 
-// expireLocked gives up direct messages to ct if it has left, or didn't acknowledge
-// them in time, and tells the user.
+// expireLocked gives up, and says so, direct messages to ct that come too late for it.
 func (n *node) expireLocked(ct *contact, now time.Time) {
 	state := n.history.about(ct.id).state
 	ct.out = slices.DeleteFunc(ct.out, func(o *outgoing) bool {

@@ -236,11 +236,12 @@ package main
 //     the author was taken, up to 16 SEEN of it wait; others are passed over.
 //  22. GOT is said ahead of the vector, and whenever POSTS or PART came. To a peer
 //     that says GOT, a node sends no further run while a window of bytes is under
-//     way; what rule 13 lets go ahead may exceed that by a run. A window is 8 KiB at
-//     first, twice as much when a full one arrived within 0.25 s, half when it took
-//     more than 1 s, 4 KiB to 8 MiB. A run is half a window at most, or one post. A
-//     post larger than a window goes in pieces, PART, which together make the body
-//     of a POSTS frame. Other frames may come between them.
+//     way, or of others' feeds 64 runs; what it says at the time, and what rule 13
+//     lets go ahead, may exceed the window by a run. A window is 8 KiB at first, twice
+//     as much when a full one arrived within 0.25 s, half when it took more than 1 s,
+//     4 KiB to 8 MiB. A run is half a window at most, or one post. A post larger than
+//     a window goes in pieces, PART, which together make the body of a POSTS frame.
+//     Other frames may come between them.
 //
 // Parting.
 //
@@ -375,8 +376,7 @@ type nodeID [ed25519.PublicKeySize]byte
 func (id nodeID) less(other nodeID) bool { return bytes.Compare(id[:], other[:]) < 0 }
 func (id nodeID) String() string         { return hex.EncodeToString(id[:4]) }
 
-// A link is the hash of a post and, since posts are chained, of all that its
-// author said before.
+// A link is the hash of a post and, by its prev, of all that its author said before.
 type link [sha256.Size]byte
 
 // ---- primitive fields
@@ -452,8 +452,7 @@ func appendAddr(b []byte, a netip.AddrPort) []byte {
 	return append(append(b, byte(len(ip))), ip...)
 }
 
-// parsePlace parses an address and a port as text. The zone is refused that would
-// break a line.
+// parsePlace parses an address and a port as text. It refuses a zone that breaks a line.
 func parsePlace(b []byte) (netip.AddrPort, error) {
 	a, err := netip.ParseAddrPort(string(b))
 	if strings.Trim(a.Addr().Zone(), zoneLetters) != "" {
@@ -644,9 +643,8 @@ func readHead(r io.Reader, limit int) (typ byte, size int, err error) {
 	return head[4], size, nil
 }
 
-// readBody reads the body of a frame, into memory of its own, since the history
-// keeps the posts that lie in it. For a large one it takes all the memory only when
-// part of it has come.
+// readBody reads the body of a frame, into memory of its own, since the history keeps
+// the posts in it. It takes all the memory for a large one only when part has come.
 func readBody(r io.Reader, size int) ([]byte, error) {
 	begun := size
 	if size > largeFrame {
@@ -743,8 +741,7 @@ func appendHaveEntry(b []byte, author nodeID, s span, addr netip.AddrPort) []byt
 	return appendAddr(binary.BigEndian.AppendUint64(b, s.mark), addr)
 }
 
-// parseHave calls each with every entry of a HAVE, as in appendHaveEntry, and
-// returns its other fields.
+// parseHave calls each with every entry of a HAVE, and returns its other fields.
 func parseHave(body []byte, each func(author nodeID, s span, addr netip.AddrPort)) (flags byte, taken uint64, err error) {
 	f := fields{b: body}
 	flags, taken = byte(f.uint(1)), f.uint(8)
@@ -872,16 +869,20 @@ func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", by
 // A flow bounds the bytes of posts under way to a peer, by how long they take to
 // arrive. On a fast network the bound grows until it doesn't matter. On a slow path
 // it holds about half a second's worth, so that a fresh line doesn't wait long behind
-// a history, and what is only slow isn't asked for again. A peer that never says what
-// has arrived is not bounded. The zero value is ready. Guarded by node.mu.
+// a history, and what is only slow isn't asked for again. A run of what another said
+// takes the peer longer than the network, since it checks the signature, so these are
+// bounded as well. A peer that never says what has arrived is not bounded. The zero
+// value is ready. Guarded by node.mu.
 type flow struct {
-	bounded bool
-	sent    int64 // bytes so far
-	arrived int64 // of these, by the peer's word
-	window  int64 // bytes that may be under way; 0: firstWindow
-	mark    int64 // bytes sent when the window was used up, which is measured; 0: it wasn't
-	markAt  time.Time
-	took    time.Duration // for a full window to arrive, the last time
+	bounded   bool
+	sent      int64 // bytes so far
+	arrived   int64 // of these, by the peer's word
+	window    int64 // bytes that may be under way; 0: firstWindow
+	mark      int64 // bytes sent when the window was used up, which is measured; 0: it wasn't
+	markAt    time.Time
+	took      time.Duration // for a full window to arrive, the last time
+	checks    int           // signatures to check, sent since all of them had last arrived
+	checkMark int64         // bytes sent with the last of them
 }
 
 const (
@@ -890,6 +891,7 @@ const (
 	mostWindow  = 8 << 20
 	flowFast    = 250 * time.Millisecond // a full window that arrives within it grows
 	flowSlow    = 1 * time.Second        // and one that takes longer shrinks
+	mostChecks  = 64                     // signatures to check, which takes some 10 ms
 )
 
 func (f *flow) limit() int64 {
@@ -916,22 +918,26 @@ func (f *flow) isSlow(now time.Time) bool {
 	return f.took >= flowFast || f.mark > 0 && now.Sub(f.markAt) >= flowFast
 }
 
-// send counts size bytes that are sent.
-func (f *flow) send(size int, now time.Time) {
+// send counts size bytes that are sent, with so many signatures to check.
+func (f *flow) send(size, checks int, now time.Time) {
 	if f.sent += int64(size); f.mark == 0 && f.room() <= 0 {
 		f.mark, f.markAt = f.sent, now
 	}
+	if f.bounded && checks > 0 {
+		f.checks, f.checkMark = f.checks+checks, f.sent
+	}
 }
 
-// ack takes the peer's word that so many bytes have arrived, and says whether
-// any of them are new.
-func (f *flow) ack(arrived int64, now time.Time) bool {
+// ack takes the peer's word that so many bytes have arrived, and says whether that
+// allows for something which was too much before.
+func (f *flow) ack(arrived int64, now time.Time) (opens bool) {
 	f.bounded = true
-	if arrived = min(arrived, f.sent); arrived <= f.arrived {
-		return false
+	full, busy := f.room() <= 0, f.checks >= mostChecks
+	f.arrived = max(f.arrived, min(arrived, f.sent))
+	if f.arrived >= f.checkMark {
+		f.checks = 0
 	}
-	f.arrived = arrived
-	if f.mark > 0 && arrived >= f.mark {
+	if f.mark > 0 && f.arrived >= f.mark {
 		switch f.took = now.Sub(f.markAt); {
 		case f.took > flowSlow:
 			f.window = max(f.limit()/2, leastWindow)
@@ -940,7 +946,7 @@ func (f *flow) ack(arrived int64, now time.Time) bool {
 		}
 		f.mark = 0
 	}
-	return true
+	return full && f.room() > 0 || busy && f.checks == 0
 }
 
 // ---- the work that peers make
@@ -982,9 +988,8 @@ type tab struct {
 	at   time.Time // when owed was last right
 }
 
-// add adds work, or forgives some if it is negative, to what is owed, of which one
-// part in share of the time that passes is paid off. It returns for how long to
-// wait until at most free is owed.
+// add adds work, which is negative if it forgives some, to what is owed. One part in
+// share of the time pays it off. It returns how long to wait until free is owed at most.
 func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Time) time.Duration {
 	t.owed = max(0, max(0, t.owed-now.Sub(t.at)/time.Duration(share))+work)
 	t.at = now
@@ -1283,8 +1288,7 @@ func readRecords(r io.Reader, each func(record) error) (damaged int64, err error
 
 // ---- lines
 
-// verbs are what stands behind the author in a line of each kind; the kinds that
-// have none are not shown.
+// verbs are what stands behind the author in a line, by its kind. Others aren't shown.
 var verbs = [...]string{
 	kindJoin: " joined", kindLines: ": ", kindRename: " is now ", kindLeave: " left", kindLost: " lost", kindBack: " is back",
 	kindDirectFrom: " -> me: ", kindDirectTo: " -> ", kindMoved: " is now at ",
@@ -1311,8 +1315,7 @@ func (l *liner) appendStamp(b []byte, t int64) []byte {
 	return append(b, l.stamp...)
 }
 
-// appendEvent appends the lines of e, each with its line feed. There are none if
-// e is of a kind that isn't shown.
+// appendEvent appends the lines of e, each with its line feed; none if e isn't shown.
 func (l *liner) appendEvent(b []byte, e *event) []byte {
 	if e.feed == nil {
 		return append(append(append(l.appendStamp(b, e.time), "* "...), e.sealed...), '\n')
@@ -1359,8 +1362,7 @@ func (l *liner) appendEvent(b []byte, e *event) []byte {
 }
 
 // appendPlace appends @ and where the author of e, which names the address
-// itself, was when e came. A question mark says that we have never reached it
-// there.
+// itself, was when e came. A question mark says that we never reached it there.
 func (l *liner) appendPlace(b []byte, e *event, named netip.AddrPort) []byte {
 	b = append(b, '@')
 	if e.reached != nil {
@@ -1375,8 +1377,7 @@ func (l *liner) appendPlace(b []byte, e *event, named netip.AddrPort) []byte {
 	return append(l.appendAddr(b, named), '?')
 }
 
-// appendAddr appends the address, with the port if it isn't the room's; of none,
-// a question mark.
+// appendAddr appends the address, with the port if it isn't the room's; of none a "?".
 func (l *liner) appendAddr(b []byte, a netip.AddrPort) []byte {
 	if !a.IsValid() {
 		return append(b, '?')
@@ -1470,9 +1471,8 @@ func appendVisible(b, text []byte, stay string) []byte {
 	return b
 }
 
-// isPlain says whether text is printable ASCII throughout. It looks at eight
-// bytes at a time, as every line passes here: a tenth of what printing one
-// costs, as BenchmarkClean shows.
+// isPlain says whether text is printable ASCII throughout. It looks at eight bytes at a
+// time, as every line passes here: a tenth of what printing costs (BenchmarkClean).
 func isPlain(text []byte) bool {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
 	for len(text) >= 8 {
@@ -1552,8 +1552,7 @@ func validName(name string) error {
 	return nil
 }
 
-// looksMoved says whether somebody who is now called name would seem to be now at
-// an address.
+// looksMoved says whether one who is now called name would seem to be at an address.
 func looksMoved(name string) bool {
 	place, found := strings.CutPrefix(name, "at ")
 	if !found {
