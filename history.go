@@ -4,12 +4,12 @@ package main
 // went. It also decides which peer to ask for what is missing in it.
 //
 // An event is a post, which its author signed and every node has alike, or a
-// note, which this node made itself: a node was lost, came back or moved, or a direct
-// message passed. Events stand in one log, in order of arrival. The posts of one
-// author also form a feed. Its numbers are consecutive, so the first and the last
-// say all that is held of it; a vector of these says all that a node holds.
-// Posts of an author are taken in order and once, so it doesn't matter which
-// peers send them, or how often.
+// note, which is this node's own: it saw, or heard from another, that a node was lost
+// or came back; a node moved; a direct message passed. Events stand in one log, in
+// order of arrival. The posts of one author also form a feed. Its numbers are
+// consecutive, so the first and the last say all that is held of it; a vector of
+// these says all that a node holds. Posts of an author are taken in order and once,
+// so it doesn't matter which peers send them, or how often.
 //
 // The log has readers: the printer and the history file. Each has a cursor in it,
 // and is woken when the log grows. Chronological order is made when somebody
@@ -52,7 +52,7 @@ import (
 
 const (
 	clockLimit  = 5 * time.Minute // a clock further ahead than this drags nobody along
-	eventCost   = 128             // bytes of memory that an event takes beside its post: 94 in a long run, 144 alone in a frame
+	eventCost   = 128             // bytes of memory that an event takes beside its post: 96 in a long run, more alone in a frame
 	directShare = 16              // part of keep that direct messages from one node may take, and of all nodes four times as much
 	authorCost  = 512             // bytes of memory that an author takes if anything is held of it
 	dropAtOnce  = 1000            // events that are dropped at once, besides two for each that comes: some hundred microseconds
@@ -89,7 +89,7 @@ type event struct {
 	earlier, later *event       // in the log, nil if it was dropped; guarded by history.mu
 }
 
-// compare orders events chronologically. Times of one author never tie.
+// compare orders events chronologically. The times of an author's posts never tie.
 func (e *event) compare(o *event) int {
 	return cmp.Or(cmp.Compare(e.time, o.time), bytes.Compare(e.feed.id[:], o.feed.id[:]), cmp.Compare(e.seq, o.seq))
 }
@@ -321,7 +321,8 @@ func (h *history) dropCursor(c *cursor) {
 
 // ---- adding
 
-// say adds a post of our own. The text of a join is our name.
+// say adds a post of our own, unless we have left. The text of a join is our name. Its
+// caller may hold no mutex.
 func (h *history) say(kind byte, text []byte) {
 	h.saying.Lock()
 	defer h.saying.Unlock()
@@ -357,8 +358,9 @@ func (h *history) nowLocked() int64 {
 // proved says that the last signature was checked, which is so for all posts that
 // don't come from their author.
 //
-// Posts after a gap are refused with errGap, unless overGap is set. Then the posts
-// from before the gap stay in the log, but are no longer passed on.
+// Posts after a gap are refused with errGap, unless overGap is set. Then those from
+// before it stay in the log, but are no longer passed on. The first contradiction of
+// an author is refused with errFork, and all that follows is passed over.
 //
 // The first posts that others send of an author may have been shown once, and
 // dropped for keep, before the author was forgotten. So those that are not newer
@@ -552,8 +554,9 @@ func (h *history) grownLocked(count int) {
 	}
 }
 
-// note adds a note about author, and returns whether it was taken: a note that says
-// what is so already (that a lost node is lost, or a present one is back) is not.
+// note adds a note about author, and returns whether it was taken. One is not if it says
+// what is so already (that a lost node is lost, or a present one is back), or is older
+// than what was noted last or was dropped for keep.
 func (h *history) note(author nodeID, p post) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -661,8 +664,7 @@ func (f *feed) setReached(addr *netip.AddrPort) {
 	}
 }
 
-// forget allows an author who is not to be dialed any more to be forgotten, as soon
-// as nothing is held of it.
+// forget allows an author to be forgotten, as soon as nothing is held of it.
 func (h *history) forget(id nodeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -673,9 +675,8 @@ func (h *history) forget(id nodeID) {
 }
 
 // noteEmptyLocked notes it if nothing is held of f any more. When that has happened to
-// maxAuthors others since, f is forgotten, unless it is here or something is held
-// of it again. As long as an author is remembered, nothing that it said before is
-// shown again.
+// maxAuthors others since, f is forgotten, unless it is pinned or something is held of
+// it again. As long as it is remembered, nothing that it said before is shown again.
 func (h *history) noteEmptyLocked(f *feed) {
 	if f.held > 0 || slices.Contains(h.empty, f) {
 		return
@@ -764,10 +765,10 @@ func (h *history) dropFirstLocked(s *store) {
 	h.rankLocked(s)
 }
 
-// boundDirectsLocked drops the oldest direct messages that f has sent, if they are
-// more than its part of keep. If those of all nodes are more than theirs, it drops
-// the oldest of the node that has sent most. So a member that sends messages to us
-// alone doesn't take the place of what everybody said.
+// boundDirectsLocked drops the oldest notes on f while the direct messages that f has
+// sent are more than its part of keep. If those of all nodes are more than theirs, it
+// drops the notes on the node that has sent most. So a member that sends messages to
+// us alone doesn't take the place of what everybody said.
 func (h *history) boundDirectsLocked(f *feed) {
 	one, all := h.keep/directShare, 4*h.keep/directShare
 	if f.directs <= one && h.directs > all {
@@ -783,9 +784,9 @@ func (h *history) boundDirectsLocked(f *feed) {
 	}
 }
 
-// rankLocked puts s where it belongs in oldest, now that its first event is
-// another, or may go. All may go that every cursor has passed, but for posts of
-// our own that a connected node has still to take.
+// rankLocked puts s where it belongs in oldest, now that its first event is another, or
+// may go. It is in there unless it begins with a post of our own that a connected node
+// has still to take.
 func (h *history) rankLocked(s *store) {
 	may := false
 	if s.count > 0 {
@@ -917,7 +918,7 @@ func (h *history) total() int64 {
 // send. It takes the others out of stirred. The sub of our own feed goes first, if
 // the peer has our posts up to number base, the last before it came. The others
 // follow, those with the fewest posts first, so a fresh line goes before a long
-// history.
+// history. The caller holds the lock of the node.
 func (h *history) due(list []*sub, subs map[nodeID]*sub, stirred map[nodeID]bool, base uint64) []*sub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -972,8 +973,7 @@ func (h *history) sightings(author nodeID, after uint64) []*event {
 // A batch is what a reader of the log gets at once.
 type batch []*event
 
-// answer returns lines of our own, such as answers to commands, as events without a
-// feed. Their time is now.
+// answer returns lines of our own, of this moment, as events without a feed.
 func answer(lines ...string) (b batch) {
 	for _, s := range lines {
 		b = append(b, &event{sealed: []byte(s), time: time.Now().UnixMicro()})
@@ -1033,8 +1033,7 @@ func (h *history) follow(ctx context.Context, c *cursor, each func(batch) error)
 	}
 }
 
-// isNews says whether e is printed when it comes. Our own joins and the like are
-// in /history only; kinds of a later version are shown nowhere.
+// isNews says whether e is printed when it comes: our own joins and the like are not.
 func (h *history) isNews(e *event) bool {
 	return e.kind == kindLines || e.feed.id != h.self && e.lines() > 0
 }
@@ -1121,7 +1120,8 @@ func (h *history) isBefore(e *event) bool {
 // release has the printer print what was said before we came (the awaited
 // posts, and the notes that came with them) as one block in chronological
 // order, and then go on with the rest in order of arrival. The block is framed
-// unless it holds nothing but joins of nodes that are here.
+// unless it holds nothing but joins of nodes that are here. The function here is called
+// with mu held.
 func (h *history) release(from string, here func(nodeID) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1154,8 +1154,8 @@ func (h *history) release(from string, here func(nodeID) bool) {
 
 // load takes the history that is in r, a history file. It is not printed, but told
 // to other nodes like all that is held. load returns how many bytes were damaged.
-// It refuses what is no history file, and that of another room: what was said
-// under a secret must not be told to those who don't know it.
+// It refuses what is no history file, and that of another room: what was said under a
+// secret must not be told to others. It is called before anything is printed.
 func (h *history) load(r io.Reader, room nodeID) (damaged int64, err error) {
 	h.dropCursor(h.printer)
 	defer func() { h.printer, h.names = h.newCursor(), map[string]bool{} }()
@@ -1221,10 +1221,10 @@ func (h *history) addFound(found map[nodeID][]post) {
 	}
 }
 
-// save appends to w first, and then the events that c passes, until ctx ends.
-// Each Write holds whole records, so that two processes can write to one file.
-// One that fails is tried again until ctx ends, and leaves out what keep drops in
-// the meantime. failing hears of the first error, and of nil when it is over.
+// save writes first, and then the events that c passes, to w until ctx ends. Each
+// Write holds whole records, so that two processes can write to one file. One that
+// fails is tried again until ctx ends, and what keep drops meanwhile is missing in w.
+// failing hears of the first error of each failure, and of nil when it is over.
 func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer, failing func(error)) error {
 	write := func(b []byte) error {
 		_, err := w.Write(b)
@@ -1302,7 +1302,7 @@ type offer struct {
 	served   served // by this peer, of any feed
 }
 
-// A served is what a peer has sent of what we asked it for.
+// A served is what a peer has sent of the feeds that it is the source of.
 type served struct {
 	bytes int64
 	busy  time.Duration // for how long something was due from it
@@ -1646,7 +1646,7 @@ type gather struct {
 	severalAt time.Time      // when the peers of more than one host could last bring what is missing, or nobody else had brought anything
 }
 
-// came counts bytes of awaited posts.
+// came counts bytes of posts that may be awaited.
 func (g *gather) came(bytes int, now time.Time) {
 	if g.bytes += bytes; g.bytes >= gatherFloor {
 		g.at, g.bytes = now, 0

@@ -26,9 +26,9 @@ package main
 // after the end of a pipe is when others have heard what was said. The rules of
 // its voice: standard output carries lines of the chat and nothing else. Everything
 // else that is to be said is one line on standard error: what is wrong, and then
-// what to do. Neither of them ever holds up the input
-// or the network, even if nobody reads it. At a terminal both of them, and the
-// line being typed, go through one owner of the screen; nothing else writes there.
+// what to do. What nobody reads holds up nothing that is typed; a pipe and the
+// network wait only when half of -keep is still to be printed. At a terminal both
+// of them, and the line being typed, go through one owner of the screen.
 
 import (
 	"bufio"
@@ -64,20 +64,20 @@ import (
 const (
 	aloneHint     = 5 * time.Second        // how long we are alone before we say what to try
 	keyLimit      = 500 * time.Millisecond // how long the rest of a key, or of a reply of the terminal, may take
-	maxReply      = 1000                   // bytes of what a terminal tells of itself
+	maxReply      = 1000                   // bytes of a key, or of what a terminal tells of itself
 	typedAhead    = 20 * time.Millisecond  // how long no key comes before we give the terminal back
 	sttyLimit     = time.Second            // how long stty may run, which takes milliseconds
 	screenWait    = 200 * time.Millisecond // how long we wait for a terminal that may take no output
-	farewell      = 150 * time.Millisecond // how long we go on printing after a signal, or reading after /exit
+	farewell      = 150 * time.Millisecond // how long we go on printing after a signal, reading after /exit, or speaking at the end
 	comingWait    = 500 * time.Millisecond // once everybody has what we said, for nodes that are about to connect
 	maxSecret     = 1024                   // bytes
 	maxCandidates = 10                     // nodes that are listed where it isn't clear who gets a direct message
 	maxUnread     = 1 << 20                // bytes that wait for standard error
-	outputStall   = 300 * time.Millisecond // a terminal that we leave counts as stopped if nothing was printed for twice as long
+	outputStall   = 300 * time.Millisecond // a terminal that we leave counts as stopped if nothing was printed for once to twice as long
 	maxPiece      = 16 << 10               // bytes that are written to a terminal at once, but for the rest of a line
 	maxOwn        = 200                    // lines entered earlier that Up brings back
 	prompt        = "> "
-	smallestKeep  = 64 << 10
+	smallestKeep  = 64 << 10 // bytes
 	memoryBeside  = 12 << 20 // bytes beside 1.25 times -keep, within which the garbage collector holds the program; 8 MiB more are the program itself
 )
 
@@ -146,7 +146,7 @@ type usageError struct{ error }
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // parseArgs reads the command line. It returns flag.ErrHelp after -h or
-// -version, when what was asked for was shown.
+// -version, when what was asked for was shown, and a usageError if the user is wrong.
 func parseArgs(args []string, stdout io.Writer) (*config, error) {
 	cfg := &config{keep: 256 << 20, wait: 3 * time.Second}
 	fs := flag.NewFlagSet("p2pchat", flag.ContinueOnError)
@@ -344,7 +344,7 @@ type app struct {
 
 func program(args []string) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard output is an error to handle, not the end
-	runtime.GOMAXPROCS(1)          // a second core costs more in hand-overs than it takes over: a third of the throughput figure
+	runtime.GOMAXPROCS(1)          // handing lines over to a second core costs a third of the throughput
 	s := screenOf(os.Stdin, os.Stdout)
 	v := newVoice(s.beside(os.Stderr))
 	defer v.close()
@@ -384,7 +384,7 @@ func (a *app) run() int {
 	tcpPort := uint16(listener.Addr().(*net.TCPAddr).Port)
 	own := func() netip.AddrPort { return netip.AddrPortFrom(d.ownAddr(), tcpPort) }
 	a.h = newHistory(private, a.cfg.keep, time.Now, own)
-	coming, end := context.WithCancel(context.Background()) // what is to be printed, and saved
+	coming, end := context.WithCancel(context.Background()) // ends when nothing more comes to be printed or saved
 	defer end()
 	if err := a.openHistory(coming, key.mark); err != nil {
 		return a.fail("cannot use the history %s: %v; choose another file with -history", a.cfg.history, err)
@@ -431,8 +431,8 @@ func (a *app) run() int {
 }
 
 // untilSignal returns a context that ends with the first signal to leave. A
-// second one gives the terminal back and ends the program at once. After stop
-// signals do what they do by default.
+// second one gives the terminal back and ends the program at once. Once stop was
+// called, signals do what they do by default.
 func (a *app) untilSignal() (ctx context.Context, stop func()) {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
@@ -460,7 +460,7 @@ func (a *app) fail(format string, args ...any) int {
 	return 1
 }
 
-// banner says who and where we are.
+// banner says who and where we are, and what is odd about the secret or the time zone.
 func (a *app) banner(own netip.AddrPort) {
 	if a.cfg.warning != "" {
 		a.v.say("%s", a.cfg.warning)
@@ -518,7 +518,7 @@ func (a *app) openHistory(ctx context.Context, room nodeID) error {
 	c := a.h.newCursor()
 	a.saving.Go(func() {
 		defer f.Close()
-		a.h.save(ctx, c, first, wholly{f}, func(err error) { // tells of the error that save returns, too
+		a.h.save(ctx, c, first, wholly{f}, func(err error) { // has told of any error by the time save returns it
 			if err != nil {
 				a.v.say("cannot write the history: %v; the chat goes on without it, until there is room again", err)
 			} else {
@@ -794,9 +794,9 @@ func (a *app) read(ctx context.Context) {
 	}
 }
 
-// entries returns what returns the lines of the input one by one, and the reader
+// entries returns a function that returns the next line of the input, and the reader
 // that it takes them from unless they are typed into the screen. It passes over a
-// byte order mark at the beginning, and says so if a pipe holds nothing at all.
+// byte order mark at the beginning, and tells the user if a pipe holds nothing at all.
 func (a *app) entries() (r *bufio.Reader, next func() (entry, error)) {
 	stdin := io.MultiReader(os.Stdin) // never reads on after the end; a terminal would, after Ctrl-D
 	r = bufio.NewReaderSize(stdin, 2*maxLine)
@@ -1129,7 +1129,7 @@ func (a *app) direct(ctx context.Context, s string) {
 
 // ---- standard error
 
-// A voice speaks on standard error, a line at a time. The caller of say may hold
+// A voice speaks on standard error, in whole lines. The caller of say may hold
 // a lock, so say never waits: when nobody reads, what exceeds maxUnread is dropped.
 type voice struct {
 	w    io.Writer     // immutable
@@ -1231,7 +1231,7 @@ func screenOf(in, out *os.File) *screen {
 	return s
 }
 
-// beside returns the writer for f: the screen, if f is the same terminal.
+// beside returns the writer for f: the screen, if f is the terminal that it can take over.
 func (s *screen) beside(f *os.File) io.Writer {
 	out, _ := s.out.(*os.File).Stat()
 	info, _ := f.Stat()
@@ -1315,7 +1315,7 @@ func (s *screen) write(text []byte) error {
 }
 
 // appendAround appends what takes the row away, text, and the row again. The
-// terminal is to mark what is pasted.
+// terminal is to mark what is pasted. The caller has the turn, and holds mu.
 func (s *screen) appendAround(b, text []byte) []byte {
 	if s.row.cleared {
 		b = append(b, "\x1b[H\x1b[2J"...)
@@ -1396,7 +1396,7 @@ func (s *screen) suspend() {
 	s.open()
 }
 
-// stop has the rest of what is typed dropped.
+// stop hides the row for good, and has the rest of what is typed dropped.
 func (s *screen) stop() {
 	s.mu.Lock()
 	s.left, s.hidden, s.row.keys = true, true, nil
@@ -1421,8 +1421,8 @@ func (s *screen) close() {
 	})
 }
 
-// restore hides the row, behind a piece of text that is being written, and gives
-// the terminal its mode back, which it returns.
+// restore hides the row, after the text that is just being written, and gives the
+// terminal its mode back, which it returns.
 func (s *screen) restore() (saved string) {
 	s.mu.Lock()
 	s.hidden, saved = true, s.saved
@@ -1591,8 +1591,8 @@ func (e *editor) recall(pick int) {
 	}
 }
 
-// complete goes on with what stands before the cursor as far as all agree
-// that it may be the beginning of.
+// complete adds what all completions that begin with the text before the cursor
+// have in common.
 func (e *editor) complete() {
 	begun, common := string(e.line[:e.at]), ""
 	for _, c := range e.completions() {
@@ -1681,8 +1681,8 @@ func shown(text []rune) string {
 	return strings.ReplaceAll(string(appendClean(nil, []byte(string(text)))), "\t", " ")
 }
 
-// columnsOf returns how many columns of a terminal text takes at most: none
-// for a mark, and two where Unicode Standard Annex 11 has wide characters.
+// columnsOf returns how many columns of a terminal text takes at most: none for a
+// mark, and two from U+2300 on, where Unicode Standard Annex 11 has wide characters.
 func columnsOf(text string) (n int) {
 	for _, r := range text {
 		switch {

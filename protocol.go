@@ -536,8 +536,8 @@ func (r *roomKey) prove(c io.ReadWriter, dialed bool, self, peer nodeID, exporte
 }
 
 // tlsConfig returns what both sides of a connection use. The certificate says
-// nothing but the key. That of a peer may hold any key: TLS proves that the peer
-// has it, and nothing else is asked.
+// nothing but the key. Of that of a peer only the key counts, which TLS proves that the
+// peer has, and which identify looks at.
 func tlsConfig(key ed25519.PrivateKey) *tls.Config {
 	template := &x509.Certificate{
 		NotBefore: time.Unix(0, 0),
@@ -859,7 +859,7 @@ func parseBye(body []byte) (byte, error) {
 	return byte(f.uint(1)), f.err("bye")
 }
 
-// A byeError is why the peer ended the connection.
+// A byeError is why the peer ended the connection, or we refused it.
 type byeError byte
 
 func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", byte(e)) }
@@ -952,7 +952,7 @@ func (f *flow) ack(arrived int64, now time.Time) (opens bool) {
 // ---- the work that peers make
 
 const (
-	workShare    = 20                     // of our time, 1 part goes to what peers have us do besides taking posts
+	workShare    = 20                     // one part in so many of our time goes to what peers have us do besides taking posts
 	workAtOnce   = 300 * time.Millisecond // of it are done before anybody waits: a large room that meets
 	workAnyway   = 2 * time.Millisecond   // of it are done for each peer, and for each host that connects, whatever others make us do
 	workSlice    = 256                    // entries of a frame that are taken in one go
@@ -1034,7 +1034,7 @@ func (w *workload) add(t *tab, work time.Duration, many int, now time.Time) time
 
 // ---- posts
 
-// A post is a sealed post taken apart; its slices lie in sealed.
+// A post is a sealed post taken apart. Its slices lie in sealed if parsePost made it.
 type post struct {
 	number uint64
 	time   int64 // µs since 1970
@@ -1144,7 +1144,7 @@ func (l link) mark() uint64 { return binary.BigEndian.Uint64(l[:]) }
 // appendRunEntry adds a sealed post to the body of a POSTS frame.
 func appendRunEntry(b, sealed []byte) []byte { return append(appendRunHead(b, sealed), sealed...) }
 
-// appendRunHead adds what stands before sealed there.
+// appendRunHead adds the length that stands before sealed there.
 func appendRunHead(b, sealed []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(len(sealed)))
 }
@@ -1184,7 +1184,7 @@ const (
 	recordPost = 1
 	recordNote = 2
 	recordRoom = 3
-	recordMet  = 3 // what the type of a post or a note is greater by if its author had been reached
+	recordMet  = 3 // is added to the type of a post or a note whose author had been reached
 )
 
 var (
@@ -1361,8 +1361,8 @@ func (l *liner) appendEvent(b []byte, e *event) []byte {
 	return append(b, '\n')
 }
 
-// appendPlace appends @ and where the author of e, which names the address
-// itself, was when e came. A question mark says that we never reached it there.
+// appendPlace appends @ and where the author of e was when e came. named is the address
+// that e holds. A question mark says that we have never reached the author there.
 func (l *liner) appendPlace(b []byte, e *event, named netip.AddrPort) []byte {
 	b = append(b, '@')
 	if e.reached != nil {
