@@ -332,7 +332,7 @@ func (n *node) holds(s *scribe) nodeID {
 func (n *node) meets(s *scribe, addr netip.AddrPort, dialed bool) *conn {
 	c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{peer: s.id, addr: addr, dialed: dialed}, holdings: holdings{firstPart: true, theirs: map[nodeID]claim{}}}
 	ct := n.contactLocked(s.id)
-	ct.metAt = time.Now()
+	ct.metAt, ct.heardAt = time.Now(), time.Now()
 	n.moveLocked(ct, up, c)
 	return c
 }
@@ -1370,5 +1370,177 @@ func TestClaimsThatAreOfNoUseAreForgotten(t *testing.T) {
 		if knows := slices.Contains(n.news[id].known, bob); kept == c.forgotten || knows != c.knows {
 			t.Errorf("%s: its claim is kept: %v, and it needn't be told: %v", c.name, kept, knows)
 		}
+	}
+}
+
+// TestAnotherAtItsAddressMakesItSuspect: the node that was reached there may be no more.
+func TestAnotherAtItsAddressMakesItSuspect(t *testing.T) {
+	t.Parallel()
+	at, elsewhere := netip.MustParseAddrPort("10.0.0.9:7700"), netip.MustParseAddrPort("10.0.0.9:7701")
+	synctest.Test(t, func(t *testing.T) {
+		n, old, beside, fresh := newStill(), newScribe(1, "Old"), newScribe(2, "Beside"), newScribe(3, "New")
+		n.mu.Lock()
+		for s, addr := range map[*scribe]netip.AddrPort{old: at, beside: elsewhere, fresh: at} {
+			n.meets(s, addr, true)
+			n.contacts[s.id].addr, n.contacts[s.id].dialAt = addr, time.Now().Add(time.Hour)
+		}
+		n.suspectLocked(n.contacts[fresh.id])
+		for s, want := range map[*scribe]tie{old: suspect, beside: up, fresh: up} {
+			if ct := n.contacts[s.id]; ct.tie != want || ct.dialing != (want == suspect) {
+				t.Errorf("%s is %v, and is dialed: %v, want %v", s.name, ct.tie, ct.dialing, want)
+			}
+		}
+		n.mu.Unlock()
+		synctest.Wait()
+	})
+}
+
+// TestPathOnWhichLargePacketsVanishIsTold: two connections in a row have died while posts
+// were under way, and nothing had arrived.
+func TestPathOnWhichLargePacketsVanishIsTold(t *testing.T) {
+	t.Parallel()
+	died := func(bounded bool, sent, arrived int64, age time.Duration) *conn {
+		return &conn{flow: flow{bounded: bounded, sent: sent, arrived: arrived}, transport: transport{since: time.Now().Add(-age)}}
+	}
+	conns := map[rune]func() *conn{
+		'c': func() *conn { return died(true, smallPacket, 0, slowHeartbeat) },             // choked
+		'a': func() *conn { return died(true, 2*smallPacket, smallPacket, slowHeartbeat) }, // something had arrived
+		's': func() *conn { return died(true, smallPacket-1, 0, slowHeartbeat) },           // little was under way
+		'b': func() *conn { return died(true, smallPacket, 0, slowHeartbeat-1) },           // it was brief
+		'n': func() *conn { return died(false, smallPacket, 0, slowHeartbeat) },            // the peer never says what arrives
+	}
+	for row, want := range map[string]int{"c": 0, "cc": 1, "ccc": 1, "ac": 1, "ca": 0, "aa": 0, "ss": 0, "bb": 0, "nn": 0, "csc": 0, "cbc": 0, "cnc": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			n, told := newStill(), 0
+			n.warn = func(string, ...any) { told++ }
+			ct := n.contactLocked(nodeNumber(1))
+			for _, how := range row {
+				ct.conn = conns[how]()
+				n.chokedLocked(ct)
+			}
+			if told != want {
+				t.Errorf("connections that died as %s: the user is told %d things, want %d", row, told, want)
+			}
+		})
+	}
+}
+
+// TestNamedAddressWhereNobodyIsIsTold: it was dialed for a while, no node of the room was
+// ever found there, and the user gave it by -peer.
+func TestNamedAddressWhereNobodyIsIsTold(t *testing.T) {
+	t.Parallel()
+	fails := attempt{err: syscall.ECONNREFUSED}
+	for _, c := range []struct {
+		name  string
+		first attempt
+		last  attempt
+		to    target
+		after time.Duration
+		told  string
+	}{
+		{"nobody answers", fails, fails, target{}, namedPatience, "nobody answers"},
+		{"nobody answers yet", fails, fails, target{}, namedPatience - 1, ""},
+		{"another program answers", fails, attempt{answered: true, err: errOtherRoom}, target{}, namedPatience, "who answers"},
+		{"a node was found", attempt{}, fails, target{}, namedPatience, ""},
+		{"a node that is connected was found", attempt{found: nodeNumber(1), err: errDuplicate}, fails, target{}, namedPatience, ""},
+		{"it is our own address", fails, attempt{answered: true, err: errors.New("we are found")}, target{id: someone.id}, namedPatience, ""},
+		{"it is in the table", fails, fails, target{alias: "Xen"}, namedPatience, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, told := newStill(), ""
+			n.warn = func(format string, args ...any) { told = fmt.Sprintf(format, args...) }
+			n.missLocked(&c.to, c.first)
+			time.Sleep(c.after)
+			n.missLocked(&c.to, c.last)
+			if !strings.HasPrefix(told, c.told) || c.told == "" && told != "" {
+				t.Errorf("%s: the user is told %q, want %q", c.name, told, c.told)
+			}
+		})
+	}
+}
+
+// TestWhoIsHeardThroughOthersAlone is listed as such.
+func TestWhoIsHeardThroughOthersAlone(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	n := newStill()
+	bob := n.meets(newScribe(1, "Bob"), at, true)
+	heard, here, gone, away := newScribe(2, "Heard"), newScribe(3, "Here"), newScribe(4, "Gone"), newScribe(5, "Away")
+	for _, s := range []*scribe{heard, here, gone, away} {
+		n.contactLocked(n.holds(s))
+	}
+	n.meets(here, at, true)
+	noError(n.history.add(gone.id, []post{gone.writes(kindLeave, time.Now().UnixMicro()+2, "")}, true, false))
+	for _, id := range []nodeID{heard.id, here.id, gone.id, n.contactLocked(nodeNumber(1)).id} {
+		bob.theirs[id] = claim{addr: at}
+	}
+	if all := n.beyond(); len(all) != 1 || all[0].id != heard.id || all[0].addr != at {
+		t.Errorf("heard through others alone are %+v, want %s", all, heard.name)
+	}
+}
+
+// TestSizeOfTheRoom counts who was heard of lately.
+func TestSizeOfTheRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newStill()
+		n.meets(newScribe(1, "Bob"), netip.MustParseAddrPort("10.0.0.9:7700"), true)
+		for i, age := range []time.Duration{0, silence - 1, silence, time.Hour} {
+			n.contactLocked(nodeNumber(i)).heardAt = time.Now().Add(-age)
+		}
+		if connected, heardOf := n.size(); connected != 2 || heardOf != 4 {
+			t.Errorf("the room has %d and %d nodes, want 2 and 4", connected, heardOf)
+		}
+	})
+}
+
+// ---- the flow
+
+// TestWindowFollowsHowLongItTakes to arrive, and is left alone while it isn't full.
+func TestWindowFollowsHowLongItTakes(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name           string
+		window, sent   int64
+		took           time.Duration
+		arrived, want  int64
+		slowly, isSlow bool // while it is under way; then
+	}{
+		{"it is fast", 0, firstWindow, flowFast - 1, firstWindow, 2 * firstWindow, false, false},
+		{"it takes a while", 0, firstWindow, flowFast, firstWindow, firstWindow, true, true},
+		{"it takes long", 0, firstWindow, flowSlow, firstWindow, firstWindow, true, true},
+		{"it is slow", 0, firstWindow, flowSlow + 1, firstWindow, firstWindow / 2, true, true},
+		{"it is fast, and can't grow", mostWindow, mostWindow, 0, mostWindow, mostWindow, false, false},
+		{"it is slow, and can't shrink", leastWindow, leastWindow, time.Minute, leastWindow, leastWindow, true, true},
+		{"it isn't full, and slow", 0, firstWindow - 1, time.Minute, firstWindow - 1, firstWindow, false, false},
+		{"it isn't full, and fast", 0, firstWindow - 1, 0, firstWindow - 1, firstWindow, false, false},
+		{"a part of it has arrived", 0, firstWindow, 0, firstWindow - 1, firstWindow, false, false},
+		{"more has arrived than was sent", 0, firstWindow, 0, 1 << 40, 2 * firstWindow, false, false},
+	} {
+		f := flow{window: c.window}
+		if f.ack(0, now); !f.bounded || f.room() != int(f.limit()) {
+			t.Fatalf("%s: a peer that says what arrives may be sent %d bytes", c.name, f.room())
+		}
+		f.send(int(c.sent), 0, now)
+		if got := f.isSlow(now.Add(c.took)); got != c.slowly {
+			t.Errorf("%s: while it is under way the path is slow: %v", c.name, got)
+		}
+		f.send(1, 0, now.Add(c.took)) // the time of the window is not counted from here on
+		opens, again := f.ack(c.arrived, now.Add(c.took)), f.ack(min(c.arrived, c.sent), now.Add(c.took))
+		if !opens || again {
+			t.Errorf("%s: that it has arrived allows for more: %v, and said again: %v", c.name, opens, again)
+		}
+		if got := f.limit(); got != c.want || f.isSlow(now.Add(c.took)) != c.isSlow || f.room() != int(c.want-c.sent-1+f.arrived) || f.arrived > f.sent {
+			t.Errorf("%s: then the window is %d, the path is slow: %v, and %d bytes may be sent; want %d", c.name, got, f.isSlow(now.Add(c.took)), f.room(), c.want)
+		}
+	}
+	for window, want := range map[int64]int{0: firstWindow / 2, leastWindow: leastWindow / 2, mostWindow: maxRun} {
+		if f := (flow{bounded: true, window: window}); f.run() != want {
+			t.Errorf("of a window of %d a run takes %d, want %d", window, f.run(), want)
+		}
+	}
+	if f := (flow{sent: mostWindow}); f.run() != smallRun || f.room() < maxFrame {
+		t.Errorf("to a peer that doesn't say what arrives a run has %d bytes, and there is room for %d", f.run(), f.room())
 	}
 }

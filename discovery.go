@@ -425,7 +425,7 @@ func (d *discovery) listen(n *node, hear *net.UDPConn) {
 			continue
 		}
 		addr := plainAddr(from.Addr())
-		if size != beaconSize || !d.near(addr) {
+		if !d.near(addr) {
 			continue
 		}
 		x, err := d.key.openBeacon(packet[:size])
@@ -1482,7 +1482,6 @@ func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 // it, and it isn't known to be gone, it is not lost: the peer brings what it says.
 func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
-	n.news[ct.id] = bulletin{cameWent: true}
 	if gone || n.throughLocked(ct.id) == nil {
 		n.sawOwnLocked(ct.id, post{kind: kindLost})
 	}

@@ -1368,6 +1368,8 @@ func TestUnknownKindsTakeNoLine(t *testing.T) {
 		out := newLiner(h, 7700).appendEvent(nil, e)
 		if got, want := e.lines(), bytes.Count(out, []byte{'\n'}); got != want {
 			t.Errorf("a post of kind %d counts as %d lines, is shown as %d", kind, got, want)
+		} else if shown := kind >= kindJoin && kind <= kindLeave; want > 0 != shown {
+			t.Errorf("a post of kind %d is shown as %q", kind, out)
 		}
 	}
 }
@@ -1820,6 +1822,26 @@ func TestHistoryFileLargerThanKeepLoadsItsEnd(t *testing.T) {
 
 // TestHistoryFileIsReadInPiecesThatLoseNothing: a file is taken piece by piece, and
 // its author signs every 50th post alone, so a piece ends among unsigned ones.
+// TestMarkerIsFoundAcrossPieces: behind damage it stands where one piece of the file that
+// is read ends and the next begins.
+func TestMarkerIsFoundAcrossPieces(t *testing.T) {
+	t.Parallel()
+	good := appendRecord(nil, record{typ: recordPost, body: []byte("good")})
+	for cut := range len(recordMarker) + 1 {
+		junk := recordHead + maxFrame - len(fileHeader) - cut
+		file, found := slices.Concat([]byte(fileHeader), make([]byte, junk), good), 0
+		damaged, err := readRecords(bytes.NewReader(file), func(x record) error {
+			if string(x.body) == "good" {
+				found++
+			}
+			return nil
+		})
+		if damaged != int64(junk) || err != nil || found != 1 {
+			t.Errorf("a marker is cut at %d: %d records are found, and %d bytes damaged, want 1 and %d (%v)", cut, found, damaged, junk, err)
+		}
+	}
+}
+
 func TestHistoryFileIsReadInPiecesThatLoseNothing(t *testing.T) {
 	t.Parallel()
 	w := newScribe(1, "Alex")

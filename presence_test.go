@@ -733,6 +733,20 @@ func TestAnotherInThePlaceOfOneAtRestIsALoss(t *testing.T) {
 	}
 }
 
+// TestWhoNeverJoinedIsNotLost: it connects, says nothing, and is gone.
+func TestWhoNeverJoinedIsNotLost(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		v := l.visitor(ann, newKey(), "Xen", nil)
+		v.says(hasNothing())
+		after(time.Second)
+		v.raw.Close()
+		after(20 * time.Second)
+		ann.wantLines(0, `.`)
+	})
+}
+
 // TestHigherAsksTheLowerToDial: if both dialed at once, one of the two connections
 // would be for nothing.
 func TestHigherAsksTheLowerToDial(t *testing.T) {

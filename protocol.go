@@ -550,7 +550,7 @@ func tlsConfig(key ed25519.PrivateKey) *tls.Config {
 		InsecureSkipVerify:          true, // there is nobody to vouch for a key: it is the identity
 		MinVersion:                  tls.VersionTLS13,
 		CurvePreferences:            []tls.CurveID{tls.X25519},
-		SessionTicketsDisabled:      true,
+		SessionTicketsDisabled:      true, // nobody resumes
 		DynamicRecordSizingDisabled: true,
 	}
 }
@@ -774,9 +774,7 @@ func appendWantEntry(b []byte, author nodeID, w want) []byte {
 func parseWant(body []byte, each func(author nodeID, w want)) error {
 	f := fields{b: body}
 	for len(f.b) > 0 {
-		if id, w := f.id(), (want{f.uint(8), f.uint(1) == 1}); !f.bad {
-			each(id, w)
-		}
+		each(f.id(), want{f.uint(8), f.uint(1) == 1})
 	}
 	return f.err("want")
 }
@@ -1243,10 +1241,7 @@ func parseRecord(b []byte) (x record, size int, err error) {
 // it begins like one, or if any record in its first maxFrame bytes is good.
 func readRecords(r io.Reader, each func(record) error) (damaged int64, err error) {
 	b := bufio.NewReaderSize(r, recordHead+maxFrame)
-	head, err := b.Peek(len(fileHeader))
-	if err != nil && err != io.EOF {
-		return 0, err
-	}
+	head, _ := b.Peek(len(fileHeader))
 	ours := strings.HasPrefix(fileHeader, string(head)) // a file that is empty or was cut short is ours as well
 	if ours {
 		b.Discard(len(head))
@@ -1458,7 +1453,7 @@ func appendVisible(b, text []byte, stay string) []byte {
 			hidden = !joins && !strings.ContainsRune(stay, r)
 		}
 		switch {
-		case r == utf8.RuneError && size == 1:
+		case r == utf8.RuneError:
 			b = append(b, "\uFFFD"...)
 		case r < ' ' && r != '\t' || r == 0x7f:
 			b = utf8.AppendRune(b, 0x2400+min(r, 0x21)) // the control pictures, of which the last is DEL's

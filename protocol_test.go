@@ -9,13 +9,19 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -396,6 +402,88 @@ func TestOversizedFrameIsRefusedBeforeMemoryIsTaken(t *testing.T) {
 	}
 }
 
+// TestFieldsEndWithTheirBody: a length of 2 GiB is negative where an int has 32 bits.
+func TestFieldsEndWithTheirBody(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]bool{-1: false, 0: true, 3: true, 4: false} {
+		f := fields{b: []byte("abc")}
+		if b := f.bytes(n); f.bad == want || want && len(b) != n || !want && b != nil {
+			t.Errorf("%d bytes of 3 are %q, bad: %v", n, b, f.bad)
+		}
+	}
+}
+
+// TestSearchForAProofIsBounded: to verify a signature takes 50 to 100 µs.
+func TestSearchForAProofIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ posts, signed, want, most int }{{3, 3, 3, 1}, {3, 1, 1, 3}, {3, 0, 0, 3}, {5000, 4001, 4001, maxUnsigned}, {5000, 4000, 0, maxUnsigned}} {
+		looks := 0
+		if got := proven(c.posts, func(i int) bool { looks++; return i+1 == c.signed }); got != c.want || looks > c.most {
+			t.Errorf("of %d posts, of which number %d is signed, %d are proven, after %d looks; want %d, and %d at most", c.posts, c.signed, got, looks, c.want, c.most)
+		}
+	}
+}
+
+// TestTLSIsAsTheTableSays: version 1.3, curve X25519, and a certificate of each side.
+func TestTLSIsAsTheTableSays(t *testing.T) {
+	t.Parallel()
+	mine := tlsConfig(newScribe(1, "").key)
+	ecdsaKey := noError(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	template := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
+	other := tls.Certificate{Certificate: [][]byte{noError(x509.CreateCertificate(rand.Reader, template, template, &ecdsaKey.PublicKey, ecdsaKey))}, PrivateKey: ecdsaKey}
+	for name, c := range map[string]struct {
+		most  uint16 // version
+		certs []tls.Certificate
+		good  bool // the handshake is done
+		node  bool // the peer is a node
+	}{
+		"a node":                           {0, tlsConfig(newScribe(2, "").key).Certificates, true, true},
+		"a client of an earlier version":   {tls.VersionTLS12, mine.Certificates, false, false},
+		"a client without a certificate":   {0, nil, false, false},
+		"a client whose key is of a curve": {0, []tls.Certificate{other}, true, false},
+	} {
+		near, far := net.Pipe()
+		client := tls.Client(near, &tls.Config{InsecureSkipVerify: true, MaxVersion: c.most, Certificates: c.certs})
+		go func() {
+			client.Handshake()
+			io.Copy(io.Discard, client)
+		}()
+		server := tls.Server(far, mine)
+		err := server.Handshake()
+		if (err == nil) != c.good {
+			t.Errorf("%s: %v", name, err)
+		} else if c.good {
+			state := server.ConnectionState()
+			if _, _, err := identify(state); state.CurveID != tls.X25519 || (err == nil) != c.node {
+				t.Errorf("%s: it has curve %v, and is identified: %v", name, state.CurveID, err)
+			}
+		}
+		near.Close()
+		far.Close()
+	}
+}
+
+// TestProofIsOneFrame of that type, whose end may have grown.
+func TestProofIsOneFrame(t *testing.T) {
+	t.Parallel()
+	room, a, b, exporter := newRoomKey(""), newScribe(1, "").id, newScribe(2, "").id, make([]byte, 32)
+	mac := room.proofOf("d", exporter, a, b)
+	for name, c := range map[string]struct {
+		frame []byte
+		good  bool
+	}{
+		"as it is":        {framed(frameProof, mac), true},
+		"and more":        {framed(frameProof, append(bytes.Clone(mac), 1)), true},
+		"of another type": {framed(frameHello, mac), false},
+		"cut short":       {framed(frameProof, mac[:31]), false},
+		"empty":           {framed(frameProof, nil), false},
+	} {
+		if _, err := room.prove(bytes.NewBuffer(c.frame), false, b, a, exporter); (err == nil) != c.good {
+			t.Errorf("a proof %s: %v", name, err)
+		}
+	}
+}
+
 func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
 	s := newScribe(1, "Tim")
 	good := post{number: 1, time: scribeTime, kind: kindLines, addr: s.addr, name: []byte("Tim"), text: []byte("x")}
@@ -572,6 +660,17 @@ func TestBeaconThatItsNodeDidNotSignIsNotVerified(t *testing.T) {
 		changed.plain[i] ^= 1 << (i % 8)
 		if !genuine.verify() || changed.verify() {
 			t.Errorf("verified %v, and %v though byte %d was changed", genuine.verify(), changed.verify(), i)
+		}
+	}
+}
+
+// TestShortBeaconIsRefused, though a member sealed it.
+func TestShortBeaconIsRefused(t *testing.T) {
+	t.Parallel()
+	room := newRoomKey("")
+	for _, size := range []int{0, beaconSigned - 1, beaconPlain - 1, beaconPlain + 1} {
+		if x, err := room.openBeacon(room.beacon.Seal(nil, nil, make([]byte, size), beaconLabel)); err == nil {
+			t.Errorf("a beacon of %d bytes is taken as %+v", size, x)
 		}
 	}
 }
@@ -1242,6 +1341,8 @@ func TestTextOfEveryScriptStaysReadable(t *testing.T) {
 		"emoji":                 "\U0001F468\u200d\U0001F469",
 		"emoji in colour":       "\u2764\ufe0f\u200d\U0001F525",
 		"emoji with a skin":     "\U0001F469\U0001F3FD\u200d\U0001F680",
+		"flag of Scotland":      "\U0001F3F4\U000E0067\U000E0062\U000E0073\U000E0063\U000E0074\U000E007F",
+		"tab":                   "a\tb é",
 	} {
 		if got := string(appendClean(nil, []byte(s))); got != s {
 			t.Errorf("%s: %q is shown as %q", name, s, got)
@@ -1262,6 +1363,9 @@ func TestTextOfEveryScriptStaysReadable(t *testing.T) {
 	}
 	if got := string(appendClean(nil, []byte("می\u200c\u200cخواهم"))); got != "می\u200c<U+200C>خواهم" {
 		t.Errorf("the second joiner is shown as %q", got)
+	}
+	if got := string(appendClean(nil, []byte("é\x00\x1b\x7f\xff\ufffd"))); got != "é␀␛␡\ufffd\ufffd" {
+		t.Errorf("controls and what is no text are shown as %q", got)
 	}
 	if got := cleanName([]byte("דוד\u200f")); got != "דוד<U+200F_" {
 		t.Errorf("a name with a mark of direction is shown as %q", got)
