@@ -63,6 +63,8 @@ func TestWhatToAskOfWhom(t *testing.T) {
 		{"a gap that nobody came to fill", lack{waited: gapPatience, source: -1, offers: []offer{has(6, 9)}}, ask(0, want{from: 1, over: true})},
 		{"a gap behind posts that we hold, and a link may heal", lack{mine: author{last: 2}, waited: healPatience - 1, source: -1, offers: []offer{has(6, 9)}}, verdict{}},
 		{"a gap behind posts that we hold, and no link healed", lack{mine: author{last: 2}, waited: healPatience, source: -1, offers: []offer{has(6, 9)}}, ask(0, want{from: 3, over: true})},
+		{"a gap behind posts that came just now, and a link may heal", lack{mine: author{last: 2}, waited: long, dry: healPatience - 1, source: -1, offers: []offer{has(6, 9)}}, verdict{}},
+		{"a gap behind posts that came a while ago", lack{mine: author{last: 2}, waited: long, dry: healPatience, source: -1, offers: []offer{has(6, 9)}}, ask(0, want{from: 3, over: true})},
 		{"who leaves the smallest gap is asked", lack{mine: author{last: 1}, waited: long, source: -1, offers: []offer{has(6, 9), has(4, 5), has(7, 20)}}, ask(1, want{from: 2, over: true})},
 		{"who was asked for the next and now has a gap is asked anew", lack{waited: long, quiet: 0, offers: []offer{has(6, 9)}}, ask(0, want{from: 1, over: true})},
 		{"who was asked to leave the gap is waited for", lack{waited: long, quiet: 0, over: true, offers: []offer{has(6, 9)}}, verdict{}},
@@ -77,6 +79,7 @@ func TestWhatToAskOfWhom(t *testing.T) {
 		{"our connection with it rests", lack{mine: author{last: 5, state: present}, waited: long, resting: true, source: -1, offers: []offer{connected(has(1, 5))}}, settled},
 		{"it signed two histories", lack{mine: author{last: 5, fork: true}, waited: long, source: -1, offers: []offer{has(1, 9)}}, settled},
 	} {
+		c.l.dry = cmp.Or(c.l.dry, c.l.waited) // unless posts came meanwhile
 		if got := c.l.decide(); got != c.want {
 			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
 		}

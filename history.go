@@ -1350,6 +1350,7 @@ func (o *offer) help(mine uint64) help {
 type lack struct {
 	mine    author
 	waited  time.Duration // since lackLocked noted it
+	dry     time.Duration // since then, or since a post of it was taken
 	delay   time.Duration // to wait before anybody is asked: the author may be about to connect
 	resting bool          // our connection with the author rests: it opens it when it says something
 	offers  []offer       // what our peers can give
@@ -1376,8 +1377,8 @@ type verdict struct {
 // leave the gap out, but waits gapPatience first: a node may connect that has
 // the missing posts, even if none is known to come. After a cut, and to a newcomer,
 // the first of several nodes that is heard looks like the only one. A node that
-// holds posts from before the gap waits healPatience, in which a healed link is
-// used again.
+// holds posts from before the gap waits healPatience from the last of them that came,
+// in which a healed link is used again.
 //
 // If no peer has more than we, one that is connected with the author is asked for
 // what follows, so that we hear what the author says next, and what becomes of it.
@@ -1402,7 +1403,7 @@ func (l *lack) decide() verdict {
 			return verdict{settled: true}
 		}
 		return verdict{ask: best, want: next, settled: true}
-	case can == hasLater && (l.waited < gapPatience || l.mine.last > 0 && l.waited < healPatience):
+	case can == hasLater && (l.dry < gapPatience || l.mine.last > 0 && l.dry < healPatience):
 		return verdict{}
 	case serves && l.quiet < noProgress: // the posts are on their way
 		if i := l.faster(); i >= 0 {
@@ -1482,6 +1483,7 @@ type exchange struct {
 // A lacked says since when we know that we lack something.
 type lacked struct {
 	since time.Time
+	took  time.Time // when a post of it was last taken
 	again time.Time // before this we needn't look for somebody to ask
 }
 
@@ -1499,11 +1501,8 @@ type source struct {
 	waiting []sighting // of an author whose join is still on its way
 }
 
-// lackLocked notes that somebody may have more of author than we.
+// lackLocked notes that somebody may have more of author, who isn't we, than we.
 func (n *node) lackLocked(author nodeID) {
-	if author == n.id {
-		return
-	}
 	l, ok := n.lacking[author]
 	if !ok {
 		l.since = time.Now()
@@ -1511,7 +1510,7 @@ func (n *node) lackLocked(author nodeID) {
 			s.since = l.since // noProgress is counted anew, since until now nothing was due
 		}
 	}
-	n.lacking[author] = lacked{since: l.since}
+	n.lacking[author] = lacked{since: l.since, took: l.took}
 }
 
 // planLocked sees to it that every feed we lack posts of is asked for at one
@@ -1537,7 +1536,7 @@ func (n *node) planLocked(now time.Time) {
 // decideLocked asks a peer for what is lacking of author, if its lack decides so.
 func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
 	l := lack{mine: n.history.about(author), waited: now.Sub(since.since), delay: n.delayLocked(author, now), source: -1}
-	l.resting = n.conns[author] == nil && n.reachedLocked(author).IsValid()
+	l.resting, l.dry = n.conns[author] == nil && n.reachedLocked(author).IsValid(), min(l.waited, now.Sub(since.took))
 	s, offers, peers := n.sources[author], n.offers[:0], n.offering[:0]
 	for _, c := range n.conns {
 		if s != nil && s.from == c {

@@ -1080,6 +1080,10 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 		}
 		s.waiting = nil
 	}
+	if l, ok := n.lacking[author]; ok {
+		l.took = now
+		n.lacking[author] = l
+	}
 	n.relayLocked(author)
 	n.news[author] = n.news[author] // adds an empty bulletin if there is none
 	n.tidyLocked(author, false)

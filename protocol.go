@@ -202,11 +202,12 @@ package main
 //     with the author, and after 0.5 s where one is. It waits 3 s where that vector is
 //     still to come, or the author's beacons are heard; but 0.5 s where a peer is
 //     connected with the author, and the node's own connection with it has ended or a
-//     dial of it failed. It asks with over 1 only if for 2 s, or 5 s if it has what
-//     lies before the gap, nobody had the next post. Where nobody has more, it asks a
-//     peer that is connected with the author for what follows. Of peers other than the
-//     author, one that has served for 3 s gives way to another that has the next post
-//     too and never failed to send, if that served for less than 3 s or twice as fast.
+//     dial of it failed. It asks with over 1 only if nobody has the next post, and for
+//     2 s, or 5 s if it has what lies before the gap, no post came. Where nobody has
+//     more, it asks a peer that is connected with the author for what follows. Of
+//     peers other than the author, one that has served for 3 s gives way to another
+//     that has the next post too and never failed to send, if that served for less
+//     than 3 s or twice as fast.
 //  17. What is neither the sender's own feed nor was asked for is passed over, for
 //     it may have crossed a WANT from 0. So are posts that were taken before, and
 //     those behind a gap unless over was 1. But a run that begins behind the next

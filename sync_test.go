@@ -96,6 +96,34 @@ func TestGapIsLeftOnlyIfNobodyCanFillIt(t *testing.T) {
 	}
 }
 
+// TestNoGapIsLeftAtOnceWhereASourceEnds: Nat fetches slowly what Ann said, who is gone,
+// and the connection with the only one who holds all of it breaks.
+func TestNoGapIsLeftAtOnceWhereASourceEnds(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, rip := l.enter("Ann"), l.enter("Rip")
+		l.enter("Dan", withKeep(smallKeep))
+		after(3 * time.Second)
+		ann.outtalks()
+		ann.leaves()
+		nat := l.enter("Nat", slow(8<<10))
+		after(6 * time.Second)
+		if got := len(l.postsOf(nat, ann.id)); got < 20 || got > 80 {
+			t.Fatalf("Nat has fetched %d posts of 102", got)
+		}
+		nat.bar(rip)
+		rip.bar(nat)
+		nat.node.mu.Lock()
+		nat.conns[rip.id].raw.Close()
+		nat.node.mu.Unlock()
+		after(time.Second)
+		nat.bar(nil)
+		rip.bar(nil)
+		after(30 * time.Second)
+		nat.wantLines(100, `Ann@.*: \d+ x`)
+	})
+}
+
 // TestAuthorIsNotToldToStop: a newcomer asks an author for its own feed, since
 // its first posts were dropped, and then hears of newer ones by another.
 func TestAuthorIsNotToldToStop(t *testing.T) {
