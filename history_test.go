@@ -1988,6 +1988,7 @@ func TestForeignFileIsRefused(t *testing.T) {
 		{"zeros", strings.Repeat("\x00", 3<<20), false},
 		{"markers without records", strings.Repeat("\xf5p2c", 1000), false},
 		{"a history of another version", "p2pchat history 2\n", false},
+		{"a history of another room", fileHeader + string(appendRecord(nil, record{typ: recordRoom, author: nodeNumber(1)})) + string(pg.bytes[len(fileHeader):]), false},
 	} {
 		h := emptyHistory(ample, time.Now)
 		if _, err := h.load(strings.NewReader(c.content), nodeID{}); (err == nil) != c.ours {

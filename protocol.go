@@ -1302,7 +1302,8 @@ type liner struct {
 	stamp  []byte
 }
 
-// appendStamp appends the local time of t (µs since 1970), and a space.
+// appendStamp appends the local time of t (µs since 1970), and a space. Most lines are of
+// the second of the line before, and to format a time takes 0.3 µs.
 func (l *liner) appendStamp(b []byte, t int64) []byte {
 	if second := t / 1e6; second != l.second || l.stamp == nil {
 		l.second = second
@@ -1507,9 +1508,8 @@ func isJoint(text []byte, r, next rune) bool {
 // isShaped says whether text ends with a letter, and perhaps marks, of a script
 // whose letters look otherwise beside a joiner, as in Persian and Hindi.
 func isShaped(text []byte) bool {
-	isShared := func(r rune) bool { return unicode.Is(unicode.Inherited, r) && unicode.IsMark(r) } // a mark of many scripts
-	r, _ := utf8.DecodeLastRune(bytes.TrimRightFunc(text, isShared))
-	return unicode.In(r, unicode.L, unicode.M) && !unicode.In(r, unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Han,
+	r, _ := utf8.DecodeLastRune(bytes.TrimRightFunc(text, unicode.IsMark))
+	return unicode.IsLetter(r) && !unicode.In(r, unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Han,
 		unicode.Hiragana, unicode.Katakana, unicode.Hangul, unicode.Common)
 }
 

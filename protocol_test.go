@@ -1205,6 +1205,7 @@ func TestNamesThatLookAlike(t *testing.T) {
 		{"Jos\u00c9", "jose\u0301", true},
 		{"Jos\u00e9", "Jose", false},
 		{"Jose\u0301", "Jose", false},
+		{"Jos\u00e9", "Jos\u00e8", false}, // two accents
 		{"Jose\u0301", "Jos\u0435", false}, // a Cyrillic letter that has no accent
 		{"\u1ec7", "e\u0323\u0302", true},  // two accents, in three ways
 		{"\u1ec7", "\u1eb9\u0302", true},
@@ -1214,6 +1215,7 @@ func TestNamesThatLookAlike(t *testing.T) {
 		{"\u0439", "\u0418\u0306", true},
 		{"\u03c3", "\u03c2", true}, // sigma within a word and at its end
 		{"Stra\u00dfe", "STRASSE", true},
+		{"STRA\u1e9eE", "Strasse", true},
 		{"\u0130pek", "I\u0307pek", true}, // the dot of the Turkish capital
 		{"\u0130pek", "i\u0307pek", true},
 		{"\u0130pek", "ipek", true},
