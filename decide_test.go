@@ -762,6 +762,18 @@ func TestOneMemberWarnsOfLittle(t *testing.T) {
 	}
 }
 
+func TestContactsAreBounded(t *testing.T) {
+	t.Parallel()
+	n := newStill()
+	bob := n.meets(newScribe(1, "Bob"), netip.MustParseAddrPort("10.0.0.9:7700"), true)
+	for i := range 2 * maxContacts {
+		n.contactLocked(nodeNumber(i))
+	}
+	if len(n.contacts) != maxContacts || n.contacts[bob.peer] == nil || n.contacts[nodeNumber(2*maxContacts-1)] == nil {
+		t.Errorf("%d nodes are known, limit %d; the one that was met: %v", len(n.contacts), maxContacts, n.contacts[bob.peer] != nil)
+	}
+}
+
 // TestHostToBlameFillsHalfOfTheContacts: beacons and peers that tell of nobody.
 func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
 	t.Parallel()

@@ -736,33 +736,6 @@ func (l *lab) invent(ctx context.Context, holes []*guest) {
 
 // TestContactsAreBounded: somebody says that it is connected with more nodes
 // than anybody keeps in mind.
-func TestContactsAreBounded(t *testing.T) {
-	t.Parallel()
-	inBubble(t, func(t *testing.T, l *lab) {
-		bob := l.enter("Bob", deaf())
-		ann := l.enter("Ann", deaf(), told(bob))
-		after(time.Second)
-		source := rand.NewChaCha8([32]byte{3})
-		var x frameList
-		for range 2 * maxContacts {
-			var id nodeID
-			source.Read(id[:])
-			x.ids, x.spans = append(x.ids, id), append(x.spans, span{1, 1, 1})
-			x.addrs = append(x.addrs, netip.MustParseAddrPort("10.9.9.9:1"))
-		}
-		l.visitor(ann, newKey(), "Eve", nil).says(framed(frameHave, x.have()))
-		after(time.Second)
-		ann.node.mu.Lock()
-		defer ann.node.mu.Unlock()
-		if n := len(ann.contacts); n > maxContacts {
-			t.Errorf("Ann knows %d nodes, limit %d", n, maxContacts)
-		}
-		if ct := ann.contacts[bob.id]; ct == nil || ct.tie != up {
-			t.Error("Ann has forgotten Bob, whom she has met")
-		}
-	})
-}
-
 // hearsForged has g hear a beacon that Eve made in the name of a node, with a
 // counter that the node will never reach.
 func (g *guest) hearsForged(eve ed25519.PrivateKey, named nodeID, from netip.AddrPort) {

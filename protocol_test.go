@@ -1205,7 +1205,7 @@ func TestNamesThatLookAlike(t *testing.T) {
 		{"Jos\u00c9", "jose\u0301", true},
 		{"Jos\u00e9", "Jose", false},
 		{"Jose\u0301", "Jose", false},
-		{"Jos\u00e9", "Jos\u00e8", false}, // two accents
+		{"Jos\u00e9", "Jos\u00e8", false},  // two accents
 		{"Jose\u0301", "Jos\u0435", false}, // a Cyrillic letter that has no accent
 		{"\u1ec7", "e\u0323\u0302", true},  // two accents, in three ways
 		{"\u1ec7", "\u1eb9\u0302", true},
