@@ -467,16 +467,20 @@ func TestStrayMayReturn(t *testing.T) {
 func TestAddressOfTwoGoesToWhoWasDialedThere(t *testing.T) {
 	t.Parallel()
 	at := netip.MustParseAddrPort("10.0.0.9:7700")
-	for _, c := range []struct{ firstDialed, secondDialed, first, second bool }{
-		{false, false, true, false},
-		{true, false, true, false},
-		{false, true, false, true},
-		{true, true, true, true}, // one after the other
+	for _, c := range []struct{ firstDialed, rests, secondDialed, first, second bool }{
+		{false, false, false, true, false},
+		{true, false, false, true, false},
+		{true, true, false, true, false},
+		{false, false, true, false, true},
+		{true, false, true, true, true}, // one after the other
 	} {
 		n := newStill()
 		one, two := newScribe(1, "Cid"), newScribe(2, "Cid")
 		for _, s := range []*scribe{one, two} {
 			n.history.reached(s.id, n.claimAddrLocked(n.meets(s, at, s == one && c.firstDialed || s == two && c.secondDialed)), s.name)
+			if ct := n.contacts[s.id]; c.rests && s == one {
+				n.moveLocked(ct, resting, ct.conn.atRest())
+			}
 		}
 		first, second := n.history.about(one.id).reached != nil, n.history.about(two.id).reached != nil
 		if first != c.first || second != c.second {
@@ -1166,12 +1170,15 @@ func TestWhatIsOddOfADialIsTold(t *testing.T) {
 func TestNamedAddressIsDialed(t *testing.T) {
 	t.Parallel()
 	at := netip.MustParseAddrPort("10.0.0.9:7700")
-	const nobody, us = 100, 101 // were found there
-	for found, want := range map[tie]bool{nobody: true, us: false, away: true, up: false, suspect: true, broken: true, resting: false, waking: false} {
+	const nobody, us, claimed = 100, 101, 102 // were found there
+	for found, want := range map[tie]bool{claimed: true, nobody: true, us: false, away: true, up: false, suspect: true, broken: true, resting: false, waking: false} {
 		for _, leaving := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				n, to := newStill(), &target{route: route{addr: at}}
+				n, to := newStill(), &target{route: route{addr: at}, met: true}
 				switch found {
+				case claimed: // by who dialed us
+					to.id, to.met = nodeNumber(1), false
+					n.contactLocked(to.id).tie = up
 				case nobody:
 				case us:
 					to.id = n.id
@@ -1459,11 +1466,13 @@ func TestNamedAddressWhereNobodyIsIsTold(t *testing.T) {
 		{"a node was found", attempt{}, fails, target{}, namedPatience, ""},
 		{"a node that is connected was found", attempt{found: nodeNumber(1), err: errDuplicate}, fails, target{}, namedPatience, ""},
 		{"it is our own address", fails, attempt{answered: true, err: errors.New("we are found")}, target{id: someone.id}, namedPatience, ""},
+		{"it has dialed us", fails, fails, target{id: nodeNumber(7)}, namedPatience, ""},
 		{"it is in the table", fails, fails, target{alias: "Xen"}, namedPatience, ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n, told := newStill(), ""
 			n.warn = func(format string, args ...any) { told = fmt.Sprintf(format, args...) }
+			n.contactLocked(nodeNumber(7)).conn = &conn{transport: transport{addr: netip.MustParseAddrPort("10.0.0.9:7700")}}
 			n.missLocked(&c.to, c.first)
 			time.Sleep(c.after)
 			n.missLocked(&c.to, c.last)

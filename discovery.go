@@ -565,10 +565,11 @@ func (r *route) wait(first, most time.Duration) {
 // A target is an address that the user named.
 type target struct {
 	route
-	alias string    // its name in the table of -peers; empty: it was given by -peer
-	met   bool      // a node of the room was found there
-	since time.Time // when the first dial of it ended; zero: none has
-	id    nodeID    // of the node that was found there last; zero: none was
+	alias   string    // its name in the table of -peers; empty: it was given by -peer
+	met     bool      // a node of the room was found there
+	refused bool      // the last dial was refused: nobody listens there
+	since   time.Time // when the first dial of it ended; zero: none has
+	id      nodeID    // of the node that was found there last, or that claims it, see register; zero: none
 }
 
 // A contact is what we know of another node, connected or not.
@@ -698,9 +699,9 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 // history shows the other one, for which the zero address stands, with a question mark
 // from now on.
 func (n *node) claimAddrLocked(c *conn) netip.AddrPort {
-	for _, o := range n.conns {
-		switch {
-		case o == c || o.addr != c.addr:
+	for _, ct := range n.contacts {
+		switch o := ct.conn; {
+		case o == nil || o == c || o.addr != c.addr:
 		case !c.dialed:
 			return netip.AddrPort{}
 		case !o.dialed:
@@ -1227,13 +1228,14 @@ func (c *conn) atRest() *conn {
 	return r
 }
 
-// dialTargetLocked dials an address that the user named, unless we are
-// connected with the node that was found there.
+// dialTargetLocked dials an address that the user named, unless we are connected
+// with a node that was found there. A node that dialed us may claim the address; it is
+// believed only while our dials are not answered at all.
 func (n *node) dialTargetLocked(t *target) {
 	if !t.isDue(time.Now()) || n.leaving || t.id == n.id {
 		return
 	}
-	if ct := n.contacts[t.id]; ct != nil && (ct.tie == up || ct.tie == resting || ct.tie == waking) {
+	if ct := n.contacts[t.id]; t.met && ct != nil && (ct.tie == up || ct.tie == resting || ct.tie == waking) {
 		return
 	}
 	t.dialing = true
@@ -1243,8 +1245,8 @@ func (n *node) dialTargetLocked(t *target) {
 		a := n.attempt(ctx, t.addr, nodeID{}, false)
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if a.found != (nodeID{}) {
-			t.id = a.found // perhaps another node has taken the place of the last one
+		if t.refused = errors.Is(a.err, syscall.ECONNREFUSED); a.found != (nodeID{}) || t.refused && !t.met {
+			t.id = a.found // another node may have taken the place of the last one, or claimed it
 		}
 		n.missLocked(t, a)
 		t.ended(a.err, tickEvery, retryNamed) // at first soon: perhaps it is just being started
@@ -1530,7 +1532,7 @@ func (n *node) missLocked(t *target, a attempt) {
 	}
 	t.met = t.met || a.err == nil || errors.Is(a.err, errDuplicate) || t.id == n.id
 	switch {
-	case t.met || t.alias != "" || time.Since(t.since) < namedPatience:
+	case t.met || t.alias != "" || n.reachedLocked(t.id).IsValid() || time.Since(t.since) < namedPatience:
 	case !a.answered:
 		n.warnOnceLocked("peer "+t.addr.String(), "nobody answers at %v, which -peer names (%v); check that p2pchat runs there, and that no firewall stops TCP", t.addr, a.err)
 	default:

@@ -1358,6 +1358,48 @@ func TestInventedAuthorDoesNotPassForAMember(t *testing.T) {
 	})
 }
 
+// TestAliasIsThatOfWhoIsFoundThere: Ann's table names Bob, and another program of his
+// host says that his port is its own, while nobody listens there, or as one whom Ann has
+// dialed at another port.
+func TestAliasIsThatOfWhoIsFoundThere(t *testing.T) {
+	t.Parallel()
+	for _, dialed := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			bob := l.enter("Bob", deaf())
+			bob.mu.Lock()
+			bob.closed = true
+			bob.mu.Unlock()
+			eve := l.enter("Eve", deaf(), func(g *guest, _ *options) { g.addr = netip.AddrPortFrom(bob.addr.Addr(), 7701) })
+			ann := l.enter("Ann", deaf(), listed("Backup", bob, 0))
+			whose := func() (name string) {
+				for _, m := range ann.members() {
+					if slices.Contains(m.aliases, "Backup") {
+						name = m.name
+					}
+				}
+				return name
+			}
+			after(10 * time.Second)
+			if dialed {
+				ann.hears(eve.h().key, beacon{node: eve.id, counter: 1, port: 7701, name: "Eve"}, eve.addr.Addr())
+			} else {
+				l.visitorOn(l.dialFrom(bob.addr.String(), ann), newKey(), helloOf("Eve"), nil).says(hasNothing())
+			}
+			after(3 * time.Second)
+			if name := whose(); name != "" || ann.peersNow() != 1 {
+				t.Errorf("%q has the alias of Bob, who isn't there, and Ann is connected with %d", name, ann.peersNow())
+			}
+			bob.mu.Lock()
+			bob.closed = false
+			bob.mu.Unlock()
+			after(3 * time.Second)
+			if name := whose(); name != "Bob" {
+				t.Errorf("%q has the alias of Bob, who is there", name)
+			}
+		})
+	}
+}
+
 // TestPortOfAnotherIsNotBelieved: on one host somebody claims, by her name and her
 // HELLO, to be Cid.
 func TestPortOfAnotherIsNotBelieved(t *testing.T) {

@@ -198,7 +198,7 @@ type reading struct {
 type transport struct {
 	raw    *meter         // the TCP connection
 	tls    *tls.Conn      // what is said on it
-	dialed bool           // by us
+	dialed bool           // by us, where its HELLO says that it listens
 	peer   nodeID         // zero until it has proven who it is
 	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
 	since  time.Time      // when it was registered, or came to rest
@@ -558,6 +558,7 @@ func (n *node) register(c *conn, x hello) error {
 		return errors.New("too many connections")
 	}
 	now := time.Now()
+	c.dialed = c.dialed && c.addr.Port() == x.port
 	c.addr, c.since, c.epoch = netip.AddrPortFrom(c.addr.Addr(), x.port), now, x.epoch
 	c.base, c.held = n.history.about(n.id).last, n.history.total()
 	c.theirs, c.subs, c.stirred, c.wants = map[nodeID]claim{}, map[nodeID]*sub{}, map[nodeID]bool{}, map[nodeID]want{}
@@ -570,8 +571,8 @@ func (n *node) register(c *conn, x hello) error {
 		n.suspectLocked(ct)
 	}
 	for _, t := range n.targets {
-		if t.addr == c.addr {
-			t.id = c.peer
+		if t.addr == c.addr && (c.dialed || !t.met && !t.refused && n.claimAddrLocked(c) == c.addr) {
+			t.id, t.met = c.peer, t.met || c.dialed
 		}
 	}
 	if n.leaving {
