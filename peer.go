@@ -107,8 +107,8 @@ type node struct {
 	roster
 	exchange
 	outcome
-	pulse  pulse
-	work   workload       // that all peers together made us do
+	pulse pulse
+	labour
 	warned map[string]int // what the user was warned of in this launch, see isFirst
 	logged map[string]int // offences that were logged in this minute
 }
@@ -128,6 +128,12 @@ type outcome struct {
 	takenAt     time.Time // when waitDelivered began, a direct message was taken, or, while nobody had all, part of a post was
 	lastMetAt   time.Time // when anybody was last connected
 	undelivered int       // direct messages that were given up
+}
+
+// A labour is what all peers together made us do.
+type labour struct {
+	work   workload // besides taking posts, and writing
+	writes workload // of writing, by hosts
 }
 
 // A pulse holds when the tick last did each of its tasks.
@@ -179,10 +185,11 @@ type holdings struct {
 
 // A writing is what the writer of a connection is about to send.
 type writing struct {
-	due    []*sub // the feeds of which something is to be sent
-	bulk   []byte // what is left of a post that goes in pieces
-	bulkOf nodeID // whose post bulk is
-	posted int    // bytes in the bodies of POSTS and PART of this write
+	due    []*sub        // the feeds of which something is to be sent
+	bulk   []byte        // what is left of a post that goes in pieces
+	bulkOf nodeID        // whose post bulk is
+	posted int           // bytes in the bodies of POSTS and PART of this write
+	rest   time.Duration // after this write
 }
 
 // A reading is where the reader of a connection stands.
@@ -450,9 +457,8 @@ func (n *node) enlist(c *conn) {
 		return
 	}
 	count := perHost(n.handshakes)
-	oldest := slices.MaxFunc(n.handshakes, func(a, b *conn) int { // of equal ones it takes the first
-		return cmp.Compare(count[a.addr.Addr()], count[b.addr.Addr()])
-	})
+	most := slices.Max(slices.Collect(maps.Values(count)))
+	oldest := n.handshakes[slices.IndexFunc(n.handshakes, func(o *conn) bool { return count[o.addr.Addr()] == most })]
 	oldest.raw.Close()
 	wake(oldest.wake)
 	n.dismissLocked(oldest) // before its connect notices, or the next that comes would choose it again
@@ -1376,6 +1382,9 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 			b = nil // so an idle connection holds no large buffer
 		}
 		b = b[:0]
+		if c.rest > 0 {
+			c.n.pause(c.rest)
+		}
 	}
 }
 
@@ -1447,8 +1456,11 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}
-	if len(b) > 0 {
+	if c.rest = 0; len(b) > 0 {
 		c.wroteAt = now
+		if len(b) < smallRun { // a host that has many connections gets what is said in few writes, a little later
+			c.rest = min(n.writes.count(c.addr.Addr(), workPerWrite, now), tickEvery)
+		}
 	}
 	if chat {
 		c.chatAt = now

@@ -613,8 +613,7 @@ func (x *beacon) verify() bool {
 
 // ---- frames
 
-// beginFrame starts a frame of the given type; endFrame, given the length of
-// the buffer before, fills in its length.
+// beginFrame starts a frame; endFrame, given the buffer's length before, fills in its own.
 func beginFrame(b []byte, typ byte) []byte { return append(b, 0, 0, 0, 0, typ) }
 
 func endFrame(b []byte, start int) []byte {
@@ -927,8 +926,7 @@ func (f *flow) send(size, checks int, now time.Time) {
 	}
 }
 
-// ack takes the peer's word that so many bytes have arrived, and says whether that
-// allows for something which was too much before.
+// ack takes the peer's word on what has arrived, and says whether more may be sent now.
 func (f *flow) ack(arrived int64, now time.Time) (opens bool) {
 	f.bounded = true
 	full, busy := f.room() <= 0, f.checks >= mostChecks
@@ -962,6 +960,7 @@ const (
 	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
 	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed, or of posts, which are hashed
 	workPerTurn  = 2 * time.Millisecond   // a handshake that somebody else begins
+	workPerWrite = 20 * time.Microsecond  // a write, however small it is
 	longestPause = time.Second            // before a reader looks again whether it may go on
 )
 
@@ -1001,12 +1000,21 @@ func (t *tab) add(work time.Duration, share int, free time.Duration, now time.Ti
 // of the node, and many together hardly more. Guarded by node.mu.
 type workload struct {
 	all   tab
-	hosts map[netip.Addr]*tab // of handshakes
+	hosts map[netip.Addr]*tab // of handshakes, or of writes
 }
 
 // countHandshake returns for how long a handshake that somebody of that host began is to
 // wait before it is asked for again. If it needn't it is begun, and counted.
 func (w *workload) countHandshake(host netip.Addr, now time.Time) time.Duration {
+	wait := w.count(host, 0, now)
+	if wait == 0 {
+		w.count(host, workPerTurn, now)
+	}
+	return wait
+}
+
+// count adds work to the tab of a host, and returns for how long that is to wait.
+func (w *workload) count(host netip.Addr, work time.Duration, now time.Time) time.Duration {
 	if w.hosts == nil {
 		w.hosts = map[netip.Addr]*tab{}
 	}
@@ -1016,11 +1024,7 @@ func (w *workload) countHandshake(host netip.Addr, now time.Time) time.Duration 
 		t = new(tab)
 		w.hosts[host] = t
 	}
-	wait := w.add(t, 0, len(w.hosts), now)
-	if wait == 0 {
-		w.add(t, workPerTurn, len(w.hosts), now)
-	}
-	return wait
+	return w.add(t, work, len(w.hosts), now)
 }
 
 // add adds work to the tab of one of so many, and returns for how long that one
@@ -1078,8 +1082,7 @@ func sealPost(key ed25519.PrivateKey, author nodeID, p post) post {
 	return p
 }
 
-// parsePost takes a sealed post apart and computes its digest and link, but
-// doesn't check the signature: verify does.
+// parsePost takes a sealed post apart, with digest and link. verify checks its signature.
 func parsePost(author nodeID, sealed []byte) (p post, err error) {
 	n := max(0, len(sealed)-signatureSize) // too few bytes are refused as none are
 	if p, err = parseContent(sealed[:n:n]); err != nil {
@@ -1425,8 +1428,7 @@ const (
 // could break, forge or hide part of a line: controls but TAB, separators,
 // bidi overrides and other invisible characters, bytes that are not UTF-8, and
 // combining marks beyond a few. Emoji sequences stay whole, and so do the
-// joiners of scripts that use them. The marks of direction stay in a text that
-// has letters to be written from right to left.
+// joiners of scripts that use them, and marks of direction in right-to-left texts.
 func appendClean(b, text []byte) []byte {
 	if isPlain(text) {
 		return append(b, text...)
