@@ -407,7 +407,8 @@ func slow(rate int) option {
 
 // ---- wires
 
-// A wire carries bytes one way. While it is cut they wait in it.
+// A wire carries bytes one way. While it is cut they wait in it, and neither end learns
+// that the other has closed.
 type wire struct {
 	from, to *guest
 
@@ -416,8 +417,13 @@ type wire struct {
 	buf    []byte
 	passed int // bytes, in all
 	cut    bool
-	closed bool
+	closed bool // by either end
+	ended  bool // by the one that writes
 }
+
+// isOver says whether the end that writes knows that the wire is closed. The caller
+// holds mu.
+func (w *wire) isOver() bool { return w.ended || w.closed && !w.cut }
 
 const wireSize = 128 << 10
 
@@ -477,10 +483,10 @@ func (e *wireEnd) Write(b []byte) (int, error) {
 	w := e.out
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.buf) > wireSize && !w.closed {
+	for len(w.buf) > wireSize && !w.isOver() {
 		w.moved.Wait()
 	}
-	if w.closed {
+	if w.isOver() {
 		return 0, net.ErrClosed
 	}
 	w.buf = append(w.buf, b...)
@@ -496,6 +502,8 @@ func (e *wireEnd) Close() error {
 			w.closed = true
 			if w == e.in {
 				e.over = true
+			} else {
+				w.ended = true
 			}
 			w.moved.Broadcast()
 			w.mu.Unlock()
