@@ -294,6 +294,19 @@ func TestWhoConnectsWhileWeLeaveHoldsUpNothing(t *testing.T) {
 
 // TestReturnOfAThirdIsToldAtOnce: Ann hears of Cid through Bob alone, and nobody says
 // anything.
+// TestWhoHasLeftConnectsWithNobody: a handshake that ends just then would show it to a
+// newcomer, as one who comes and is lost.
+func TestWhoHasLeftConnectsWithNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann")
+		ann.leaves()
+		peer := &conn{n: ann.node, wake: make(chan struct{}, 1), transport: transport{peer: nodeID{1}, addr: netip.MustParseAddrPort("10.9.0.1:7700")}}
+		if err := ann.register(peer, hello{port: 7700, name: "Cid"}); err == nil {
+			t.Error("Ann connects after she has left")
+		}
+	})
+}
+
 func TestReturnOfAThirdIsToldAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		cid, bob, ann := l.behind()

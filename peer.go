@@ -547,12 +547,14 @@ func (n *node) appendHello(b []byte, epoch uint32) []byte {
 
 // register makes c the connection with its peer, in the place of an old one if there is
 // one. The lower ID refuses with errDuplicate when the old one stands, unless that is
-// suspect or x has a later epoch. Either refuses when there are too many connections.
+// suspect or x has a later epoch. Either refuses when it has left, or has too many connections.
 func (n *node) register(c *conn, x hello) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ct := n.contactLocked(c.peer)
 	switch old := ct.conn; {
+	case n.ctx.Err() != nil: // the peer would see us come, and be lost
+		return errors.New("this node has left")
 	case ct.tie == up && n.id.less(c.peer) && x.epoch <= old.epoch:
 		return errDuplicate
 	case ct.tie == up || ct.tie == suspect:
