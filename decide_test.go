@@ -778,6 +778,24 @@ func TestContactsAreBounded(t *testing.T) {
 	}
 }
 
+// TestWhoLeavesMayStillAcknowledge a direct message, as long as the connection stands.
+func TestWhoLeavesMayStillAcknowledge(t *testing.T) {
+	t.Parallel()
+	n, xen, now := newStill(), newScribe(1, "Xen"), time.Now()
+	n.meets(xen, netip.MustParseAddrPort("10.0.0.9:7700"), true)
+	n.holds(xen)
+	noError(n.history.add(xen.id, []post{xen.writes(kindLeave, now.UnixMicro()+1e6, "")}, true, false))
+	ct := n.contacts[xen.id]
+	ct.out = []*outgoing{{deadline: now.Add(directPatience)}}
+	if n.expireLocked(ct, now); len(ct.out) != 1 {
+		t.Error("a message is given up while the connection stands")
+	}
+	n.moveLocked(ct, away, nil)
+	if n.expireLocked(ct, now); len(ct.out) != 0 || n.undelivered != 1 {
+		t.Error("a message to one that is gone is not given up")
+	}
+}
+
 // TestHostToBlameFillsHalfOfTheContacts: beacons and peers that tell of nobody.
 func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
 	t.Parallel()

@@ -1669,13 +1669,13 @@ func TestWhatComesBehindOurGoodbyeIsNotTaken(t *testing.T) {
 		run := runOf(bob.id, bob.chat(2))
 		l.visitor(ann, bob.key, "Bob", func(v *visitor, typ byte, _ []byte) {
 			if typ == frameBye {
-				v.says(framed(framePosts, run))
+				v.says(framed(framePosts, run), appendDirect(nil, direct{1, time.Now().UnixMicro(), []byte("psst")}))
 			}
 		}).says(hasNothing())
 		after(time.Second)
 		ann.leaves()
-		if n := ann.h().about(bob.id).last; n > 0 {
-			t.Errorf("%d posts of Bob are taken", n)
+		if n, taken := ann.h().about(bob.id).last, ann.contacts[bob.id].taken; n > 0 || taken > 0 {
+			t.Errorf("%d posts of Bob are taken, and direct message %d", n, taken)
 		}
 	})
 }

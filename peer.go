@@ -1348,7 +1348,7 @@ func (n *node) sawLocked(c *conn, x sighting) (taken bool) {
 
 func (c *conn) handleDirectLocked(body []byte) error {
 	x, err := parseDirect(body)
-	if err != nil {
+	if err != nil || c.parted { // no acknowledgement goes out behind our BYE
 		return err
 	}
 	if ct := c.n.contactLocked(c.peer); x.number > ct.taken { // or else it was taken already
@@ -1638,14 +1638,14 @@ func (n *node) sendDirect(to member, text []byte) error {
 
 // expireLocked gives up, and says so, direct messages to ct that come too late for it.
 func (n *node) expireLocked(ct *contact, now time.Time) {
-	state := n.history.about(ct.id).state
+	gone := ct.conn == nil && n.history.about(ct.id).state == left // until then it may still acknowledge
 	ct.out = slices.DeleteFunc(ct.out, func(o *outgoing) bool {
-		if now.Before(o.deadline) && state != left {
+		if now.Before(o.deadline) && !gone {
 			return false
 		}
 		n.undelivered++
 		what := "could not be delivered: %.60q; send it again when it is back"
-		if state == left {
+		if gone {
 			what = "could not be delivered: %.60q; it has left"
 		} else if o.on != nil {
 			what = "was not acknowledged: %.60q; it may still arrive"
