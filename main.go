@@ -918,7 +918,7 @@ func maybePrivate(line []byte) bool {
 	if i := bytes.IndexByte(line, '/'); i > 0 && i <= 2*maxNameBytes && line[i-1] != ' ' && !bytes.ContainsAny(line[:i], forbidden) {
 		return true
 	}
-	if len(line) > 0 && line[0] > ' ' && line[0] < 0x7f { // most lines: this costs nothing
+	if len(line) > 0 && line[0] > ' ' && line[0] < 0x7f { // most lines; what follows would make a piped line half as dear again
 		return line[0] == '@'
 	}
 	return hasAt(string(bytes.TrimLeftFunc(line, isBlank)))

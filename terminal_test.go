@@ -337,6 +337,7 @@ type desk struct {
 	writes []string
 	words  []string      // what stty was run with
 	stuck  chan struct{} // nil, or closed when it takes output again
+	takes  time.Duration // what stty takes
 }
 
 // newDesk returns a terminal of 40 columns that was taken over.
@@ -346,6 +347,10 @@ func newDesk(t *testing.T) *desk {
 	d := &desk{keys: keys, size: "20 40"}
 	d.screen = newScreen(in, d)
 	d.screen.run = func(_ string, words ...string) (string, error) {
+		d.mu.Lock()
+		takes := d.takes
+		d.mu.Unlock()
+		time.Sleep(takes)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.words = append(d.words, strings.Join(words, " "))
@@ -532,6 +537,26 @@ func TestGivingBackEndsThoughKeysNeverDo(t *testing.T) {
 		d.keys.Close()
 		held.Wait()
 	})
+}
+
+// TestSecondSignalWaitsUntilTheModeIsBack: the program ends when either of two that
+// give the terminal back at once has done so. The second waits for a mutex, which
+// would stop the clock of a bubble.
+func TestSecondSignalWaitsUntilTheModeIsBack(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	go d.next()
+	d.mu.Lock()
+	d.takes = screenWait * 3 / 4 // as on a busy machine
+	d.mu.Unlock()
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			d.close()
+			d.gaveBack(t)
+		})
+	}
+	both.Wait()
 }
 
 // TestHalfKeyIsForgotten: Escape alone, or Alt with ], begins no key with what is
