@@ -769,12 +769,20 @@ func TestOneMemberWarnsOfLittle(t *testing.T) {
 func TestContactsAreBounded(t *testing.T) {
 	t.Parallel()
 	n := newStill()
-	bob := n.meets(newScribe(1, "Bob"), netip.MustParseAddrPort("10.0.0.9:7700"), true)
+	const met = 100
 	for i := range 2 * maxContacts {
-		n.contactLocked(nodeNumber(i))
+		if ct := n.contactLocked(nodeNumber(i)); i < met {
+			ct.metAt = time.Now()
+		}
 	}
-	if len(n.contacts) != maxContacts || n.contacts[bob.peer] == nil || n.contacts[nodeNumber(2*maxContacts-1)] == nil {
-		t.Errorf("%d nodes are known, limit %d; the one that was met: %v", len(n.contacts), maxContacts, n.contacts[bob.peer] != nil)
+	kept := 0
+	for i := range met {
+		if n.contacts[nodeNumber(i)] != nil {
+			kept++
+		}
+	}
+	if len(n.contacts) != maxContacts || kept != met || n.contacts[nodeNumber(2*maxContacts-1)] == nil {
+		t.Errorf("%d nodes are known, limit %d, and %d of %d that were met", len(n.contacts), maxContacts, kept, met)
 	}
 }
 
@@ -917,6 +925,7 @@ func TestWhoIsForgotten(t *testing.T) {
 	}{
 		{"it was heard of a moment ago", false, time.Minute - 1, unknown, false, false},
 		{"it was never met", false, time.Minute, unknown, false, true},
+		{"it was never met, and was heard through others", false, time.Minute, present, false, true},
 		{"it was met, and said nothing", true, time.Minute, unknown, false, true},
 		{"it was met, and is here", true, 24 * time.Hour, present, false, false},
 		{"it has left", true, time.Minute, left, true, true},
@@ -939,6 +948,7 @@ func TestWhoIsForgotten(t *testing.T) {
 			}
 			if c.met {
 				ct.metAt = time.Now()
+				n.history.reached(xen.id, netip.MustParseAddrPort("10.0.0.9:7700"), "Xen")
 			}
 			if c.spoken {
 				ct.sent = 1
@@ -949,6 +959,9 @@ func TestWhoIsForgotten(t *testing.T) {
 			_, asked := bob.wants[xen.id]
 			if gone := n.contacts[xen.id] == nil; gone != c.gone || asked != c.gone || n.sources[xen.id] == nil != c.gone {
 				t.Errorf("%s: it is forgotten: %v, and no more asked for: %v; want %v", c.name, gone, asked, c.gone)
+			}
+			if f := n.history.feeds[xen.id]; c.met && (f != nil && f.pinned) == c.gone {
+				t.Errorf("%s: the history is to keep what it knows of it", c.name)
 			}
 		})
 	}
@@ -1584,5 +1597,109 @@ func TestWindowFollowsHowLongItTakes(t *testing.T) {
 	}
 	if f := (flow{sent: mostWindow}); f.run() != smallRun || f.room() < maxFrame {
 		t.Errorf("to a peer that doesn't say what arrives a run has %d bytes, and there is room for %d", f.run(), f.room())
+	}
+}
+
+// ---- when beacons are sent
+
+// announces has n send its beacons, to the loopback network. It returns a channel that
+// receives when each was sent.
+func (n *node) announces(t *testing.T) (*discovery, chan time.Duration) {
+	d := &discovery{bind: localNet.Addr(), port: uint16(freePort(t)), key: n.room, soon: make(chan struct{}, 1), chorus: make(chan struct{}, 1)}
+	sent, began := make(chan time.Duration, 100), time.Now()
+	go d.announce(n.ctx, n)
+	go func() {
+		for last := (*local)(nil); n.ctx.Err() == nil; time.Sleep(time.Millisecond) {
+			if l := d.local.Load(); l != last { // it is looked up for each
+				last = l
+				sent <- time.Since(began).Truncate(10 * time.Millisecond)
+			}
+		}
+	}()
+	return d, sent
+}
+
+// TestBeaconsComeAtTheirTime: a few at first, then one every 2 s or so, or less often in a
+// large room.
+func TestBeaconsComeAtTheirTime(t *testing.T) {
+	t.Parallel()
+	for members, every := range map[int]time.Duration{1: beaconEvery, 99: 100 * time.Second / beaconsPerSec} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newStill()
+			var c *conn
+			for i := range members {
+				c = &conn{n: n, wake: make(chan struct{}, 1)}
+				n.conns[nodeNumber(i)] = c
+			}
+			d, sent := n.announces(t)
+			at, earliest, latest := time.Duration(0), 2*every, time.Duration(0)
+			for i := range 10 {
+				before := at
+				at = <-sent
+				time.Sleep(10 * time.Millisecond)
+				wake(d.chorus) // that another is heard so early doesn't count
+				if i >= 3 {
+					earliest, latest = min(earliest, at-before), max(latest, at-before)
+				}
+				if least, most := every*3/4, every*5/4; i >= 3 && (at-before < least-10*time.Millisecond || at-before > most+10*time.Millisecond) {
+					t.Errorf("in a room of %d, beacon %d comes %v after the one before, want %v to %v", members+1, i, at-before, least, most)
+				} else if want := []time.Duration{0, beaconEvery / 8, beaconEvery / 2}; i < 3 && at != want[i] {
+					t.Errorf("in a room of %d, beacon %d comes after %v, want %v", members+1, i, at, want[i])
+				}
+			}
+			if latest < every*3/4+every/20 || latest-earliest < every/20 {
+				t.Errorf("in a room of %d, beacons come %v to %v behind each other", members+1, earliest, latest)
+			}
+			synctest.Wait()
+			n.mu.Lock()
+			if !c.telling.beat {
+				t.Error("no heartbeat goes with a beacon")
+			}
+			n.mu.Unlock()
+			n.cancel()
+			time.Sleep(time.Second)
+		})
+	}
+}
+
+// TestBeaconsComeWhenTheyAreWanted: those that are asked for, but not too many in a large
+// room; and together with those of others, when they are nearly due.
+func TestBeaconsComeWhenTheyAreWanted(t *testing.T) {
+	t.Parallel()
+	const after = 100 * time.Millisecond // a beacon
+	for _, c := range []struct {
+		name    string
+		heardOf int
+		wake    func(d *discovery) chan struct{}
+		at      time.Duration // after a beacon
+		within  time.Duration // of that; 0: the next comes when it is due
+	}{
+		{"one is asked for", 0, func(d *discovery) chan struct{} { return d.soon }, after, 10 * time.Millisecond},
+		{"one is asked for in a room of 60", 60, func(d *discovery) chan struct{} { return d.soon }, after, 60*answerGap + 10*time.Millisecond - after},
+		{"one is asked for in a room of 1,000", 1000, func(d *discovery) chan struct{} { return d.soon }, after, answerMost + 10*time.Millisecond - after},
+		{"another is heard early", 0, func(d *discovery) chan struct{} { return d.chorus }, beaconEvery/2 - after, 0},
+		{"another is heard when one is nearly due", 0, func(d *discovery) chan struct{} { return d.chorus }, beaconEvery*3/4 + 10*time.Millisecond, 10 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newStill()
+			for i := range c.heardOf {
+				n.contactLocked(nodeNumber(i)).heardAt = time.Now().Add(time.Minute)
+			}
+			d, sent := n.announces(t)
+			for range 4 {
+				<-sent
+			}
+			last := <-sent
+			time.Sleep(c.at)
+			late := len(sent) > 0 // chance would have it that it is due
+			wake(c.wake(d))
+			next := <-sent - last - c.at
+			due := beaconEvery*3/4 - c.at
+			if early := next < due-10*time.Millisecond; !late && (c.within == 0 && early || c.within > 0 && (next > c.within || next < c.within-30*time.Millisecond)) {
+				t.Errorf("%s, %v after a beacon: the next comes %v later", c.name, c.at, next)
+			}
+			n.cancel()
+			time.Sleep(2 * time.Second)
+		})
 	}
 }
