@@ -402,6 +402,22 @@ func TestOversizedFrameIsRefusedBeforeMemoryIsTaken(t *testing.T) {
 	}
 }
 
+// A glutton is a reader that notes how much was asked of it at most, and has nothing.
+type glutton int
+
+func (g *glutton) Read(b []byte) (int, error) { *g = max(*g, glutton(len(b))); return 0, io.EOF }
+
+// TestLargeBodyTakesItsMemoryWhenItComes: anybody can announce one.
+func TestLargeBodyTakesItsMemoryWhenItComes(t *testing.T) {
+	t.Parallel()
+	for size, most := range map[int]glutton{largeFrame: largeFrame, largeFrame + 1: 16 << 10, maxFrame - 1: 16 << 10} {
+		var g glutton
+		if _, err := readBody(&g, size); err == nil || g != most {
+			t.Errorf("for the beginning of a body of %d bytes there are %d, want %d (%v)", size, g, most, err)
+		}
+	}
+}
+
 // TestFieldsEndWithTheirBody: a length of 2 GiB is negative where an int has 32 bits.
 func TestFieldsEndWithTheirBody(t *testing.T) {
 	t.Parallel()
