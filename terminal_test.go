@@ -546,8 +546,9 @@ func TestSecondSignalWaitsUntilTheModeIsBack(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	go d.next()
+	d.screen.Write(nil) // which asks for the size of the window
 	d.mu.Lock()
-	d.takes = screenWait * 3 / 4 // as on a busy machine
+	d.takes = screenWait * 9 / 10 // as on a busy machine
 	d.mu.Unlock()
 	var both sync.WaitGroup
 	for range 2 {
