@@ -4,6 +4,7 @@ package main
 // peer, who may be dialed and where, what silence means, and who is lost.
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -801,6 +802,20 @@ func TestWhoLeavesMayStillAcknowledge(t *testing.T) {
 	n.moveLocked(ct, away, nil)
 	if n.expireLocked(ct, now); len(ct.out) != 0 || n.undelivered != 1 {
 		t.Error("a message to one that is gone is not given up")
+	}
+}
+
+// TestDirectMessageGoesOutOnTheConnectionThatStands, and once.
+func TestDirectMessageGoesOutOnTheConnectionThatStands(t *testing.T) {
+	t.Parallel()
+	n, xen, at := newStill(), newScribe(1, "Xen"), netip.MustParseAddrPort("10.0.0.9:7700")
+	old, fresh := n.meets(xen, at, true), n.meets(xen, at, true)
+	n.contacts[xen.id].out = []*outgoing{{direct: direct{1, 1, []byte("psst")}}}
+	for i, c := range []*conn{old, fresh, old, fresh} {
+		b, _ := c.compose(nil)
+		if said := bytes.Contains(b, []byte("psst")); said != (i == 1) {
+			t.Errorf("write %d: it is sent: %v", i, said)
+		}
 	}
 }
 

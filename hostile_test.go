@@ -1667,15 +1667,21 @@ func TestWhatComesBehindOurGoodbyeIsNotTaken(t *testing.T) {
 		ann := l.enter("Ann")
 		bob := newScribe(7, "Bob")
 		run := runOf(bob.id, bob.chat(2))
+		parted := false
 		l.visitor(ann, bob.key, "Bob", func(v *visitor, typ byte, _ []byte) {
-			if typ == frameBye {
+			switch typ {
+			case framePosts: // Ann's join and her leave
+				v.says(has(ann.id, span{1, 2, 1}))
+			case frameBye:
+				parted = true
 				v.says(framed(framePosts, run), appendDirect(nil, direct{1, time.Now().UnixMicro(), []byte("psst")}))
 			}
 		}).says(hasNothing())
 		after(time.Second)
 		ann.leaves()
-		if n, taken := ann.h().about(bob.id).last, ann.contacts[bob.id].taken; n > 0 || taken > 0 {
-			t.Errorf("%d posts of Bob are taken, and direct message %d", n, taken)
+		synctest.Wait()
+		if n, taken := ann.h().about(bob.id).last, ann.contacts[bob.id].taken; !parted || n > 0 || taken > 0 {
+			t.Errorf("Ann has said goodbye: %v; %d posts of Bob are taken, and direct message %d", parted, n, taken)
 		}
 	})
 }

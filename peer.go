@@ -1399,7 +1399,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	n := c.n
 	n.mu.Lock()
 	b = c.controlLocked(b)
-	bye, firstPart, announced := c.bye, c.firstPart, !c.telling.asked && c.telling.flag == 0
+	bye, ready, announced := c.bye, c.firstPart && n.conns[c.peer] == c, !c.telling.asked && c.telling.flag == 0
 	own := c.subs[n.id]
 	run, room, slow := c.flow.run(), c.flow.room(), c.flow.isSlow(time.Now())
 	checks, mayCheck := 0, mostChecks-c.flow.checks
@@ -1449,12 +1449,12 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	}
 	chat, out := c.posted > 0, n.contactLocked(c.peer).out
 	for _, o := range out {
-		if firstPart && o.on != c {
+		if ready && o.on != c { // a connection that another has replaced says nothing more
 			o.on, chat = c, true
 			b = appendDirect(b, o.direct)
 		}
 	}
-	if bye == byeLeaving && firstPart && announced && len(b)+len(c.due)+len(c.bulk)+len(out) == 0 && (own == nil || c.ackedLocked() == n.history.about(n.id).last) {
+	if bye == byeLeaving && ready && announced && len(b)+len(c.due)+len(c.bulk)+len(out) == 0 && (own == nil || c.ackedLocked() == n.history.about(n.id).last) {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}
