@@ -558,8 +558,8 @@ func TestPathThatDropsLargePacketsIsTold(t *testing.T) {
 func TestNobodyIsWaitedForWhoIsLongGone(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann, bob := l.enter("Ann", deaf()), l.enter("Bob", deaf())
-		ann.patience = 3 * time.Second
 		ann.node.mu.Lock()
+		ann.patience = 3 * time.Second
 		ann.targets = []*target{{route: route{addr: bob.addr}}}
 		ann.node.mu.Unlock()
 		after(10 * time.Second)
