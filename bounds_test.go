@@ -1053,6 +1053,8 @@ var burdens = []burden{
 		}
 		all.Wait()
 	}},
+	{name: "pieces that don't end", mib: 19, run: func(m *burdener) { m.begins(1) }},
+	{name: "pieces that don't end, on 50 connections", mib: 65, cpu: 50, late: 80, run: func(m *burdener) { m.begins(50) }},
 	{name: "handshakes as fast as they go", run: func(m *burdener) {
 		for m.ctx.Err() == nil {
 			if v := m.visits("127.0.0.1", nil); v != nil {
@@ -1060,6 +1062,23 @@ var burdens = []burden{
 			}
 		}
 	}},
+}
+
+// begins sends a run in pieces of which the last never comes, on so many connections.
+func (m *burdener) begins(connections int) {
+	piece := appendPart(nil, make([]byte, maxRun), true)
+	var all sync.WaitGroup
+	for range connections {
+		all.Go(func() {
+			m.insists(nil, func(v *visitor, i int) {
+				if i == 0 {
+					v.says(hasNothing())
+				}
+				v.says(piece)
+			})
+		})
+	}
+	all.Wait()
 }
 
 func wantsOf(ids []nodeID, from uint64) (frames []byte) {
