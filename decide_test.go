@@ -899,23 +899,25 @@ func TestWhereANodeIsToldToBe(t *testing.T) {
 	const mine, told, six, link = "10.0.0.9:7700", "10.0.0.8:7700", "[fe80::9%eth0]:7700", "[fe80::9]:7700"
 	for _, c := range []struct {
 		known    string        // before
+		tie      tie           // ours with it
 		beacon   time.Duration // how long ago one came
 		addr     string        // that is told
 		want     string        // where the node is then
 		believed bool          // the peer tells of a dial
 	}{
-		{"", time.Hour, told, told, true},
-		{mine, time.Hour, told, told, true},
-		{mine, silence, told, told, true},
-		{mine, silence - 1, told, mine, false},
-		{"", time.Hour, link, "", false},
-		{six, time.Hour, link, six, false},
+		{"", away, time.Hour, told, told, true},
+		{mine, away, time.Hour, told, told, true},
+		{mine, away, silence, told, told, true},
+		{mine, away, silence - 1, told, mine, false},
+		{mine, broken, time.Hour, told, mine, false},
+		{"", away, time.Hour, link, "", false},
+		{six, away, time.Hour, link, six, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n, xen := newStill(), newScribe(1, "Xen")
 			bob := n.meets(newScribe(2, "Bob"), netip.MustParseAddrPort("10.0.0.2:7700"), true)
 			ct := n.contactLocked(xen.id)
-			ct.beaconAt, ct.dialing = time.Now().Add(-c.beacon), true
+			ct.tie, ct.beaconAt, ct.dialing = c.tie, time.Now().Add(-c.beacon), true
 			if c.known != "" {
 				ct.addr = netip.MustParseAddrPort(c.known)
 			}

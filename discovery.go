@@ -928,14 +928,15 @@ func (n *node) isGenuine(ct *contact, x *beacon, from netip.Addr) bool {
 
 // toldLocked takes the word of the peer of c that a node is at addr, and has it dialed
 // if that is due. An address that its own beacons told within silence counts for more, or
-// the wrong word of a peer could keep two nodes apart. A link-local address is good on the
-// peer's links. On ours it is good only if we know which of them it means.
+// the wrong word of a peer could keep two nodes apart; so does the one at which a broken
+// connection is made anew, or it would be lost if nobody were at the other. A link-local
+// address is good on the peer's links. On ours it is good only if we know which it means.
 func (n *node) toldLocked(id nodeID, c *conn, addr netip.AddrPort) {
 	if n.contacts[id] == nil && n.gate.blames(c.addr.Addr()) && len(n.contacts) > maxContacts/2 {
 		return
 	}
 	ct := n.contactLocked(id)
-	if lacksZone(addr.Addr()) || ct.addr.IsValid() && time.Since(ct.beaconAt) < silence {
+	if lacksZone(addr.Addr()) || ct.addr.IsValid() && (ct.tie != away || time.Since(ct.beaconAt) < silence) {
 		addr = ct.addr
 	} else {
 		ct.teller = c.addr.Addr()

@@ -123,8 +123,9 @@ package main
 //     other is heard.
 //  5. A node also dials the nodes that its peers are connected with, at the
 //     addresses in HAVE. An address that their own beacons told in the last 7 s
-//     counts for more. A link-local one is taken to be on the peer's link if the
-//     peer is reached at a link-local address itself, and else is not dialed.
+//     counts for more, and so does that of a connection which is made anew. A
+//     link-local one is taken to be on the peer's link if the peer is reached at a
+//     link-local address itself, and else is not dialed.
 //
 // The handshake.
 //
