@@ -995,8 +995,8 @@ func (c *conn) handlePart(body []byte) error {
 		return err
 	}
 	c.countLoading(len(piece))
-	if c.part = append(c.part, piece...); len(c.part) > maxFrame {
-		return fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxFrame)
+	if c.part = append(c.part, piece...); len(c.part) > maxRun {
+		return fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxRun)
 	}
 	if !more {
 		run := c.part

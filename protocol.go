@@ -242,8 +242,8 @@ package main
 //     lets go ahead, may exceed the window by a run. A window is 8 KiB at first, twice
 //     as much when a full one arrived within 0.25 s, half when it took more than 1 s,
 //     4 KiB to 8 MiB. A run is half a window at most, or one post. A post larger than
-//     a window goes in pieces, PART, which together make the body of a POSTS frame.
-//     Other frames may come between them.
+//     a window goes in pieces, PART, which together make the body of a POSTS frame, of
+//     at most 262,144 bytes. Other frames may come between them.
 //
 // Parting.
 //
