@@ -292,8 +292,6 @@ func TestWhoConnectsWhileWeLeaveHoldsUpNothing(t *testing.T) {
 	})
 }
 
-// TestReturnOfAThirdIsToldAtOnce: Ann hears of Cid through Bob alone, and nobody says
-// anything.
 // TestWhoHasLeftConnectsWithNobody: a handshake that ends just then would show it to a
 // newcomer, as one who comes and is lost.
 func TestWhoHasLeftConnectsWithNobody(t *testing.T) {
@@ -307,6 +305,8 @@ func TestWhoHasLeftConnectsWithNobody(t *testing.T) {
 	})
 }
 
+// TestReturnOfAThirdIsToldAtOnce: Ann hears of Cid through Bob alone, and nobody says
+// anything.
 func TestReturnOfAThirdIsToldAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		cid, bob, ann := l.behind()
@@ -639,4 +639,132 @@ func TestTalkAheadOfHistoryIsBounded(t *testing.T) {
 			t.Errorf("%d bytes came, want %d at most; %d of the posts were said since", came, most, early)
 		}
 	})
+}
+
+// ---- what a peer sends
+
+// hasHeard is meets, of a peer that may be told and asked.
+func (n *node) hasHeard(s *scribe) *conn {
+	c := n.meets(s, s.addr, true)
+	c.telling.authors, c.wants, c.subs, c.stirred = map[nodeID]bool{}, map[nodeID]want{}, map[nodeID]*sub{}, map[nodeID]bool{}
+	return c
+}
+
+// TestPiecesCountIfTheyWereWanted: those of what its author says, or of what was asked
+// for. The peer has to pay for others when all are there.
+func TestPiecesCountIfTheyWereWanted(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ own, asked bool }{{own: true}, {asked: true}, {}} {
+		n, yan, author := newStill(), newScribe(1, "Yan"), newScribe(1, "Yan")
+		if !c.own {
+			author = newScribe(2, "Xen")
+		}
+		o, body := n.hasHeard(yan), runOf(author.id, author.chat(2))
+		if c.asked {
+			n.sources[author.id] = &source{from: o}
+		}
+		piece, rest := body[:100], body[100:]
+		o.debt = time.Hour
+		must(t, o.handle(framePart, appendPart(nil, piece, true)[5:]))
+		counted := 0
+		if c.own || c.asked {
+			counted = len(piece)
+		}
+		if wanted := counted > 0; o.served.bytes != int64(counted) || n.gather.bytes != counted || o.debt == 0 != wanted || o.partAt.IsZero() == wanted {
+			t.Errorf("%+v: a piece of %d bytes counts as %d and %d, and leaves a debt of %v", c, len(piece), o.served.bytes, n.gather.bytes, o.debt)
+		}
+		must(t, o.handle(framePart, appendPart(nil, rest, false)[5:]))
+		if counted > 0 {
+			counted = len(body)
+		}
+		if o.served.bytes != int64(counted) || counted == 0 && o.debt != workOf(framePosts, len(body)) {
+			t.Errorf("%+v: a run of %d bytes counts as %d, and leaves a debt of %v", c, len(body), o.served.bytes, o.debt)
+		}
+		if o.loading != 0 || o.part != nil {
+			t.Errorf("%+v: %d bytes are held, and %d counted, when all have come", c, len(o.part), o.loading)
+		}
+	}
+	c := newStill().hasHeard(newScribe(1, "Yan"))
+	c.part = make([]byte, maxFrame)
+	if c.handle(framePart, appendPart(nil, []byte("x"), true)[5:]) == nil {
+		t.Error("pieces may be more than a frame")
+	}
+}
+
+// TestWhatComesOfPosts: Yan says nine, of which Ann has some. They come from him, or
+// from Bob.
+func TestWhatComesOfPosts(t *testing.T) {
+	t.Parallel()
+	const entry = workPerEntry + workPerClaim
+	for _, c := range []struct {
+		name    string
+		relayed bool // by Bob
+		had     int  // posts
+		from    int  // the number of the first of those that come
+		claimed span // what who sends them has, by his vector
+		asked   bool
+		over    bool // asked to leave out what is missing
+		parted  bool // he was told that we leave
+
+		last         uint64 // what Ann has then
+		lacks, acked bool   // she looks for more; she acknowledges them
+		owes         time.Duration
+		fails        bool
+	}{
+		{name: "the next", had: 2, from: 3, last: 9, acked: true},
+		{name: "had already", had: 9, from: 3, last: 9, acked: true, owes: time.Hour},
+		{name: "said since we met", had: 2, from: 5, claimed: span{1, 4, 1}, last: 2, lacks: true},
+		{name: "behind a gap", had: 2, from: 5, claimed: span{5, 9, 1}, last: 2, lacks: true, owes: time.Hour},
+		{name: "behind a gap that is left out", had: 2, from: 5, claimed: span{5, 9, 1}, asked: true, over: true, last: 9, acked: true},
+		{name: "one is left out", had: 2, from: 5, claimed: span{1, 9, 1}, last: 2, owes: time.Hour, fails: true},
+		{name: "behind our goodbye", had: 2, from: 3, parted: true, last: 2, owes: time.Hour},
+		{name: "relayed", relayed: true, had: 2, from: 3, asked: true, last: 9, owes: -entry},
+		{name: "relayed unasked", relayed: true, had: 2, from: 3, last: 2, owes: time.Hour},
+		{name: "relayed behind a gap", relayed: true, had: 2, from: 5, asked: true, last: 2, lacks: true, owes: time.Hour},
+		{name: "relayed behind a gap that is left out", relayed: true, had: 2, from: 5, asked: true, over: true, last: 9, owes: -entry},
+	} {
+		n, yan, by := newStill(), newScribe(1, "Yan"), newScribe(1, "Yan")
+		if c.relayed {
+			by = newScribe(2, "Bob")
+		}
+		run := yan.chat(9)
+		noError(n.history.add(yan.id, run[:c.had], true, false))
+		o := n.hasHeard(by)
+		if c.claimed.last > 0 {
+			o.theirs[yan.id], o.vector = claim{span: c.claimed}, c.claimed.last
+		}
+		s := &source{from: o, over: c.over}
+		if c.asked {
+			n.sources[yan.id] = s
+		}
+		o.debt, o.parted = time.Hour, c.parted
+		err := o.handle(framePosts, runOf(yan.id, run[c.from-1:]))
+		_, lacks := n.lacking[yan.id]
+		if last := n.history.about(yan.id).last; last != c.last || lacks != c.lacks || err != nil != c.fails {
+			t.Errorf("%s: Ann has %d posts, and looks for more: %v; the connection ends for %v", c.name, last, lacks, err)
+		}
+		if o.telling.authors[yan.id] != c.acked || o.debt != c.owes {
+			t.Errorf("%s: they are acknowledged: %v, and the sender owes %v", c.name, o.telling.authors[yan.id], o.debt)
+		}
+		if taken := c.last > uint64(c.had); c.asked && taken && (s.since.IsZero() || s.over) {
+			t.Errorf("%s: the source last brought something at %v, and shall leave out more: %v", c.name, s.since, s.over)
+		} else if mine := o.theirs[yan.id]; taken && !c.relayed && mine.span != (span{max(1, c.claimed.first), 9, yan.last.link.mark()}) {
+			t.Errorf("%s: Yan counts as one who has %+v", c.name, mine)
+		} else if taken && c.relayed && mine != (claim{}) {
+			t.Errorf("%s: Bob counts as one who has %+v", c.name, mine)
+		}
+	}
+}
+
+// TestTakenPostsAreNobodysClaim: Bob said that he has posts of Yan, which Yan sends then.
+func TestTakenPostsAreNobodysClaim(t *testing.T) {
+	t.Parallel()
+	n, yan, bob := newStill(), newScribe(1, "Yan"), newScribe(2, "Bob")
+	run := yan.chat(3)
+	o, b := n.hasHeard(yan), n.hasHeard(bob)
+	b.theirs[yan.id] = claim{span: span{1, 3, 1}}
+	must(t, o.handle(framePosts, runOf(yan.id, run)))
+	if len(b.theirs) > 0 {
+		t.Errorf("Ann remembers of Bob %v", b.theirs)
+	}
 }

@@ -1038,7 +1038,7 @@ func (c *conn) handlePosts(body []byte, counted int) error {
 	defer n.mu.Unlock()
 	s := n.sources[author]
 	serves := s != nil && s.from == c
-	if c.parted || author == n.id || !own && !serves {
+	if c.parted || !own && !serves {
 		return nil // it was sent before the peer heard that we leave, or want no more
 	}
 	next, claimed := n.history.about(author).last+1, c.theirs[author]
