@@ -819,6 +819,31 @@ func TestDirectMessageGoesOutOnTheConnectionThatStands(t *testing.T) {
 	}
 }
 
+// TestNodesThatWereMetAreBounded: those that are gone make room, and a message to one
+// that was forgotten is no old one.
+func TestNodesThatWereMetAreBounded(t *testing.T) {
+	t.Parallel()
+	n, xen, at := newStill(), newScribe(1, "Xen"), netip.MustParseAddrPort("10.0.0.9:7700")
+	to := member{id: xen.id, name: "Xen", addr: at}
+	must(t, n.sendDirect(to, []byte("one")))
+	before := n.contacts[xen.id].sent
+	n.contacts[xen.id].out = nil
+	here, fresh := n.meets(newScribe(2, "Bob"), at, true).peer, n.contactLocked(nodeNumber(1<<20))
+	fresh.metAt, fresh.heardAt = time.Now(), time.Now()
+	for i := range maxContacts + 100 {
+		n.contactLocked(nodeNumber(i)).metAt = time.Now()
+	}
+	if len(n.contacts) > maxContacts || n.contacts[here] == nil || n.contacts[fresh.id] != fresh {
+		t.Errorf("%d nodes are known, limit %d; one that is here: %v, one that has just gone: %v",
+			len(n.contacts), maxContacts, n.contacts[here] != nil, n.contacts[fresh.id] == fresh)
+	}
+	delete(n.contacts, xen.id)
+	must(t, n.sendDirect(to, []byte("two")))
+	if after := n.contacts[xen.id].sent; after <= before {
+		t.Errorf("the message behind number %d has number %d", before, after)
+	}
+}
+
 // TestHostToBlameFillsHalfOfTheContacts: beacons and peers that tell of nobody.
 func TestHostToBlameFillsHalfOfTheContacts(t *testing.T) {
 	t.Parallel()
@@ -933,22 +958,20 @@ func TestWhereANodeIsToldToBe(t *testing.T) {
 func TestWhoIsForgotten(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name   string
-		met    bool
-		age    time.Duration // since it was heard of
-		was    presence
-		spoken bool // direct messages have passed
-		gone   bool
+		name string
+		met  bool
+		age  time.Duration // since it was heard of
+		was  presence
+		gone bool
 	}{
-		{"it was heard of a moment ago", false, time.Minute - 1, unknown, false, false},
-		{"it was never met", false, time.Minute, unknown, false, true},
-		{"it was never met, and was heard through others", false, time.Minute, present, false, true},
-		{"it was met, and said nothing", true, time.Minute, unknown, false, true},
-		{"it was met, and is here", true, 24 * time.Hour, present, false, false},
-		{"it has left", true, time.Minute, left, true, true},
-		{"it is lost", true, forgetLost, lost, false, false},
-		{"it is lost for long", true, forgetLost + 1, lost, false, true},
-		{"it is lost for long, and knows the numbers of messages", true, 24 * time.Hour, lost, true, false},
+		{"it was heard of a moment ago", false, time.Minute - 1, unknown, false},
+		{"it was never met", false, time.Minute, unknown, true},
+		{"it was never met, and was heard through others", false, time.Minute, present, true},
+		{"it was met, and said nothing", true, time.Minute, unknown, true},
+		{"it was met, and is here", true, 24 * time.Hour, present, false},
+		{"it has left", true, time.Minute, left, true},
+		{"it is lost", true, forgetLost, lost, false},
+		{"it is lost for long", true, forgetLost + 1, lost, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n, xen := newStill(), newScribe(1, "Xen")
@@ -966,9 +989,6 @@ func TestWhoIsForgotten(t *testing.T) {
 			if c.met {
 				ct.metAt = time.Now()
 				n.history.reached(xen.id, netip.MustParseAddrPort("10.0.0.9:7700"), "Xen")
-			}
-			if c.spoken {
-				ct.sent = 1
 			}
 			n.sources[xen.id] = &source{from: bob}
 			ct.heardAt = time.Now().Add(-c.age)

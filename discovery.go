@@ -467,9 +467,9 @@ func listenTCP(bind netip.Addr, port uint16) (net.Listener, error) {
 // ---- who is there, and how to reach them
 
 const (
-	maxContacts = 4096            // nodes that we know of; beyond that, those that we never met are forgotten
+	maxContacts = 4096            // nodes that we know of; beyond that, those that we never met are forgotten, and those that are gone
 	maxStrays   = 100             // strays that are looked for at each tick
-	forgetLost  = time.Hour       // so long after we last heard of it, a lost node with which no direct messages passed is forgotten
+	forgetLost  = time.Hour       // so long after we last heard of it, a lost node is forgotten
 	beaconFresh = 5 * time.Second // so long after a beacon its node counts as here
 )
 
@@ -667,17 +667,21 @@ func (n *node) moveLocked(ct *contact, to tie, c *conn) {
 }
 
 // contactLocked returns the contact of the node, which it makes if there is none.
-// Where there are too many, it forgets nodes that we never met.
+// Where there are too many, it forgets nodes that we never met, and if that isn't enough,
+// nodes that have been gone for a minute.
 func (n *node) contactLocked(id nodeID) *contact {
 	if ct := n.contacts[id]; ct != nil {
 		return ct
 	}
-	for other, ct := range n.contacts {
-		if len(n.contacts) < maxContacts {
-			break
-		}
-		if !ct.isMet() {
-			delete(n.contacts, other)
+	for _, met := range []bool{false, true} {
+		for other, ct := range n.contacts {
+			if len(n.contacts) < maxContacts {
+				break
+			}
+			if ct.isMet() == met && (!met || ct.conn == nil && time.Since(ct.heardAt) >= time.Minute && n.history.about(other).state != present) {
+				delete(n.contacts, other)
+				n.history.forget(other)
+			}
 		}
 	}
 	n.contacts[id] = &contact{id: id}
@@ -1267,8 +1271,8 @@ func (n *node) relistLocked(now time.Time) {
 		if now.Sub(ct.heardAt) < time.Minute { // longer than a dial or a direct message may take
 			continue
 		}
-		state, spoken := n.history.about(id).state, ct.sent+ct.taken > 0
-		if !ct.isMet() || state == left || state == unknown || state == lost && !spoken && now.Sub(ct.heardAt) > forgetLost {
+		state := n.history.about(id).state
+		if !ct.isMet() || state == left || state == unknown || state == lost && now.Sub(ct.heardAt) > forgetLost {
 			delete(n.contacts, id)
 			n.dropSourceLocked(id)
 			n.history.forget(id)
@@ -1410,8 +1414,7 @@ func (b *checkBudget) admit(from netip.Addr, now time.Time) bool {
 // was said: early ones stay, and the latest gets in.
 func (n *node) makeRoomLocked(c *conn) bool {
 	all := slices.DeleteFunc(slices.Collect(maps.Values(n.conns)), func(o *conn) bool { return o.bye != 0 })
-	count := perHost(all)
-	host := c.addr.Addr()
+	count, host := perHost(all), c.addr.Addr()
 	from := host
 	switch {
 	case count[host] >= maxConnsPerAddr:

@@ -1624,9 +1624,9 @@ func (n *node) sendDirect(to member, text []byte) error {
 	case len(to.name)+1+len(text) > maxText: // the history notes both in one text
 		return fmt.Errorf("a direct message of %d bytes is too long; send it in two", len(text))
 	}
-	ct.sent++
 	text = slices.Clone(text)
 	at := n.history.now()
+	ct.sent = max(ct.sent+1, uint64(at)) // so that it grows, too, where ct was forgotten and made again
 	ct.out = append(ct.out, &outgoing{direct: direct{ct.sent, at, text}, deadline: time.Now().Add(directPatience)})
 	n.history.note(to.id, post{kind: kindDirectTo, time: at, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
 	if c := n.conns[to.id]; c != nil {

@@ -224,8 +224,9 @@ package main
 //     taken before stands, nothing more of this author is taken, and the user is
 //     told. From the author itself, or within a run, it is a protocol error. Where
 //     the marks of two nodes differ at the same number, the user is told as well.
-//  20. DIRECT are numbered upwards from 1 by each sender for each receiver, over
-//     all their connections; numbers may be left out. One that isn't greater than
+//  20. DIRECT are numbered upwards by each sender for each receiver, over all their
+//     connections, by the time in µs, so that no number is used anew by who has
+//     forgotten those before; numbers may be left out. One that isn't greater than
 //     all before was taken already: it is acknowledged again, and not shown. What
 //     no HAVE has acknowledged is sent again on the next connection.
 //  21. SEEN goes to those who asked for the author's feed: the last 16 that the
