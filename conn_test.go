@@ -768,3 +768,228 @@ func TestTakenPostsAreNobodysClaim(t *testing.T) {
 		t.Errorf("Ann remembers of Bob %v", b.theirs)
 	}
 }
+
+// TestWhatAHaveForgives: that it acknowledges something of ours, and little else.
+func TestWhatAHaveForgives(t *testing.T) {
+	t.Parallel()
+	yan, xen := newScribe(1, "Yan"), newScribe(2, "Xen")
+	for _, c := range []struct {
+		name  string
+		ids   []nodeID
+		taken uint64
+		free  bool
+	}{
+		{"nothing", nil, 0, false},
+		{"a post", []nodeID{someone.id}, 0, true},
+		{"a direct message", nil, 1, true},
+		{"a direct message that was not sent", nil, 0, false},
+		{"a post among others", []nodeID{someone.id, xen.id}, 0, false},
+		{"a claim", []nodeID{xen.id}, 0, false},
+	} {
+		n := newStill()
+		o := n.hasHeard(yan)
+		n.contacts[yan.id].out = []*outgoing{{direct: direct{number: 1}}}
+		o.debt = time.Second
+		x := frameList{taken: c.taken, ids: c.ids, spans: []span{{1, 1, 1}, {1, 1, 1}}, addrs: make([]netip.AddrPort, 2)}
+		if must(t, o.handle(frameHave, x.have())); o.debt == 0 != c.free {
+			t.Errorf("%s: who acknowledges it owes %v", c.name, o.debt)
+		}
+	}
+}
+
+// TestWhenTheVectorGoesOn: the peer asks for more of it, or for all of it anew, but not
+// while a part of it is still to be sent.
+func TestWhenTheVectorGoesOn(t *testing.T) {
+	t.Parallel()
+	last := nodeID{1}
+	for _, c := range []struct {
+		name       string
+		asked      bool
+		flag       byte
+		after      nodeID
+		goOn, anew bool
+	}{
+		{name: "a part was sent", after: last, goOn: true},
+		{name: "all was sent", goOn: true, anew: true},
+		{name: "a part is about to be laid out", asked: true},
+		{name: "a part is being sent", flag: havePart, after: last},
+		{name: "the last part is being sent", flag: haveComplete},
+	} {
+		n := newStill()
+		o := n.hasHeard(newScribe(1, "Yan"))
+		o.telling.asked, o.telling.flag, o.telling.after = c.asked, c.flag, c.after
+		must(t, o.handle(frameHave, frameList{flags: haveGoOn}.have()))
+		if goOn, anew := o.telling.asked && !c.asked, o.telling.authors[n.id]; goOn != c.goOn || anew != c.anew {
+			t.Errorf("%s: the vector goes on: %v, and begins anew: %v", c.name, goOn, anew)
+		}
+		if woken := len(o.wake) > 0; c.goOn && !woken {
+			t.Errorf("%s: the writer is not woken", c.name)
+		}
+	}
+}
+
+// TestWhatComesOfAClaim: Bob says what he has of Xen, of whom Ann has two posts.
+func TestWhatComesOfAClaim(t *testing.T) {
+	t.Parallel()
+	at, moved := netip.MustParseAddrPort("10.0.0.9:7700"), netip.MustParseAddrPort("10.0.0.44:7700")
+	many := map[nodeID]claim{}
+	for i := range maxClaims {
+		many[nodeNumber(i)] = claim{}
+	}
+	more, same, less := span{1, 3, 3}, span{1, 2, 2}, span{1, 1, 1}
+	for _, c := range []struct {
+		name    string
+		gone    bool  // Xen was lost
+		reached bool  // Ann is connected with him
+		had     claim // what Bob said before
+		alone   bool  // nobody else claims anything
+		crowded int   // so many other authors Bob claimed, and Eve as many as all peers may
+		s       span
+		at      netip.AddrPort // where Bob is connected with Xen
+
+		kept, lacks, told, dialed, stray, dropped bool
+	}{
+		{name: "he has more", s: more, kept: true, lacks: true},
+		{name: "he has as much, and may know what became of Xen", s: same, kept: true, lacks: true},
+		{name: "he has as much, and Xen is gone", s: same, gone: true},
+		{name: "he has less, and Xen is gone", s: less, gone: true},
+		{name: "he has as much, and is connected with Xen", s: same, at: at, kept: true, lacks: true, dialed: true},
+		{name: "the same again, as Xen is here", s: same, at: at, had: claim{span: same, addr: at}, kept: true, lacks: true},
+		{name: "the same again, as Xen is gone", s: same, at: at, gone: true, had: claim{span: same, addr: at}, kept: true},
+		{name: "Xen is at another place", s: same, at: moved, gone: true, had: claim{span: same, addr: at}, kept: true, lacks: true, dialed: true},
+		{name: "so are we", s: same, at: at, reached: true, kept: true},
+		{name: "so are we, and he has more", s: more, at: at, reached: true, kept: true, lacks: true},
+		{name: "no longer connected, and has as much", s: same, had: claim{span: same, addr: at}, kept: true, lacks: true, stray: true},
+		{name: "no longer connected, and has less", s: less, had: claim{span: less, addr: at}, kept: true, lacks: true, stray: true, told: true},
+		{name: "no longer connected, and has more", s: more, had: claim{span: more, addr: at}, kept: true, lacks: true, stray: true},
+		{name: "many claims", s: more, crowded: mostClaims - 1, alone: true, kept: true, lacks: true},
+		{name: "too many claims of his own", s: more, crowded: mostClaims, alone: true, dropped: true},
+		{name: "too many claims", s: more, crowded: mostClaims, dropped: true},
+		{name: "too many claims, and one of before", s: more, had: claim{span: less}, crowded: mostClaims, kept: true, lacks: true},
+		{name: "few claims, while others have many", s: more, crowded: fewClaims - 1, kept: true, lacks: true},
+		{name: "more than a few, while others have many", s: more, crowded: fewClaims, dropped: true},
+	} {
+		n, xen, bob, eve := newStill(), newScribe(1, "Xen"), newScribe(2, "Bob"), newScribe(3, "Eve")
+		id := n.holds(xen)
+		if c.gone {
+			n.history.note(id, post{kind: kindLost})
+		}
+		if c.reached {
+			n.meets(xen, at, true)
+		}
+		o, e := n.hasHeard(bob), n.hasHeard(eve)
+		c.had.stalls, c.had.since = 3, 1
+		if c.had.last > 0 {
+			o.theirs[id] = c.had
+		}
+		for i := range c.crowded {
+			o.theirs[nodeNumber(i)] = claim{}
+		}
+		if c.crowded > 0 {
+			for i := range len(n.conns) { // as many don't count
+				o.theirs[nodeNumber(1_000_000+i)] = claim{}
+			}
+			if !c.alone {
+				e.theirs = many
+			}
+		}
+		c.s.mark = n.history.about(id).link.mark()
+		n.hasLocked(o, id, c.s, c.at)
+		got, kept := o.theirs[id]
+		_, lacks := n.lacking[id]
+		_, stray := n.strays[id]
+		if kept != c.kept || lacks != c.lacks || o.dropped != c.dropped || stray != c.stray {
+			t.Errorf("%s: remembered: %v, looked for: %v, dropped: %v, a stray: %v", c.name, kept, lacks, o.dropped, stray)
+		}
+		if told := o.telling.authors[id]; told != c.told {
+			t.Errorf("%s: Bob hears what Ann has: %v", c.name, told)
+		}
+		if dialed := n.contacts[id] != nil && n.contacts[id].addr == c.at && c.at.IsValid(); dialed != c.dialed {
+			t.Errorf("%s: he is dialed there: %v", c.name, dialed)
+		}
+		if work := o.debt == workPerClaim; work != c.lacks {
+			t.Errorf("%s: Bob owes %v", c.name, o.debt)
+		}
+		if kept && c.had.last > 0 && got.stalls != 3 {
+			t.Errorf("%s: %d stalls count, want 3", c.name, got.stalls)
+		}
+	}
+}
+
+// TestWhereAClaimIsWithinALink: Bob, on a link, knows its addresses without our zone.
+func TestWhereAClaimIsWithinALink(t *testing.T) {
+	t.Parallel()
+	n, bob, xen := newStill(), newScribe(2, "Bob"), newScribe(1, "Xen")
+	bob.addr = netip.MustParseAddrPort("[fe80::2%eth0]:7700")
+	o := n.hasHeard(bob)
+	n.hasLocked(o, xen.id, span{1, 1, 1}, netip.MustParseAddrPort("[fe80::1]:7700"))
+	if got := o.theirs[xen.id].addr.String(); got != "[fe80::1%eth0]:7700" {
+		t.Errorf("Xen is at %s", got)
+	}
+}
+
+// TestWhatAnAcknowledgementTells: Ann joined and said two lines, of which Bob now has some.
+func TestWhatAnAcknowledgementTells(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		best, last uint64 // what anybody had, and what Bob has now
+		news, here bool   // it is more than he had; somebody takes what we say
+	}{{1, 1, true, true}, {1, 3, true, true}, {3, 2, true, false}, {3, 0, false, false}} {
+		n := newStill()
+		n.say(kindLines, []byte("one"))
+		n.say(kindLines, []byte("two"))
+		o := n.hasHeard(newScribe(2, "Bob"))
+		changed := n.changed
+		n.bestAck = c.best
+		n.hasLocked(o, n.id, span{1, c.last, 1}, netip.AddrPort{})
+		if here, acked := !n.takenAt.IsZero(), !o.ackedAt.IsZero(); here != c.here || acked != c.news || n.bestAck != max(c.best, c.last) {
+			t.Errorf("%+v: somebody takes it: %v, it is an acknowledgement: %v, the best has %d", c, here, acked, n.bestAck)
+		}
+		if got := n.history.delivered; c.news && got != c.last {
+			t.Errorf("%+v: %d posts count as delivered", c, got)
+		}
+		if c.news != (changed != n.changed) {
+			t.Errorf("%+v: who waits looks again: %v", c, !c.news)
+		}
+	}
+}
+
+// TestWhenAPeerIsAskedToGoOn with its vector: there is room for more of it, or there
+// was none for something in it, but is now.
+func TestWhenAPeerIsAskedToGoOn(t *testing.T) {
+	t.Parallel()
+	full := map[nodeID]claim{}
+	for i := range maxClaims {
+		full[nodeNumber(i)] = claim{}
+	}
+	for _, c := range []struct {
+		name                   string
+		more, dropped, toldAll bool
+		claims                 int // of the peer
+		crowded                bool
+		asked, anew            bool
+	}{
+		{name: "a part is in", more: true, asked: true},
+		{name: "a part is in, but nothing of it is needed, and others fill all", more: true, crowded: true, asked: true},
+		{name: "a part is in, and others fill all", more: true, claims: 10, crowded: true},
+		{name: "a part is in, and much of it is still needed", more: true, claims: mostClaims - vectorPart + 3},
+		{name: "all is in", toldAll: true},
+		{name: "all is in but what there was no room for", toldAll: true, dropped: true, asked: true, anew: true},
+		{name: "the next part is on its way", dropped: true},
+		{name: "a part is in, and there was no room for some", more: true, dropped: true, asked: true},
+	} {
+		n := newStill()
+		o, e := n.hasHeard(newScribe(1, "Bob")), n.hasHeard(newScribe(2, "Eve"))
+		o.more, o.dropped, o.toldAll = c.more, c.dropped, c.toldAll
+		for i := range c.claims {
+			o.theirs[nodeNumber(i)] = claim{}
+		}
+		if c.crowded {
+			e.theirs = full
+		}
+		o.askOnLocked()
+		if asked, dropped := o.telling.goOn, c.dropped && !c.anew; asked != c.asked || o.dropped != dropped || asked && (o.more || o.toldAll) {
+			t.Errorf("%s: it is asked: %v, and will be to begin anew: %v", c.name, asked, o.dropped)
+		}
+	}
+}

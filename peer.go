@@ -1224,15 +1224,15 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	}
 }
 
-// spareLocked returns how many more claims of the peer we have room for. As many
-// claims as there are peers don't count, since it tells where it is connected with each.
+// spareLocked returns how many more claims of the peer we have room for, if it has
+// fewClaims already. As many claims as there are peers don't count, since it tells where
+// it is connected with each.
 func (c *conn) spareLocked() int {
 	peers, all := len(c.n.conns), 0
 	for _, o := range c.n.conns {
 		all += max(0, len(o.theirs)-peers)
 	}
-	own := len(c.theirs) - peers
-	return max(fewClaims-own, min(mostClaims-own, maxClaims-all))
+	return min(mostClaims-(len(c.theirs)-peers), maxClaims-all)
 }
 
 // askOnLocked has the peer go on with its vector, as soon as there is room for
