@@ -5,6 +5,7 @@ package main
 // condition of peer.go is for that a room notices only on a bad day.
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"fmt"
 	"net/netip"
@@ -992,4 +993,261 @@ func TestWhenAPeerIsAskedToGoOn(t *testing.T) {
 			t.Errorf("%s: it is asked: %v, and will be to begin anew: %v", c.name, asked, o.dropped)
 		}
 	}
+}
+
+// TestWhatComesOfAVector: Yan says first what he has of his own feed, and of Ann's.
+func TestWhatComesOfAVector(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("10.0.0.9:7700")
+	for _, c := range []struct {
+		name   string
+		mine   uint64 // what he has of Ann's
+		yans   span
+		later  bool // another part came before
+		sends  uint64
+		early  uint64
+		source bool // of his own feed, unasked
+		lacks  bool // she looks for more, though she gave up while his vector was slow to come
+	}{
+		{name: "nothing", sends: 1, early: 1, source: true},
+		{name: "some of Ann's", mine: 1, sends: 2, source: true},
+		{name: "as much of his own as Ann", mine: 1, yans: span{1, 2, 1}, sends: 2, source: true},
+		{name: "more of his own", mine: 1, yans: span{1, 9, 1}, sends: 2, source: true, lacks: true},
+		{name: "more of his own, but not what Ann lacks next", mine: 1, yans: span{5, 9, 1}, sends: 2, lacks: true},
+		{name: "a later part", mine: 1, yans: span{1, 9, 1}, later: true},
+	} {
+		n, yan := newStill(), newScribe(1, "Yan")
+		n.say(kindLines, []byte("said since he came"))
+		o := n.hasHeard(yan)
+		o.base, o.theirs[n.holds(yan)], o.theirs[n.id] = 1, claim{span: c.yans}, claim{span: span{1, c.mine, 1}}
+		changed := n.changed
+		o.vectorCameLocked(!c.later)
+		s := cmp.Or(o.subs[n.id], &sub{})
+		if source := n.sources[yan.id] != nil; s.next != c.sends || s.early != c.early || source != c.source {
+			t.Errorf("%s: he is sent what begins with %d, or said after %d; he is the source of his feed: %v", c.name, s.next, s.early, source)
+		}
+		if _, lacks := n.lacking[yan.id]; lacks != c.lacks {
+			t.Errorf("%s: she looks for more: %v", c.name, lacks)
+		}
+		if o.vector != c.yans.last && !c.later || o.stirred[n.id] == c.later || n.changed == changed {
+			t.Errorf("%s: his vector is %d; the writer looks for Ann's posts: %v; who waits looks again: %v", c.name, o.vector, o.stirred[n.id], n.changed != changed)
+		}
+	}
+
+	// What others have is asked for at once, and a newcomer waits for it; but not for
+	// more than the author itself says.
+	for _, c := range []struct {
+		name  string
+		xen   int // 1: is connected, 2: and has told its vector
+		asked bool
+		waits uint64
+	}{{"Xen is not here", 0, true, 9}, {"Xen connects", 1, false, 9}, {"Xen is here", 2, true, 0}} {
+		n, xen := newStill(), newScribe(2, "Xen")
+		n.history.hold()
+		o := n.hasHeard(newScribe(1, "Yan"))
+		if c.xen > 0 {
+			n.meets(xen, at, true).firstPart = c.xen > 1
+		}
+		n.hasLocked(o, xen.id, span{1, 9, 1}, netip.AddrPort{})
+		o.vectorCameLocked(false)
+		if _, asked := o.wants[xen.id]; asked != c.asked || n.history.awaited(xen.id) != c.waits {
+			t.Errorf("%s: Yan is asked: %v, and %d posts are awaited", c.name, asked, n.history.awaited(xen.id))
+		}
+	}
+
+	// A newcomer who has all that it waits for waits no longer.
+	n, yan := newStill(), newScribe(1, "Yan")
+	n.history.hold()
+	n.gather.from = "Yan"
+	o := n.hasHeard(yan)
+	o.toldAll, o.theirs[n.holds(yan)] = true, claim{span: span{1, 2, 1}}
+	if o.vectorCameLocked(true); !n.gather.done {
+		t.Error("a newcomer waits for what is there")
+	}
+}
+
+// TestWhatArrivedIsProgress: Ann has sent much, and hears what has arrived of it.
+func TestWhatArrivedIsProgress(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name         string
+		before, now  int64
+		free         bool // it was worth being told
+		acked, taken bool // the peer is worth being waited for; so is the end of what nobody has yet
+		best         uint64
+	}{
+		{name: "too little", now: progress - 1, free: true},
+		{name: "enough", before: progress - 1, now: progress, free: true, acked: true, taken: true},
+		{name: "no more", before: progress, now: progress},
+		{name: "less", before: progress, now: 1},
+		{name: "enough, but another has it all", now: progress, free: true, acked: true, best: 2},
+	} {
+		n := newStill()
+		n.say(kindLines, []byte("hi"))
+		n.bestAck = c.best
+		o := n.hasHeard(newScribe(1, "Yan"))
+		o.flow.sent, o.flow.arrived, o.debt = 1<<20, c.before, time.Second
+		must(t, o.handle(frameGot, appendGot(nil, c.now)[5:]))
+		if free, acked, taken := o.debt == 0, !o.ackedAt.IsZero(), !n.takenAt.IsZero(); free != c.free || acked != c.acked || taken != c.taken {
+			t.Errorf("%s: it is free: %v, an acknowledgement: %v, and somebody takes it: %v", c.name, free, acked, taken)
+		}
+	}
+}
+
+// TestWhatComesOfAWant: Ann has Xen's posts from the fifth to the ninth.
+func TestWhatComesOfAWant(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		w     want
+		sends bool
+		told  bool // he hears what Ann has
+	}{
+		{want{from: 5}, true, false}, {want{from: 9, over: true}, true, false}, {want{from: 4}, true, true}, {want{from: 10}, true, true}, {want{}, false, false},
+	} {
+		n, xen := newStill(), newScribe(2, "Xen")
+		noError(n.history.add(xen.id, xen.chat(9)[4:], true, true))
+		o := n.hasHeard(newScribe(1, "Yan"))
+		o.subs[xen.id] = &sub{author: xen.id, next: 7}
+		must(t, o.handle(frameWant, frameList{ids: []nodeID{xen.id}, wants: []want{c.w}}.want()))
+		s, sends := o.subs[xen.id]
+		if sends != c.sends || sends && (s.next != c.w.from || s.over != c.w.over) || o.stirred[xen.id] != sends {
+			t.Errorf("%+v: Yan is sent %+v, and the writer looks for it: %v", c.w, s, o.stirred[xen.id])
+		}
+		if told := o.telling.authors[xen.id]; told != c.told {
+			t.Errorf("%+v: Yan hears what Ann has: %v", c.w, told)
+		}
+	}
+}
+
+// TestWhoseSightingsAreTaken: of an author whose feed somebody was asked for.
+func TestWhoseSightingsAreTaken(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name               string
+		asked, ours, early bool // of him who tells; we are connected with the author; its join is still to come
+		free, taken        bool
+	}{
+		{name: "of one who was asked", asked: true, free: true, taken: true},
+		{name: "ahead of the join", asked: true, early: true, free: true},
+		{name: "of one who was not asked"},
+		{name: "of one who is here", asked: true, ours: true},
+	} {
+		n, xen := newStill(), newScribe(2, "Xen")
+		if !c.early {
+			n.holds(xen)
+		}
+		o, by := n.hasHeard(newScribe(1, "Yan")), n.hasHeard(newScribe(3, "Bob"))
+		n.sources[xen.id] = &source{from: by}
+		if c.asked {
+			n.sources[xen.id].from = o
+		}
+		if c.ours {
+			n.meets(xen, xen.addr, true)
+		}
+		o.debt = time.Second
+		x := sighting{xen.id, kindLost, time.Now().UnixMicro(), []byte("Xe\x1bn"), xen.addr}
+		must(t, o.handle(frameSeen, appendSeen(nil, x)[5:]))
+		if free, taken := o.debt == 0, n.history.about(xen.id).state == lost; free != c.free || taken != c.taken {
+			t.Errorf("%s: it is free: %v, and taken: %v", c.name, free, taken)
+		}
+		for _, e := range n.history.sightings(xen.id, 0) {
+			if p := e.content(); string(p.name) != cleanName([]byte("Xe\x1bn")) {
+				t.Errorf("%s: it names %q", c.name, p.name)
+			}
+		}
+	}
+}
+
+// TestWhoIsRousedForPosts at once: who rests gets our own, and what he asked for.
+func TestWhoIsRousedForPosts(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		n, xen := l.enter("Ann", deaf()).node, nodeID{1}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, c := range []struct {
+			author nodeID
+			wanted bool
+			roused bool
+		}{{n.id, false, true}, {xen, true, true}, {xen, false, false}} {
+			o := n.hasHeard(newScribe(1, "Yan"))
+			if c.wanted {
+				o.subs[xen] = &sub{author: xen}
+			}
+			ct := n.contacts[o.peer]
+			n.moveLocked(ct, resting, o)
+			if n.relayLocked(c.author); ct.tie == waking != c.roused {
+				t.Errorf("for %v, which he wants: %v, Yan is roused: %v", c.author, c.wanted, ct.tie == waking)
+			}
+			n.moveLocked(ct, away, nil)
+		}
+	})
+}
+
+// TestWhatCountsAsDelivered: Ann has said three posts, two of them before Yan came.
+func TestWhatCountsAsDelivered(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		acked uint64
+		quiet time.Duration
+		want  uint64
+	}{{0, 0, 2}, {2, 0, 2}, {3, 0, 3}, {0, unresponsive, 3}} {
+		n, now := newStill(), time.Now()
+		n.say(kindLines, []byte("one"))
+		n.say(kindLines, []byte("two"))
+		o := n.hasHeard(newScribe(1, "Yan"))
+		o.base, o.ackedAt, o.theirs[n.id] = 2, now.Add(-c.quiet), claim{span: span{1, c.acked, 1}}
+		if got := n.deliveredLocked(now); got != c.want {
+			t.Errorf("Yan has %d, and said so %v ago: %d count as delivered, want %d", c.acked, c.quiet, got, c.want)
+		}
+	}
+}
+
+// ---- reading
+
+// TestLoadingTooSlowlyEndsWithTheFrame: while much is under way a frame has its time,
+// from its beginning, and what comes in time ends nothing.
+func TestLoadingTooSlowlyEndsWithTheFrame(t *testing.T) {
+	for _, c := range []struct {
+		takes time.Duration
+		ends  bool
+	}{{slowFrame - time.Second, false}, {slowFrame + time.Second, true}} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			near, far := l.wire(&guest{}, &guest{})
+			o := &conn{n: newStill(), transport: transport{raw: &meter{Conn: near}}}
+			o.n.loading.Store(maxLoading)
+			o.countLoading(10)
+			began, ended := time.Now(), time.Duration(0)
+			go func() {
+				far.Read(make([]byte, 1))
+				ended = time.Since(began)
+			}()
+			after(c.takes / 2)
+			o.countLoading(10) // a piece more
+			after(c.takes / 2)
+			o.countLoading(-20)
+			after(time.Minute)
+			if c.ends && ended != slowFrame || !c.ends && ended != 0 {
+				t.Errorf("a frame that takes %v ends its connection after %v", c.takes, ended)
+			}
+			far.Close()
+		})
+	}
+}
+
+// TestWhoReadsNothingSeesNoSilence: a reader that waits for something else can't tell.
+func TestWhoReadsNothingSeesNoSilence(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		near, far := l.wire(&guest{}, &guest{})
+		m := &meter{Conn: near, start: time.Now()}
+		go m.Read(make([]byte, 1))
+		after(time.Hour)
+		if got := m.sinceRead(); got < time.Hour-time.Second {
+			t.Errorf("nothing has come for %v", got)
+		}
+		far.Write([]byte("x"))
+		after(time.Hour)
+		if got := m.sinceRead(); got != 0 {
+			t.Errorf("nobody reads, and nothing has come for %v", got)
+		}
+	})
 }
