@@ -118,6 +118,9 @@ func TestEpochCountsWhatFailed(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann := l.enter("Ann", deaf())
 		key := idBeside(ann.id, true)
+		ann.node.mu.Lock()
+		ann.contactLocked(idOf(key)).heardAt = time.Now() // or a tick may forget it, as one that it never met
+		ann.node.mu.Unlock()
 		hears := func(what string, want uint32) *visitor {
 			t.Helper()
 			v := noError(greet(l.dial(ann), l.key, key))
