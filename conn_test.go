@@ -5,10 +5,12 @@ package main
 // condition of peer.go is for that a room notices only on a bad day.
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/ed25519"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -1253,4 +1255,204 @@ func TestWhoReadsNothingSeesNoSilence(t *testing.T) {
 			t.Errorf("nobody reads, and nothing has come for %v", got)
 		}
 	})
+}
+
+// ---- what is written
+
+// kinds returns the types of the frames in b.
+func kinds(b []byte) (all []byte) {
+	for r := bytes.NewReader(b); r.Len() > 0; {
+		typ, _, err := readFrame(r, maxFrame)
+		all = append(all, typ)
+		noError(0, err)
+	}
+	return all
+}
+
+// TestWhatIsSentOfAFeed: Yan gets what Xen said, of which Ann has the posts from some
+// number to the ninth.
+func TestWhatIsSentOfAFeed(t *testing.T) {
+	t.Parallel()
+	xen := newScribe(2, "Xen")
+	run := xen.chat(8)
+	leave := xen.writes(kindLeave, scribeTime+1e9, "")
+	const size = 2 << 10
+	for _, c := range []struct {
+		name   string
+		first  int    // that Ann has
+		next   uint64 // that Yan is to get
+		over   bool   // he asked to leave out what is missing
+		leaves bool   // the ninth is Xen's leave
+		anew   bool   // he has asked anew
+		bulk   nodeID // whose post is under way in pieces
+		sends  bool
+		ends   bool // nothing of it is sent after that
+		told   bool // he hears what Ann has
+	}{
+		{name: "all", first: 1, next: 1, sends: true},
+		{name: "some are missing", first: 5, next: 2, ends: true, told: true},
+		{name: "some are missing, but he has asked anew", first: 5, next: 2, anew: true, told: true},
+		{name: "some are left out", first: 5, next: 2, over: true, sends: true},
+		{name: "with a leave", first: 1, next: 1, leaves: true, sends: true, ends: true},
+		{name: "with a leave, but he has asked anew", first: 1, next: 1, leaves: true, anew: true, sends: true},
+		{name: "a post of Xen is under way", first: 1, next: 1, bulk: xen.id},
+		{name: "a post of another is under way", first: 1, next: 1, bulk: nodeID{1}, sends: true},
+		{name: "nothing is new", first: 1, next: 10},
+	} {
+		n := newStill()
+		posts := append(slices.Clone(run), leave)[c.first-1:]
+		if !c.leaves {
+			posts = posts[:len(posts)-1]
+		}
+		noError(n.history.add(xen.id, posts, true, true))
+		o := n.hasHeard(newScribe(1, "Yan"))
+		s := &sub{author: xen.id, next: c.next, over: c.over}
+		if o.subs[xen.id] = s; c.anew {
+			o.subs[xen.id] = &sub{author: xen.id, next: c.next}
+		}
+		if o.bulkOf = c.bulk; c.bulk != (nodeID{}) {
+			o.bulk = make([]byte, 10)
+		}
+		b := o.appendPosts(nil, s, size)
+		if sends, ends, told := len(b) > 0, o.subs[xen.id] == nil, o.telling.authors[xen.id]; sends != c.sends || ends != c.ends || told != c.told {
+			t.Errorf("%s: %d bytes are sent; nothing follows: %v; Yan hears what Ann has: %v", c.name, len(b), ends, told)
+		}
+		if c.sends && (s.next != posts[len(posts)-1].number+1 || s.over) {
+			t.Errorf("%s: the next is %d, and may be left out: %v", c.name, s.next, s.over)
+		}
+	}
+
+	// A post that is larger than the run waits until none is under way in pieces.
+	n := newStill()
+	n.say(kindLines, []byte(strings.Repeat("x", 2*size)))
+	o := n.hasHeard(newScribe(1, "Yan"))
+	s := &sub{author: n.id, next: 2}
+	o.bulk, o.bulkOf = make([]byte, 10), xen.id
+	if b := o.appendPosts(nil, s, size); len(b) > 0 {
+		t.Error("two posts are under way in pieces")
+	}
+	o.bulk = nil
+	if b := o.appendPosts(nil, s, size); !bytes.Equal(kinds(b), []byte{framePart}) {
+		t.Errorf("a large post begins with frames %v", kinds(b))
+	}
+
+	// A leave of ours ends nothing, since its peer may have to be told of it.
+	n.say(kindLeave, nil)
+	o.subs[n.id], o.bulk, s.next = s, nil, 3
+	if o.appendPosts(nil, s, size); o.subs[n.id] != s {
+		t.Error("our own feed ends with our leave")
+	}
+
+	// A sighting is sent once.
+	n.history.note(n.holds(newScribe(3, "Bob")), post{kind: kindLost})
+	s = &sub{author: newScribe(3, "").id, next: 3}
+	for i, want := range [][]byte{{frameSeen}, nil} {
+		if got := kinds(o.appendPosts(nil, s, size)); !bytes.Equal(got, want) {
+			t.Errorf("look %d: frames %v, want %v", i, got, want)
+		}
+	}
+}
+
+// TestWhatGoesAheadOfItsTurn: something that Ann said since Yan came.
+func TestWhatGoesAheadOfItsTurn(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 10
+	for _, c := range []struct {
+		name  string
+		lines []int  // the bytes of each
+		early uint64 // up to which it has gone then
+		sends bool
+	}{
+		{"nothing", nil, 1, false},
+		{"two lines", []int{10, 10}, 3, true},
+		{"a large one", []int{2 * size}, 1, false},
+		{"more than fits", []int{size / 2, size / 2, size / 2, size / 2}, 1, false},
+	} {
+		n := newStill()
+		for _, line := range c.lines {
+			n.say(kindLines, bytes.Repeat([]byte("x"), line))
+		}
+		o, own := n.hasHeard(newScribe(1, "Yan")), &sub{author: n.id, next: 1, early: 1}
+		if b := o.appendEarly(nil, own, size); len(b) > 0 != c.sends || own.early != c.early {
+			t.Errorf("%s: %d bytes go ahead, up to post %d", c.name, len(b), own.early)
+		}
+	}
+
+	// It goes ahead only where the path is slow: it is sent again in its turn.
+	for took, want := range map[time.Duration]bool{0: false, flowFast: true} {
+		n := newStill()
+		n.say(kindLines, []byte("hi"))
+		o := n.hasHeard(newScribe(1, "Yan"))
+		o.base, o.subs[n.id] = 1, &sub{author: n.id, next: 1, early: 1}
+		o.flow.took, o.flow.sent = took, o.flow.limit()
+		if b, _ := o.compose(nil); bytes.Contains(b, []byte("hi")) != want {
+			t.Errorf("where a window takes %v, it goes ahead: %v", took, !want)
+		}
+	}
+}
+
+// TestWhatIsToldGoesInPieces: very many authors, and feeds to ask for.
+func TestWhatIsToldGoesInPieces(t *testing.T) {
+	t.Parallel()
+	const many = maxRun / wantEntry * 3 / 2
+	n := newStill()
+	o := n.hasHeard(newScribe(1, "Yan"))
+	for i := range many {
+		o.wants[nodeNumber(i)] = want{from: 1}
+		o.telling.authors[nodeNumber(i)] = true
+	}
+	o.telling.flag = haveComplete
+	before := reflect.ValueOf(o.telling.authors).Pointer()
+	told, asked, complete := 0, 0, false
+	for range many {
+		b := o.controlLocked(nil)
+		if len(b) == 0 {
+			break
+		}
+		for r := bytes.NewReader(b); r.Len() > 0; {
+			typ, body, err := readFrame(r, maxFrame)
+			must(t, err)
+			most := maxHave + haveEntry
+			switch typ {
+			case frameHave:
+				x := noError(listHave(body))
+				told, complete = told+len(x.ids), x.flags == haveComplete
+			case frameWant:
+				asked += len(noError(listWant(body)).ids)
+				most = maxRun + wantEntry
+			}
+			if len(body) > most {
+				t.Errorf("a frame of type %d has %d bytes, want %d at most", typ, len(body), most)
+			}
+		}
+	}
+	if told != many || asked != many || !complete {
+		t.Errorf("%d are told, and %d asked for, want %d; the last says that this is all: %v", told, asked, many, complete)
+	}
+	if reflect.ValueOf(o.telling.authors).Pointer() == before {
+		t.Error("the memory for so many is kept")
+	}
+}
+
+// TestDroppedPostsAreAcknowledged: Yan's posts came, and keep has dropped them.
+func TestDroppedPostsAreAcknowledged(t *testing.T) {
+	t.Parallel()
+	n, yan := newStill(), newScribe(1, "Yan")
+	o, author := n.hasHeard(yan), n.holds(yan)
+	mark := yan.last.link.mark()
+	n.history.loosen(n.history.printer, true)
+	n.history.mu.Lock()
+	n.history.keep = 1
+	n.history.dropOldestLocked(dropAtOnce)
+	n.history.mu.Unlock()
+	if s := n.history.span(author); s.last > 0 {
+		t.Fatalf("Ann holds %+v", s)
+	}
+	for peer, want := range map[nodeID]span{author: {2, 2, mark}, {1}: {}} {
+		o.peer, o.telling.authors[author] = peer, true
+		x := noError(listHave(o.appendHaveLocked(nil)[5:]))
+		if len(x.spans) != 1 || x.spans[0] != want {
+			t.Errorf("%v hears %+v, want %+v", peer, x.spans, want)
+		}
+	}
 }
