@@ -748,7 +748,6 @@ func (a *app) read(ctx context.Context) {
 			text, lines = text[:0], 0
 		}
 	}
-	defer post()
 	met := false              // we have waited until we know who is here
 	name := len(a.n.myName()) // bytes of the name that posts bear
 	for {

@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -315,5 +317,80 @@ func TestAddressesAreReadInEveryForm(t *testing.T) {
 		if _, err := parseArgs([]string{"-bind", bind, "Alex"}, io.Discard); err == nil {
 			t.Errorf("-bind %s is taken", bind)
 		}
+	}
+}
+
+// TestArgumentsHaveBounds: what lies outside is refused, and what lies at a bound isn't.
+func TestArgumentsHaveBounds(t *testing.T) {
+	t.Parallel()
+	for written, ok := range map[string]bool{
+		"-idle 0s": true, "-idle -1s": false, "-wait -1ns": false,
+		"-keep 1048576GiB": true, "-keep 1048577GiB": false,
+		"-keep 17179869185GiB": false, // 1 GiB in 64 bits
+	} {
+		_, err := parseArgs(append(strings.Fields(written), "Alex"), io.Discard)
+		if _, wrong := errors.AsType[usageError](err); wrong == ok {
+			t.Errorf("%s: %v", written, err)
+		}
+	}
+}
+
+func TestTableIsReadAsItIsWritten(t *testing.T) {
+	t.Parallel()
+	table, err := parsePeersFile("#\tours\r\n\t\r\nTim\t192.168.0.7\t# the desk\r\n Tim B \t 192.168.0.8:9 \r\nC# 192.168.0.9", 7700)
+	var got []string
+	for _, x := range table {
+		got = append(got, fmt.Sprint(x.alias, " at ", x.addr))
+	}
+	want := []string{"Tim at 192.168.0.7:7700", "Tim B at 192.168.0.8:9", "C# at 192.168.0.9:7700"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("the table is read as %q, %v; want %q", got, err, want)
+	}
+}
+
+// TestSecretIsTakenOrRefused: by its length, by where it comes from, and with a
+// warning if others can read it.
+func TestSecretIsTakenOrRefused(t *testing.T) {
+	longest := strings.Repeat("x", maxSecret)
+	if cfg := new(config); cfg.readSecret(file(t, "secret", longest+"\r\n")) != nil || cfg.secret != longest {
+		t.Error("the longest secret is refused")
+	}
+	if new(config).readSecret(file(t, "secret", longest+"x")) == nil {
+		t.Error("a longer one is taken")
+	}
+	if err := new(config).readSecret(t.TempDir()); err == nil || !strings.Contains(err.Error(), "cannot read") {
+		t.Errorf("a directory: %v", err)
+	}
+	t.Setenv("P2PCHAT_SECRET", "of the environment")
+	for mode, warned := range map[os.FileMode]bool{0o600: false, 0o640: true, 0o604: true, 0o611: false} {
+		name := file(t, "secret", "of the file")
+		must(t, os.Chmod(name, mode))
+		cfg := new(config)
+		if err := cfg.readSecret(name); err != nil || cfg.secret != "of the file" {
+			t.Errorf("with both, the secret is %q, %v", cfg.secret, err)
+		}
+		if runtime.GOOS != "windows" && (cfg.warning != "") != warned {
+			t.Errorf("a file of mode %o: the warning is %q", mode, cfg.warning)
+		}
+	}
+}
+
+func TestBannerSaysWhoAndWhere(t *testing.T) {
+	t.Parallel()
+	said := newTranscript()
+	own := netip.MustParseAddrPort("192.168.0.7:40123")
+	for _, cfg := range []*config{
+		{name: "Alex", port: 7700},
+		{name: "Alex", port: 7700, secret: "x", warning: "others can read it"},
+	} {
+		a := &app{cfg: cfg, v: newVoice(said)}
+		a.banner(own)
+		a.v.close()
+	}
+	const who = "p2pchat: Alex at 192.168.0.7:40123 in "
+	want := []string{who + "the open room of port 7700; /help lists the commands", "p2pchat: others can read it",
+		who + "a private room of port 7700; /help lists the commands"}
+	if got := said.lines(); !slices.Equal(got, want) {
+		t.Errorf("standard error says %q, want %q", got, want)
 	}
 }

@@ -2042,6 +2042,7 @@ func TestTimeZone(t *testing.T) {
 		{"no zone files", "Europe/Berlin", true, berlin, true},
 		{"empty", "", true, time.UTC, false},
 		{"UTC", "UTC", true, time.UTC, false},
+		{"UTC behind a colon", ":UTC", true, time.UTC, false},
 		{"UTC by another name", "Etc/UTC", true, time.UTC, false},
 		{"a misspelt name", "Europe/Berln", false, time.UTC, false},
 		{"a rule", "CET-1CEST,M3.5.0,M10.5.0/3", false, time.UTC, false},
