@@ -858,7 +858,7 @@ func (a *app) typed() func() (entry, error) {
 			}
 			lines = strings.FieldsFunc(row, func(r rune) bool { return r == '\n' })
 			pasted = strings.Contains(row, "\n")
-			if one := strings.Join(lines, " "); pasted && a.isAddressed([]byte(one)) {
+			if one := strings.Join(lines, " "); a.isAddressed([]byte(one)) {
 				lines, pasted = []string{one}, false
 			}
 		}
@@ -1015,7 +1015,6 @@ func (a *app) command(ctx context.Context, line []byte, length int) bool {
 func (a *app) refuse(format string, args ...any) {
 	a.refused.Add(1)
 	a.v.say(format, args...)
-	runtime.Gosched() // so that of a thousand in a row each is written
 }
 
 func (a *app) show(b batch) {
@@ -1108,7 +1107,7 @@ func (a *app) direct(ctx context.Context, s string) {
 		a.refuse("%s is not connected; write to one who is: %s", who, candidates(a.n.members()))
 	case len(to) == 0:
 		hint, near, publicly := "", a.resembled(s), "a second @"
-		if how := differs(who, near); near != "" && how != "" {
+		if how := differs(who, near); how != "" {
 			hint = fmt.Sprintf(", and %q differs in %s", near, how)
 		}
 		if s[0] != '@' {

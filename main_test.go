@@ -20,7 +20,10 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 	"unicode"
 )
@@ -393,4 +396,173 @@ func TestBannerSaysWhoAndWhere(t *testing.T) {
 	if got := said.lines(); !slices.Equal(got, want) {
 		t.Errorf("standard error says %q, want %q", got, want)
 	}
+}
+
+// TestCommandsDoWhatTheySay: what stands behind a command that takes nothing makes
+// another line of it, and what is refused says what to do instead.
+func TestCommandsDoWhatTheySay(t *testing.T) {
+	t.Parallel()
+	const all = "@Ann@192.168.0.9:7700, @Ann@192.168.0.9:40123, @Tim@192.168.0.7:7700, @Tim B@192.168.0.8:7700"
+	for line, c := range map[string]struct {
+		refused, shown string // how what standard error says begins, and all that is shown
+		kind           byte   // of what is said to all
+		text           string
+	}{
+		"/members  ":                           {shown: "member Alex (me)|member Ann@192.168.0.9:7700 since|member Ann@192.168.0.9:40123 since|member Tim@192.168.0.7:7700 since|member Tim B@192.168.0.8:7700 since"},
+		"/members x":                           {refused: `unknown command "/members"; /help `},
+		"/help  ":                              {shown: strings.Join(helpText, "|")},
+		"/help x":                              {refused: `unknown command "/help"; /help `},
+		"/hooray  ":                            {kind: kindLines, text: greeting},
+		"/hooray x":                            {refused: `unknown command "/hooray"; /help `},
+		"/name  Bo ":                           {kind: kindRename, text: "Bo"},
+		"/name Alex":                           {},
+		"/history  -1":                         {refused: `"-1" is no number of lines; try `},
+		"/exit now":                            {refused: `unknown command "/exit"; /help `},
+		"@Tim":                                 {refused: `nothing to say to Tim; write `},
+		"@Nobody":                              {refused: `nobody here is called "Nobody"; write to one who is here: ` + all + `; or a second @ before it `},
+		"@Tim, x":                              {refused: `nobody here is called "Tim,"; write to one who is here: `},
+		"@tim x":                               {refused: `nobody here is called "tim", and "Tim" differs in capitals; write `},
+		"tim/x":                                {refused: `nobody here is called "tim", and "Tim" differs in capitals; write to one who is here: ` + all + `; or a space before it `},
+		"@Tim B C x":                           {refused: `Tim B C is not connected; write `},
+		"@Ann@192.168.0.9 x":                   {refused: `"Ann@192.168.0.9" can be any of several; write `},
+		" @Tim x":                              {refused: `only a plain @ at the beginning of the line writes to Tim alone, `},
+		"@Tim " + strings.Repeat("x", maxText): {refused: "a direct message of "},
+	} {
+		said := newTranscript()
+		a := atDesk(false)
+		a.v = newVoice(said)
+		before := len(a.h.chronology())
+		if !a.command(context.Background(), []byte(line), len(line)) {
+			t.Errorf("%.50q leaves", line)
+		}
+		a.v.close()
+		if got := strings.TrimPrefix(said.String(), "p2pchat: "); !strings.HasPrefix(got, c.refused) || (got == "") != (c.refused == "") {
+			t.Errorf("%.50q is refused with %q, want %q", line, got, c.refused)
+		}
+		shown := []string{}
+		for _, e := range slices.Concat(a.h.queue...) {
+			shown = append(shown, regexp.MustCompile(`( since) .*`).ReplaceAllString(string(e.sealed), "$1"))
+		}
+		if got := strings.Join(shown, "|"); got != c.shown {
+			t.Errorf("%.50q shows %q, want %q", line, got, c.shown)
+		}
+		events := a.h.chronology()[before:]
+		if len(events) != min(len(c.text), 1) || len(events) == 1 && (events[0].kind != c.kind || string(events[0].content().text) != c.text) {
+			t.Errorf("%.50q says %d things to all, want %q", line, len(events), c.text)
+		}
+		if lines := a.said.Load(); c.kind == kindLines && lines != 1 {
+			t.Errorf("%q counts as %d lines that are to be heard", line, lines)
+		}
+	}
+	a := atDesk(false)
+	a.v = newVoice(io.Discard)
+	a.command(context.Background(), []byte("@Tim \xff\xfe"), 7)
+	if all := a.h.chronology(); string(all[len(all)-1].content().text) != "Tim\n\ufffd\ufffd" {
+		t.Errorf("bytes that are no text are sent to one alone as %q", all[len(all)-1].content().text)
+	}
+	for range maxQueue + 1 {
+		a.command(context.Background(), []byte("/help"), 5)
+	}
+	if got := a.refused.Load(); got != 1 {
+		t.Errorf("when nobody reads, %d answers are refused, want 1", got)
+	}
+}
+
+// TestNameEndsWhereNoWordGoesOn: in what looks like @WHO. WHO/ ends with its slash.
+func TestNameEndsWhereNoWordGoesOn(t *testing.T) {
+	t.Parallel()
+	a := atDesk(false)
+	a.n.targets = append(a.n.targets, &target{}, &target{alias: "-dash"})
+	for s, want := range map[string]string{
+		"@tim: x": "Tim", "@tim\u0301 x": "", "@tim5 x": "", "@tim\u093f x": "", "@timo x": "", "@-DASH x": "-dash", "@ x": "",
+		"tim/x": "Tim", "tim - b/x": "", "192.168.0.7/x": "", "@192.168.0.7, x": "192.168.0.7", "@invalid IP x": "",
+	} {
+		if got := a.resembled(s); got != want {
+			t.Errorf("%q is like %q, want %q", s, got, want)
+		}
+	}
+	a.cfg.targets = a.n.targets
+	for _, s := range []string{"Tim", "\u200b/x"} {
+		if a.isAddressed([]byte(s)) {
+			t.Errorf("%q is taken for a message to one alone", s)
+		}
+	}
+}
+
+// TestFewLinesMayBePrivate: a line that can't be is not held up at the beginning of a pipe.
+func TestFewLinesMayBePrivate(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]bool{
+		"and/or": true, "@x": true, "\u3000@x": true, "\uff20x": true, "hi": false, "": false, "  hi": false,
+		"/x": false, "Tim /x": false, "https://a.example": false, strings.Repeat("x", 2*maxNameBytes) + "/": true, strings.Repeat("x", 2*maxNameBytes+1) + "/": false,
+	} {
+		if got := maybePrivate([]byte(line)); got != want {
+			t.Errorf("%q may be private: %v", line, got)
+		}
+	}
+}
+
+// TestPipeWaitsForAReceiverAndNobodyElseDoes: of WHO/ only if WHO is like nobody who is
+// here.
+func TestPipeWaitsForAReceiverAndNobodyElseDoes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		line  string
+		kind  inputKind
+		waits bool
+	}{
+		{"@tim x", fromPipe, true}, {"@Tim x", fromPipe, false}, {"tim/x", fromPipe, false}, {"Bob/x", fromPipe, true},
+		{"@tim x", fromTerminal, false}, {"Bob/x", fromTerminal, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a := atDesk(false)
+			a.v, a.input, a.cfg.wait = newVoice(io.Discard), c.kind, time.Second
+			began := time.Now()
+			a.direct(context.Background(), c.line)
+			if took := time.Since(began); took != time.Second && c.waits || took > 0 && !c.waits {
+				t.Errorf("%q: it took %v", c.line, took)
+			}
+		})
+	}
+}
+
+// TestTypingWaitsForNobody, and that the terminal is gone is not told to it.
+func TestTypingWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		said := newTranscript()
+		a := atDesk(false)
+		a.v, a.typing, a.cfg.wait, a.ended = newVoice(said), true, time.Second, make(chan struct{})
+		a.screen = newScreen(io.MultiReader(strings.NewReader("and/or\r"), iotest.ErrReader(syscall.EIO)), io.Discard)
+		began := time.Now()
+		a.read(context.Background())
+		<-a.ended
+		if took := time.Since(began); took > 0 || a.said.Load() != 1 || said.String() != "" {
+			t.Errorf("it took %v, %d lines are said, and standard error says %q", took, a.said.Load(), said)
+		}
+	})
+}
+
+// TestVoiceIsCleanWholeAndBounded, whatever it says and however long nobody reads it.
+func TestVoiceIsCleanWholeAndBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		v := newVoice(w)
+		v.say("red \x1b[31m")
+		synctest.Wait() // it is being written
+		v.say("second")
+		for range 2 * maxUnread / 1000 {
+			v.say("%s", strings.Repeat("x", 1000))
+		}
+		if n := len(v.unread); n > maxUnread || n < maxUnread-2000 {
+			t.Errorf("%d bytes wait", n)
+		}
+		go func() { v.close(); w.Close() }()
+		all, err := io.ReadAll(r)
+		must(t, err)
+		if got := strings.SplitAfter(string(all), "\n"); got[0] != "p2pchat: red ␛[31m\n" || got[1] != "p2pchat: second\n" || got[len(got)-1] != "" {
+			t.Errorf("it begins with %.50q", got[0]+got[1])
+		}
+	})
 }

@@ -1000,9 +1000,31 @@ func TestWhatLooksPrivateIsNotSaidToAll(t *testing.T) {
 	ends(bot, patience, 0)
 	ps[0].sees(patience, at("Bot3")+` -> me: for you alone$`)
 	// With nobody there, it is not waited for ever.
-	bot = chat(t, freePort(t), []string{"-wait", "100ms", "Bot"}, withInput(strings.NewReader("and/or")))
-	ends(bot, patience, 1)
-	bot.complains(patience, `nobody heard 1 of 1`)
+	bot = chat(t, freePort(t), []string{"-wait", "100ms", "Bot"}, withInput(strings.NewReader(strings.Repeat("and/or\n", 100))))
+	ends(bot, 10*time.Second, 1) // which is 100 times -wait
+	bot.complains(patience, `nobody heard 100 of 100`)
+}
+
+// TestOnlyWhatMayBePrivateWaits until somebody is there, and a command until what
+// stands before it is said. Whoever doesn't want to wait any longer is told.
+func TestOnlyWhatMayBePrivateWaits(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ input, shows, complaint, flag string }{
+		{"one\nand/or\n", `: one$`, `nobody heard \d of \d`, "-wait=1h"},
+		{"@Tim one\nand/or\n", `: and/or$`, `nobody heard 2 of 2`, "-verbatim"},
+		{"one\n/history 1\n/help\n", `: one\n(.*\n)*.*: one$`, `nobody heard 1 of 1`, "-wait=1h"},
+		{"/help\n@Tim one\n", `/help`, `nobody here is called "Tim"`, "-wait=1h"},
+	} {
+		bot := startNode(t, freePort(t), []string{"-wait", "1h", c.flag, "Bot"})
+		io.WriteString(bot.in, c.input)
+		rx := regexp.MustCompile(`(?m)` + c.shows)
+		if err := bot.out.waitFor(patience, rx.Match); err != nil {
+			t.Fatalf("%q: %s is not shown: %v", c.input, c.shows, err)
+		}
+		bot.signal(syscall.SIGTERM)
+		ends(bot, leaving, 1)
+		bot.complains(patience, c.complaint)
+	}
 }
 
 func TestByteOrderMarkIsNoPartOfTheInput(t *testing.T) {
@@ -1121,15 +1143,19 @@ func TestRefusedLineIsExplainedAndNotSent(t *testing.T) {
 func TestEveryRefusedLineOfAPipeIsTold(t *testing.T) {
 	t.Parallel()
 	const lines = 3000
+	long := strings.Repeat("x", 2*maxUnread/lines) // together they are more than may wait for standard error
 	var input strings.Builder
 	for i := range lines {
-		fmt.Fprintf(&input, "/nonsense%d\n", i)
+		fmt.Fprintf(&input, "/nonsense%d/%s\n", i, long)
 	}
-	p := chat(t, freePort(t), []string{"-wait", "100ms", "Bot"}, withInput(strings.NewReader(input.String())))
+	name := file(t, "errors", "") // a file keeps nobody waiting, as a pipe may
+	p := startNode(t, freePort(t), []string{"-wait", "100ms", "Bot"}, withInput(open(t, file(t, "input", input.String()), os.O_RDONLY)), withError(open(t, name, os.O_WRONLY)))
 	ends(p, patience, 1)
-	got := p.refusals()
+	text, err := os.ReadFile(name)
+	must(t, err)
+	got := strings.Split(string(text), "\n")[1:] // behind the line that says who and where it is
 	for i := range lines {
-		if i >= len(got) || !strings.Contains(got[i], fmt.Sprintf("/nonsense%d\"", i)) {
+		if i >= len(got) || !strings.Contains(got[i], fmt.Sprintf("/nonsense%d/", i)) {
 			t.Fatalf("%d lines are refused, and %d are told; the first that is missing is /nonsense%d", lines, len(got), i)
 		}
 	}

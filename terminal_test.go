@@ -92,6 +92,9 @@ func TestKeysEditTheLine(t *testing.T) {
 		{"a heart in colour", "x\u2764\ufe0f\x7f", "x|"},
 		{"Hangul of parts", "x\u1100\u1161\u11a8\x7f", "x|"},
 		{"Hindi", "\u0939\u093f\x7f", "|"},
+		{"a letter that joins no other", "x\u200c\x7f", "|"},
+		{"a letter behind a joiner", "x\u200dy\x7f", "x\u200d|"},
+		{"a mark without a letter", pastes("x\n\u0301") + "\x7f", "x\n|"},
 		{"other keys write nothing", "a\x1b[15~\x1b[[A\x1bOP\x1b[1;5C\x1b[Z\x1b[27;5;9~\x1b[57u\x1b[<0;1;2M\x1bb\x1b\u00e9\x00\x07\x12\x13\x19\x1c\x1f", "a|"},
 		{"Escape", "\x1b\x1b[D\x1b\x1b\x1b[Ca", "a|"},
 		{"replies of the terminal", "a\x1b]11;rgb:ff/ff/ff\x1b\\b\x1b]10;rgb:0/0/0\ac\x1bP1$r0m\x1b\\d", "abcd|"},
@@ -145,7 +148,7 @@ func TestUpBringsBackOwnLines(t *testing.T) {
 }
 
 func TestTabCompletes(t *testing.T) {
-	known := []string{"/members", "/history ", "/help", "@Tim ", "@Timothy ", "@Ann@10.0.0.1:7700 ", "@Ann@10.0.0.2:7700 ", "@Żółw Ninja "}
+	known := []string{"/members", "/history ", "/help", "@Tim ", "@Timothy ", "@Ann@10.0.0.1:7700 ", "@Ann@10.0.0.2:7700 ", "@Żółw Ninja ", "@Zé", "@Zó"}
 	for _, c := range []struct{ keys, want string }{
 		{"/m\t", "/members|"},
 		{"/h\t", "/h|"},
@@ -156,6 +159,7 @@ func TestTabCompletes(t *testing.T) {
 		{"@Ż\t", "@Żółw Ninja |"},
 		{"@Ż" + keyLeft + "\t", "@|Ż"},
 		{"@X\t", "@X|"},
+		{"@Z\t", "@Z|"},
 		{"hello\t", "hello|"},
 		{"\t", "|"},
 		{"hi" + ctrlA + "@Timo\t", "@Timothy |hi"},
@@ -208,8 +212,9 @@ func TestPasteIsText(t *testing.T) {
 		{"with an address in front", pastes("@Tim\nmy pin"), []string{"@Tim my pin"}},
 		{"keys in a paste", pastes("a\x1b[D\x03\x04\x1a\x7fb\n"), []string{"=a\x1b[D\x03\x04\x1a\x7fb"}},
 		{"no text", pastes(""), nil},
+		{"verbatim, behind an address", "@Tim " + pastes("one\ntwo"), []string{"=@Tim one", "=two"}},
 	} {
-		a := atDesk(false)
+		a := atDesk(strings.HasPrefix(c.name, "verbatim"))
 		a.screen = newScreen(strings.NewReader(c.keys+"\r"), io.Discard)
 		next := a.typed()
 		var got []string
@@ -270,6 +275,16 @@ func TestRowBytes(t *testing.T) {
 		want := strings.Replace("\x1b[?7l"+c.want+"\x1b8\x1b[?7h", "^", "\x1b7", 1)
 		if got := string(e.appendTo(nil, c.columns)); got != want {
 			t.Errorf("%q in %d columns is shown as %q, want %q", c.keys, c.columns, got, want)
+		}
+	}
+}
+
+func TestColumns(t *testing.T) {
+	for text, want := range map[string]int{
+		"a": 1, "é": 1, "e\u0301": 1, "1\u20dd": 1, "x\u200c": 1, "—": 1, "\u1200": 1, "日": 2, "\u2300": 2, "\u1100\u1161\u11a8": 2, "👍": 2,
+	} {
+		if got := columnsOf(text); got != want {
+			t.Errorf("%+q takes %d columns, want %d", text, got, want)
 		}
 	}
 }
@@ -422,18 +437,24 @@ func TestWhatIsPrintedStandsAboveTheRow(t *testing.T) {
 		}
 		io.WriteString(d.keys, "\x0c")
 		d.shows(t, "\x1b[H\x1b[2J"+erased+row("half"))
+		d.redraw()
+		d.shows(t, erased+row("half"))
+		d.stop()
+		d.shows(t, erased+"\x1b[?2004l")
 	})
 }
 
 func TestTerminalThatCantBeHadGetsNoEscapes(t *testing.T) {
+	setBack := false
 	for name, run := range map[string]func(string, ...string) (string, error){
 		"no stty":    nil,
 		"stty fails": func(string, ...string) (string, error) { return "", errors.New("not a terminal") },
 		"stty can't set it": func(_ string, words ...string) (string, error) {
 			if words[0] == "-g" || slices.Contains(words, "SAVED") {
+				setBack = words[0] != "-g"
 				return "SAVED", nil
 			}
-			return "", errors.New("invalid argument")
+			return "", errors.New("invalid argument") // of one of several settings; others are made
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -445,13 +466,95 @@ func TestTerminalThatCantBeHadGetsNoEscapes(t *testing.T) {
 			s.Write([]byte("a line\n"))
 			s.resize()
 			s.stop()
+			began := time.Now()
 			s.close()
+			if took := time.Since(began); run == nil && took > 0 {
+				t.Errorf("%s: giving nothing back took %v", name, took)
+			}
 			synctest.Wait()
 			if out.String() != "a line\n" {
 				t.Errorf("%s: the screen got %q", name, out.String())
 			}
 		})
 	}
+	if !setBack {
+		t.Error("what could be set is not set back")
+	}
+}
+
+// TestTerminalIsHadWhereSttyKnowsNoDrain, as on macOS.
+func TestTerminalIsHadWhereSttyKnowsNoDrain(t *testing.T) {
+	s := newScreen(strings.NewReader(""), io.Discard)
+	var words []string
+	s.run = func(_ string, w ...string) (string, error) {
+		words = append(words, strings.Join(w, " "))
+		if w[0] == "-drain" {
+			return "", errors.New("invalid argument")
+		}
+		return "SAVED", nil
+	}
+	if !s.open() || s.restore() != "SAVED" || words[len(words)-1] != "SAVED" {
+		t.Errorf("stty was run with %q", words)
+	}
+}
+
+// TestTerminalOnBothSidesIsTakenOver, and only one that says what it is.
+func TestTerminalOnBothSidesIsTakenOver(t *testing.T) {
+	tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer tty.Close()
+	none := open(t, file(t, "none", ""), os.O_RDWR)
+	for _, c := range []struct {
+		in, out *os.File
+		term    string
+		taken   bool
+	}{{tty, tty, "xterm", true}, {none, tty, "xterm", false}, {tty, none, "xterm", false}, {tty, tty, "", false}, {tty, tty, "dumb", false}} {
+		t.Setenv("TERM", c.term)
+		if s := screenOf(c.in, c.out); (s.run != nil) != c.taken || (s.beside(c.out) == io.Writer(s)) != c.taken || s.beside(none) != io.Writer(none) {
+			t.Errorf("from %s to %s, TERM=%s: it is taken over: %v", c.in.Name(), c.out.Name(), c.term, !c.taken)
+		}
+	}
+}
+
+// TestStoppedTerminalIsGivenBackWithoutTheRow: after Ctrl-S the row is still there when
+// we leave, and until -ixon a stty that waits for the output waits for ever.
+func TestStoppedTerminalIsGivenBackWithoutTheRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t)
+		d.shows(t, erased+row(""))
+		stuck := make(chan struct{})
+		d.mu.Lock()
+		d.stuck = stuck
+		d.mu.Unlock()
+		stty := d.run
+		d.run = func(name string, words ...string) (string, error) {
+			if words[0] != "-drain" {
+				<-stuck
+			}
+			if slices.Contains(words, "-ixon") {
+				time.AfterFunc(screenWait/2, func() { close(stuck) }) // a terminal that is slow
+			}
+			return stty(name, words...)
+		}
+		go d.screen.Write([]byte("what is stuck\n"))
+		synctest.Wait()
+		go d.next()
+		d.close()
+		d.mu.Lock()
+		last := d.writes[len(d.writes)-1]
+		d.mu.Unlock()
+		select {
+		case <-stuck:
+		default:
+			t.Fatal("the terminal is still stopped")
+		}
+		if want := erased + "\x1b[?2004l"; last != want {
+			t.Errorf("when the terminal was given back, the screen had got %q last, want %q", last, want)
+		}
+		d.gaveBack(t)
+	})
 }
 
 func TestStuckTerminalDelaysNeitherTypingNorLeaving(t *testing.T) {
@@ -534,8 +637,30 @@ func TestGivingBackEndsThoughKeysNeverDo(t *testing.T) {
 			t.Errorf("giving the terminal back took %v", took)
 		}
 		d.gaveBack(t)
+		if d.open() {
+			t.Error("it can be taken over again")
+		}
 		d.keys.Close()
 		held.Wait()
+	})
+}
+
+// TestGivingBackTakesItsTime: what is typed at that moment is waited for, though no key
+// came for long; a stty that hangs isn't.
+func TestGivingBackTakesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t)
+		go d.next()
+		time.Sleep(time.Second)
+		began := time.Now()
+		d.mu.Lock()
+		d.takes = time.Hour
+		d.mu.Unlock()
+		d.close()
+		if took := time.Since(began); took != typedAhead+screenWait {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(time.Hour) // until stty ends
 	})
 }
 
@@ -1193,7 +1318,7 @@ func TestHangUpLeavesInOrder(t *testing.T) {
 // them, or whose mode can't be set. There the terminal's own line is the input.
 func TestNoEscapesButOnATerminal(t *testing.T) {
 	t.Parallel()
-	endless := file(t, "stty", "#!/bin/sh\nexec sleep 60\n")
+	endless := file(t, "stty", "#!/bin/sh\nsleep 60\n")
 	must(t, os.Chmod(endless, 0o700))
 	for _, c := range []struct {
 		name, command string
