@@ -14,7 +14,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -1933,9 +1932,9 @@ func TestAppendingBehindATornTailWorks(t *testing.T) {
 func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 	vic := newScribe(1, "Vic")
 	run := vic.chat(40)
-	name := filepath.Join(t.TempDir(), "history")
+	name, said := file(t, "history", fileHeader[:5]), newTranscript()
 	for launch, cut := range []int64{0, 5, 1, 70, 20} {
-		a := &app{cfg: &config{history: name}, v: newVoice(io.Discard), h: emptyHistory(ample, time.Now)}
+		a := &app{cfg: &config{history: name}, v: newVoice(said), h: emptyHistory(ample, time.Now)}
 		ctx, end := context.WithCancel(t.Context())
 		must(t, a.openHistory(ctx, nodeID{7}))
 		for _, e := range a.h.chronology() { // what was there is told to everybody
@@ -1955,6 +1954,12 @@ func TestHistoryFileGoesOnWhereItEnds(t *testing.T) {
 		info, err := os.Stat(name)
 		must(t, err)
 		must(t, os.Truncate(name, info.Size()-max(1, cut))) // the 8th is torn
+	}
+	if b, err := os.ReadFile(name); err != nil || !bytes.HasPrefix(b, []byte(fileHeader)) {
+		t.Errorf("the file begins with %.50q, %v", b, err)
+	}
+	if n := strings.Count(said.String(), "are damaged and were left out"); n != 4 {
+		t.Errorf("of 4 launches that found a torn post, %d tell of it", n)
 	}
 }
 

@@ -367,15 +367,14 @@ func program(args []string) int {
 // returns the exit status.
 func (a *app) run() int {
 	debug.SetMemoryLimit(a.cfg.keep + a.cfg.keep/4 + memoryBeside)
-	interrupted, stop := a.untilSignal()
-	defer stop()
+	interrupted := a.untilSignal()
 	begun := context.AfterFunc(interrupted, func() { os.Exit(0) }) // to load a history may take long, and nothing was said yet
+	defer begun()                                                  // of what fails, it isn't the exit status
 	key := newRoomKey(a.cfg.secret)
 	listener, err := listenTCP(a.cfg.bind, a.cfg.port)
 	if err != nil {
 		return a.fail("cannot listen: %v; choose another address with -bind", err)
 	}
-	defer listener.Close()
 	d, err := openDiscovery(a.cfg.bind, a.cfg.port, key)
 	if err != nil {
 		return a.fail("cannot listen on UDP port %d: %v; choose another with -port", a.cfg.port, err)
@@ -412,7 +411,7 @@ func (a *app) run() int {
 	network.Go(func() { a.n.run(ctx, listener) })
 	network.Go(func() { d.run(ctx, a.n) })
 	go a.read(interrupted) // not waited for: nothing wakes a blocked read of a terminal
-	defer time.AfterFunc(aloneHint, func() { a.hint(d) }).Stop()
+	time.AfterFunc(aloneHint, func() { a.hint(d) })
 
 	a.awaitEnd(interrupted, printed)
 	a.screen.stop()
@@ -431,15 +430,14 @@ func (a *app) run() int {
 }
 
 // untilSignal returns a context that ends with the first signal to leave. A
-// second one gives the terminal back and ends the program at once. Once stop was
-// called, signals do what they do by default.
-func (a *app) untilSignal() (ctx context.Context, stop func()) {
+// second one gives the terminal back and ends the program at once.
+func (a *app) untilSignal() context.Context {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 	signals = slices.DeleteFunc(signals, signal.Ignored) // nohup, or the background of a script
 	c := make(chan os.Signal, 8)
 	signal.Notify(c, append(signals, windowChanged)...)
 	ctx, interrupt := context.WithCancel(context.Background())
-	go func() { // until stop
+	go func() { // until the program ends
 		for sig := range c {
 			switch {
 			case sig == windowChanged:
@@ -452,7 +450,7 @@ func (a *app) untilSignal() (ctx context.Context, stop func()) {
 			}
 		}
 	}()
-	return ctx, func() { signal.Stop(c); close(c) }
+	return ctx
 }
 
 func (a *app) fail(format string, args ...any) int {

@@ -566,3 +566,63 @@ func TestVoiceIsCleanWholeAndBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestEndOfAPipeWaitsUntilItIsHeard: for -wait at most, and then the verdict is what was
+// heard. A signal ends the wait.
+func TestEndOfAPipeWaitsUntilItIsHeard(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		act    func(a *app)
+		took   time.Duration
+		says   string
+		status int
+	}{
+		"nothing said":   {func(*app) {}, 0, "", 0},
+		"a refused line": {func(a *app) { a.refuse("no") }, 0, "p2pchat: no\n", 1},
+		"nobody heard": {func(a *app) { a.n.say(kindLines, []byte("a\nb")); a.said.Store(2) }, time.Second,
+			"p2pchat: nobody heard 2 of 2 messages; check that somebody is there, or wait longer with -wait\n", 1},
+		"some lag behind": {func(a *app) {
+			a.n.say(kindLines, []byte("a"))
+			a.said.Store(1)
+			a.n.bestAck = a.h.about(a.n.id).last
+		}, time.Second, "p2pchat: heard, but not yet by Ann@192.168.0.9, Ann@192.168.0.9:40123, Tim B@192.168.0.8, Tim@192.168.0.7; they get it from the others, as far as these still hold it\n", 0},
+		"a direct message": {func(a *app) {
+			a.direct(context.Background(), "@Tim x")
+			clear(a.n.conns)
+		}, time.Second, "", 0},
+		"not delivered": {func(a *app) { a.n.undelivered = 2 }, 0, "", 1},
+		"typed":         {func(a *app) { a.input = fromTerminal; a.refuse("no"); a.said.Store(1) }, 0, "p2pchat: no\n", 0},
+	} {
+		for _, signalled := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				said := newTranscript()
+				a := atDesk(false)
+				a.v, a.input, a.ended, a.n.patience = newVoice(said), fromPipe, make(chan struct{}), time.Second
+				c.act(a)
+				a.n.gather.from = "Tim"
+				a.hint(nil) // of which he who has met somebody hears nothing
+				interrupted, interrupt := context.WithCancel(context.Background())
+				close(a.ended)
+				want := c.took
+				if signalled {
+					want /= 2
+					time.AfterFunc(want, interrupt)
+				}
+				time.AfterFunc(a.n.patience, func() { // as a node that runs does every second
+					a.n.mu.Lock()
+					defer a.n.mu.Unlock()
+					a.n.changedLocked()
+				})
+				began := time.Now()
+				a.awaitEnd(interrupted, context.Background())
+				took := time.Since(began)
+				status := a.verdict()
+				a.v.close()
+				interrupt()
+				if took != want || status != c.status || !strings.HasPrefix(said.String(), c.says) || c.says == "" && said.String() != "" {
+					t.Errorf("%s, signalled %v: it took %v, says %q and ends with %d; want %v, %q and %d", name, signalled, took, said, status, want, c.says, c.status)
+				}
+			})
+		}
+	}
+}

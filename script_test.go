@@ -61,7 +61,7 @@ const (
 	mePat    = namePat + ` \(me\)`
 )
 
-var grammar = grammarOf(`127\.0\.0\.1`)
+var grammar = grammarOf(`127\.0\.0\.[12]`)
 
 // grammarOf is the grammar of a line where addresses match ip.
 func grammarOf(ip string) *regexp.Regexp {
@@ -610,6 +610,8 @@ func TestBackgroundJobOfShellListens(t *testing.T) {
 	t.Cleanup(func() { job.Kill() })
 	tim := chat(t, port, []string{"Tim"})
 	tim.sees(patience, at("Log")+` joined$`)
+	mark(tim, sh)
+	must(t, job.Signal(syscall.SIGINT))
 	mark(tim, sh)
 	must(t, job.Signal(syscall.SIGTERM))
 	ends(sh, patience, 0)
@@ -1604,6 +1606,19 @@ func TestNodesMeetByTheirAddresses(t *testing.T) {
 			tim.sees(patience, at("Alex")+` -> me: hello$`)
 		})
 	}
+}
+
+// TestNodeCallsFromItsOwnAddress, of which the others are told, and logs that if it is to.
+func TestNodeCallsFromItsOwnAddress(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("has one address on loopback")
+	}
+	there := freePort(t)
+	tim := chat(t, there, []string{"Tim"})
+	alex := chat(t, freePort(t), []string{"-bind", "127.0.0.2", "-peer", fmt.Sprint("127.0.0.1:", there), "-v", "Alex"})
+	tim.sees(patience, `\* Alex@127\.0\.0\.2:\d+ joined$`)
+	alex.complains(patience, `^p2pchat: connected with .*127\.0\.0\.1`)
 }
 
 func TestSecretMakesARoomOfItsOwn(t *testing.T) {
