@@ -8,11 +8,16 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1455,4 +1460,91 @@ func TestDroppedPostsAreAcknowledged(t *testing.T) {
 			t.Errorf("%v hears %+v, want %+v", peer, x.spans, want)
 		}
 	}
+}
+
+// TestLargeBufferIsForgotten: what a large write took is given back once there is
+// nothing to say.
+func TestLargeBufferIsForgotten(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		const members, large = 20, 200 << 10
+		for range members {
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(hasNothing())
+		}
+		after(time.Second)
+		ann.node.mu.Lock()
+		for _, c := range ann.conns {
+			c.flow = flow{bounded: true, window: 4 * maxRun}
+		}
+		ann.node.mu.Unlock()
+		ann.says("%s", strings.Repeat("x", 60_000))
+		for range large / 60_000 {
+			ann.h().say(kindLines, bytes.Repeat([]byte("x"), 60_000))
+		}
+		ann.says("the end")
+		synctest.Wait()
+		held := func() int {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return int(m.HeapAlloc)
+		}
+		before := held()
+		after(slowHeartbeat + 2*tickEvery)
+		if freed := before - held(); freed < members*large/2 {
+			t.Errorf("%d KiB are given back for each of %d", freed/members>>10, members)
+		}
+	})
+}
+
+// TestLargeFrameIsNotReadWhileItsPeerHasToWait, unless it holds posts.
+func TestLargeFrameIsNotReadWhileItsPeerHasToWait(t *testing.T) {
+	for typ, read := range map[byte]bool{frameHave: false, framePosts: true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf())
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(hasNothing())
+			after(time.Second)
+			ann.node.mu.Lock()
+			c := ann.conns[v.id]
+			c.work = tab{time.Hour, time.Now()}
+			ann.work.all = c.work
+			ann.node.mu.Unlock()
+			v.says(framed(typ, make([]byte, largeFrame+1))[:100])
+			after(time.Second)
+			if loading := ann.node.loading.Load(); loading > 0 != read {
+				t.Errorf("a frame of type %d: %d bytes of memory are taken", typ, loading)
+			}
+			v.raw.Close()
+		})
+	}
+}
+
+// TestLackOfFilesIsToldOnce, and it keeps no processor busy.
+func TestLackOfFilesIsToldOnce(t *testing.T) {
+	for err, warned := range map[error]int{syscall.EMFILE: 1, syscall.ENFILE: 1, errors.New("odd"): 0} {
+		synctest.Test(t, func(t *testing.T) {
+			n, told, began := newStill(), 0, time.Now()
+			n.warn, n.logf = func(string, ...any) { told++ }, func(string, ...any) {}
+			n.accept(&failing{err: &net.OpError{Err: os.NewSyscallError("accept", err)}})
+			if took := time.Since(began); told != warned || took != 3*tickEvery {
+				t.Errorf("%v: the user is warned %d times; three tries take %v", err, told, took)
+			}
+		})
+	}
+}
+
+// failing is a listener that fails three times, and then is closed.
+type failing struct {
+	net.Listener
+	err   error
+	tries int
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if f.tries++; f.tries > 3 {
+		return nil, net.ErrClosed
+	}
+	return nil, f.err
 }
