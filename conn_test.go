@@ -1548,3 +1548,40 @@ func (f *failing) Accept() (net.Conn, error) {
 	}
 	return nil, f.err
 }
+
+// ---- what waits
+
+// TestWhatComesWaitsForThePrinter: what is still to be printed takes no more than keep
+// allows, whatever a peer sends.
+func TestWhatComesWaitsForThePrinter(t *testing.T) {
+	for _, secret := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf(), withKeep(smallKeep))
+			yan := newScribe(7, "Yan")
+			v := l.visitor(ann, yan.key, "Yan", nil)
+			v.says(hasNothing())
+			after(time.Second)
+			ann.setStuck(true)
+			const all, size = 100, 2000
+			text := strings.Repeat("x", size)
+			yan.writes(kindJoin, time.Now().UnixMicro(), "")
+			said := framed(framePosts, runOf(yan.id, []post{yan.last}))
+			for i := range all {
+				at := time.Now().UnixMicro() + int64(i) + 1
+				if secret {
+					said = append(said, appendDirect(nil, direct{uint64(i + 1), at, []byte(text)})...)
+				} else {
+					said = append(said, framed(framePosts, runOf(yan.id, []post{yan.writes(kindLines, at, text)}))...)
+				}
+			}
+			go v.says(said) // Ann stops reading
+			after(5 * time.Second)
+			if most := int64(smallKeep * 3 / 2); ann.h().total() > most {
+				t.Errorf("in secret: %v: %d bytes wait for the printer, want %d at most", secret, ann.h().total(), most)
+			}
+			ann.setStuck(false)
+			after(10 * time.Second)
+			ann.wantLines(all, `: x+$`)
+		})
+	}
+}
