@@ -1585,3 +1585,28 @@ func TestWhatComesWaitsForThePrinter(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatMayWaitForOnePeer of direct messages: as much as its outbox takes, each
+// with the name of its receiver in the text that the history notes.
+func TestWhatMayWaitForOnePeer(t *testing.T) {
+	t.Parallel()
+	n, yan := newStill(), member{id: newScribe(1, "Yan").id, name: "Yan"}
+	text := []byte("psst")
+	must(t, n.sendDirect(yan, text))
+	copy(text, "pfff")
+	ct := n.contacts[yan.id]
+	if got := string(ct.out[0].text); got != "psst" {
+		t.Errorf("%q waits, and the line that was typed next is in it", got)
+	}
+	most := maxText - len("Yan\n")
+	if n.sendDirect(yan, make([]byte, most+1)) == nil {
+		t.Error("a direct message may be longer than what the history notes of it")
+	}
+	sent := len("psst")
+	for n.sendDirect(yan, make([]byte, most)) == nil && sent <= 2*maxOutbox {
+		sent += most
+	}
+	if sent > maxOutbox || sent <= maxOutbox-most {
+		t.Errorf("%d bytes wait, want %d at most", sent, maxOutbox)
+	}
+}
