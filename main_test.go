@@ -589,7 +589,15 @@ func TestEndOfAPipeWaitsUntilItIsHeard(t *testing.T) {
 		"a direct message": {func(a *app) {
 			a.direct(context.Background(), "@Tim x")
 			clear(a.n.conns)
+			a.n.bestAck = a.h.about(a.n.id).last
 		}, time.Second, "", 0},
+		"somebody is about to connect": {func(a *app) {
+			a.n.say(kindLines, []byte("a"))
+			a.said.Store(1)
+			clear(a.n.conns)
+			a.n.bestAck = a.h.about(a.n.id).last
+			a.n.handshakes = []*conn{new(conn)}
+		}, comingWait, "", 0},
 		"not delivered": {func(a *app) { a.n.undelivered = 2 }, 0, "", 1},
 		"typed":         {func(a *app) { a.input = fromTerminal; a.refuse("no"); a.said.Store(1) }, 0, "p2pchat: no\n", 0},
 	} {
@@ -608,11 +616,13 @@ func TestEndOfAPipeWaitsUntilItIsHeard(t *testing.T) {
 					want /= 2
 					time.AfterFunc(want, interrupt)
 				}
-				time.AfterFunc(a.n.patience, func() { // as a node that runs does every second
-					a.n.mu.Lock()
-					defer a.n.mu.Unlock()
-					a.n.changedLocked()
-				})
+				for _, at := range []time.Duration{comingWait, a.n.patience} { // as in a node that runs
+					time.AfterFunc(at, func() {
+						a.n.mu.Lock()
+						defer a.n.mu.Unlock()
+						a.n.changedLocked()
+					})
+				}
 				began := time.Now()
 				a.awaitEnd(interrupted, context.Background())
 				took := time.Since(began)
