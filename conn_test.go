@@ -1610,3 +1610,32 @@ func TestWhatMayWaitForOnePeer(t *testing.T) {
 		t.Errorf("%d bytes wait, want %d at most", sent, maxOutbox)
 	}
 }
+
+// TestWhatIsNotedOfTakenPosts: a newcomer waits for what Yan said, and a direct
+// message of his comes as well.
+func TestWhatIsNotedOfTakenPosts(t *testing.T) {
+	t.Parallel()
+	n, yan := newStill(), newScribe(1, "Yan")
+	n.history.hold()
+	n.history.await(yan.id, 9, true)
+	n.gather.brought = map[nodeID]int{}
+	o := n.hasHeard(yan)
+	s := &source{from: o, waiting: []sighting{{author: yan.id, kind: kindLost, time: scribeTime + 1}}}
+	n.sources[yan.id], n.lacking[yan.id] = s, lacked{}
+	body := runOf(yan.id, yan.chat(3))
+	must(t, o.handle(framePosts, body))
+	if n.lacking[yan.id].took.IsZero() || s.waiting != nil || n.gather.brought[yan.id] != 3 || n.gather.bytes != len(body) {
+		t.Errorf("posts came at %v, %d sightings wait, Yan brought %d posts, and %d bytes came", n.lacking[yan.id].took, len(s.waiting), n.gather.brought[yan.id], n.gather.bytes)
+	}
+	for range 2 { // it may not have heard that the first was taken
+		o.telling.beat = false
+		if must(t, o.handle(frameDirect, appendDirect(nil, direct{1, scribeTime, []byte("psst")})[5:])); !o.telling.beat {
+			t.Error("a direct message is not acknowledged")
+		}
+	}
+	n.contacts[yan.id].out = []*outgoing{{direct: direct{number: 1}}}
+	changed := n.changed
+	if must(t, o.handle(frameHave, frameList{taken: 1}.have())); n.changed == changed {
+		t.Error("who waits until a direct message is taken does not look again")
+	}
+}
