@@ -1292,6 +1292,7 @@ func TestStoppedScreenDelaysNoSignal(t *testing.T) {
 	}
 	pid, err := strconv.Atoi(alex.contents("pid"))
 	must(t, err)
+	waitHeldUp(t, pid) // or the key could come when the shell has the terminal
 	began := time.Now()
 	must(t, syscall.Kill(pid, syscall.SIGTERM))
 	tim.sees(patience, `\* `+at("Alex")+` left$`)
@@ -1302,6 +1303,36 @@ func TestStoppedScreenDelaysNoSignal(t *testing.T) {
 		t.Errorf("leaving took %v", took)
 	}
 	alex.last("$") // and not behind the row
+}
+
+// waitHeldUp waits until a process stands in one and the same write to its standard
+// output. It doesn't where the system tells nothing of that.
+func waitHeldUp(t *testing.T, pid int) {
+	t.Helper()
+	writes := func() (at string, err error) {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+		for _, task := range tasks {
+			var b []byte
+			if b, err = os.ReadFile(task); bytes.HasPrefix(b, []byte("1 0x1 ")) || bytes.HasPrefix(b, []byte("64 0x1 ")) { // as x86 and ARM count
+				return string(b), nil
+			}
+		}
+		return "", err
+	}
+	if _, err := os.Stat("/proc/self/syscall"); err != nil {
+		return
+	}
+	for began := time.Now(); time.Since(began) < patience; {
+		before, err := writes()
+		if errors.Is(err, os.ErrPermission) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+		if after, _ := writes(); before != "" && after == before {
+			return
+		}
+	}
+	t.Fatal("nothing holds up the output")
 }
 
 func TestHangUpLeavesInOrder(t *testing.T) {
