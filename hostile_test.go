@@ -500,6 +500,7 @@ func replayedBeacons(ctx context.Context, count *atomic.Int64) {
 // ---- strangers, and a room of five
 
 func TestStrangersLeaveAChattingRoomWhole(t *testing.T) {
+	t.Parallel()
 	needLab(t)
 	if testing.Short() {
 		t.Skip("attacks for a while")

@@ -912,9 +912,7 @@ func TestLabNetworkWithoutBroadcastStays(t *testing.T) {
 	ann, bob := a.node("Ann"), b.node("Bob", "-peer", "10.9.0.2")
 	ann.sees(slack(2*time.Second), ` \* Bob@10.9.0.3 joined$`)
 	bob.sees(slack(2*time.Second), ` \* Ann@10.9.0.2 joined$`)
-	if !strings.Contains(ann.err.String(), "Ann at 10.9.0.2:7700 ") {
-		t.Errorf("Ann says that she is elsewhere: %s", ann.err)
-	}
+	ann.complains(slack(time.Second), `^p2pchat: Ann at 10.9.0.2:7700 `)
 	ann.say("/members")
 	time.Sleep(5 * time.Second) // two beacons, had there been an address for them
 	ann.say("/members")
@@ -1703,7 +1701,7 @@ func TestLabLinkLocalAddressesSuffice(t *testing.T) {
 
 	tom := b.node("Tom")
 	port := strings.TrimSuffix(ann.sees(slack(2*time.Second), `Tom@\[fe80::2%eth0\]:\d+ joined$`), " joined")
-	tom.sees(slack(2*time.Second), ` Ann@fe80::1%eth0: Hello, Bob$`)
+	tom.sees(slack(2*time.Second), ` Ann@fe80::1(?:%eth0|\?): Hello, Bob$`) // it may have met Bob alone by then
 	ann.say("@" + port[strings.LastIndex(port, "["):] + " just you")
 	tom.sees(slack(time.Second), ` Ann@fe80::1%eth0 -> me: just you$`)
 	time.Sleep(1200 * time.Millisecond) // the beacon after a second makes nothing worse
