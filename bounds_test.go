@@ -710,6 +710,7 @@ func TestLinesPassWhatHasToBeChecked(t *testing.T) {
 // TestPostPrintsNoFloodOfLines: posts of as many lines as may be print not much more
 // than sixteen times their size, however short the lines are, and however long the name.
 func TestPostPrintsNoFloodOfLines(t *testing.T) {
+	t.Parallel()
 	l := newLiner(benchHistory(), 7700)
 	for _, name := range []string{"", "A", strings.Repeat("\U0001F600", maxName)} {
 		s := newScribe(1, name)

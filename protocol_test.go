@@ -501,6 +501,7 @@ func TestProofIsOneFrame(t *testing.T) {
 }
 
 func TestPostsBeyondTheirLimitsAreRefused(t *testing.T) {
+	t.Parallel()
 	s := newScribe(1, "Tim")
 	good := post{number: 1, time: scribeTime, kind: kindLines, addr: s.addr, name: []byte("Tim"), text: []byte("x")}
 	for _, c := range []struct {

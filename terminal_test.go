@@ -59,6 +59,7 @@ func (e *editor) enters(keys string) (lines []string, row string) {
 }
 
 func TestKeysEditTheLine(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, keys, want string }{
 		{"text", "héllo 日本", "héllo 日本|"},
 		{"Left, Right", "abc" + keyLeft + keyLeft + "x" + keyRight + "y", "axby|c"},
@@ -119,6 +120,7 @@ func TestKeysEditTheLine(t *testing.T) {
 }
 
 func TestUpBringsBackOwnLines(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, keys, want string }{
 		{"nothing to bring back", "half" + keyUp + keyDown, "half|"},
 		{"the last", "one\rtwo\r" + keyUp, "two|"},
@@ -236,6 +238,7 @@ func TestPasteIsText(t *testing.T) {
 }
 
 func TestLongLineIsRefusedWithItsLength(t *testing.T) {
+	t.Parallel()
 	a := atDesk(false)
 	a.screen = newScreen(strings.NewReader(strings.Repeat("é", maxLine/2)+"\r"+strings.Repeat("é", maxLine/2)+"x\r"), io.Discard)
 	next := a.typed()
@@ -292,6 +295,7 @@ func TestColumns(t *testing.T) {
 // TestRowFits: whatever stands in the line, and wherever the cursor, the row
 // holds what is round the cursor and isn't wider than the window.
 func TestRowFits(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
 	signs := []string{"a", "b", " ", "日", "e\u0301", family, flags, "\t", "—", "ह", "\u093f"}
