@@ -931,7 +931,7 @@ var burdens = []burden{
 			v.says(wantsOf([]nodeID{v.peer}, 1))
 		})
 	}},
-	{name: "20,000 authors of the unknown", run: func(m *burdener) {
+	{name: "20,000 authors of the unknown", cpu: 16, run: func(m *burdener) {
 		var seed uint64
 		scribes := map[nodeID]post{}
 		var mu sync.Mutex
@@ -1029,7 +1029,7 @@ var burdens = []burden{
 		}
 		<-m.ctx.Done()
 	}},
-	{name: "500 connections", mib: 20, run: func(m *burdener) {
+	{name: "500 connections", mib: 20, cpu: 18, run: func(m *burdener) {
 		for i := 0; i < 500 && m.ctx.Err() == nil; i++ {
 			if v := m.visits("127.0.0.2", nil); v != nil {
 				v.says(hasNothing())
@@ -1037,7 +1037,7 @@ var burdens = []burden{
 		}
 		<-m.ctx.Done()
 	}},
-	{name: "1,000 connections from four addresses", mib: 20, cpu: 26, run: func(m *burdener) {
+	{name: "1,000 connections from four addresses", mib: 20, cpu: 30, run: func(m *burdener) {
 		var all sync.WaitGroup
 		for i := range 1000 {
 			all.Go(func() {
@@ -1056,7 +1056,7 @@ var burdens = []burden{
 		all.Wait()
 	}},
 	{name: "pieces that don't end", run: func(m *burdener) { m.begins(1) }},
-	{name: "pieces that don't end, on 50 connections", mib: 30, cpu: 35, run: func(m *burdener) { m.begins(50) }},
+	{name: "pieces that don't end, on 50 connections", mib: 30, cpu: 38, run: func(m *burdener) { m.begins(50) }},
 	{name: "handshakes as fast as they go", run: func(m *burdener) {
 		for m.ctx.Err() == nil {
 			if v := m.visits("127.0.0.1", nil); v != nil {
