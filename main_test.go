@@ -41,7 +41,10 @@ func atDesk(verbatim bool) *app {
 		n.moveLocked(n.contactLocked(id), up, &conn{n: n, transport: transport{peer: id, addr: addr}})
 		h.reached(id, addr, m.name)
 	}
-	n.targets = []*target{{alias: "Tim B C", route: route{addr: netip.MustParseAddrPort("192.168.0.10:7700")}}}
+	n.targets = []*target{
+		{alias: "Tim B C", route: route{addr: netip.MustParseAddrPort("192.168.0.10:7700")}},
+		{route: route{addr: netip.MustParseAddrPort("192.168.0.11:7700")}}, // by -peer
+	}
 	return &app{cfg: &config{verbatim: verbatim, targets: n.targets}, n: n, h: h, input: fromTerminal}
 }
 
@@ -49,7 +52,7 @@ var typedLines = []string{
 	"hi", "", " /exit", "/exit", "exit", "quit ", "//etc/hosts", "@@home", "/", "//", "@", "@@", "/nonsense", "/members", "/members x",
 	"/history", "/history 3", "/history -1", "/history 99999999999999999999", "/name Bo", "/name a\tb", "/hooray", "/help", "/help  ", "/exit ", "@Tim hello",
 	"@Tim B hello", "@Tim B C hello", "@Tim", "@Timothy hi", "@Ann hi", "@Ann@192.168.0.9:40123 hi", "@192.168.0.7 hi",
-	"@192.168.0.9:7700 hi", " @tim x", " @Tim\tx", " @Tim, x", " @Timo", "\u00a0@192.168.0.9", " @192.168.0.9: x", " @192.168.0.99", "TIM B/x", "\t@tim b", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\xff\xfe", "@Tim \xff", "https://example.org",
+	"@192.168.0.9:7700 hi", " @tim x", " @Tim\tx", " @Tim, x", " @Timo", "\u00a0@192.168.0.9", " @192.168.0.9: x", " @192.168.0.99", "TIM B/x", "\t@tim b", "Tim/hello", "Tim B/", "Tim B C/x", "Tim@192.168.0.7/x", "either/or", "\t/usr/x", "\xff\xfe", "@Tim \xff", "https://example.org",
 }
 
 // FuzzLine: whatever the input holds, its lines come as they are, and each
