@@ -1018,9 +1018,8 @@ func (c *conn) handlePart(body []byte) error {
 	return nil
 }
 
-// handlePosts takes a run of posts. If the author sends it, the connection proves who
-// said it. If another relays it, the signature of the last post does. So many bytes of
-// body have been counted, as they came in pieces.
+// handlePosts takes a run of posts, of which so many bytes came in pieces that were counted.
+// If the author sends it, the connection proves who said it; else the last signature does.
 func (c *conn) handlePosts(body []byte, counted int) error {
 	n := c.n
 	author, run, err := parseRun(body)
@@ -1222,9 +1221,8 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 	}
 }
 
-// spareLocked returns how many more claims of the peer we have room for, if it has
-// fewClaims already. As many claims as there are peers don't count, since it tells where
-// it is connected with each.
+// spareLocked returns for how many more claims of the peer, if it has fewClaims, there is
+// room. As many as there are peers don't count: it tells where it is connected with each.
 func (c *conn) spareLocked() int {
 	peers, all := len(c.n.conns), 0
 	for _, o := range c.n.conns {
@@ -1388,11 +1386,10 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 	}
 }
 
-// compose appends what is to be sent next: the control frames that are due, as many
-// posts as the flow allows, and the direct messages that were not sent on c yet. The
-// latter come last, so that a later line overtakes them by one write at most. If it
-// ends with BYE, compose returns the reason. When we leave, BYE waits until the peer
-// has acknowledged all that we said, or wants no more of it.
+// compose appends what is to be sent next: the control frames that are due, as many posts
+// as the flow allows, and then the direct messages that were not sent on c yet; a later
+// line overtakes them by one write at most. If it ends with BYE, it returns the reason.
+// When we leave, that waits until the peer has acknowledged all, or wants no more of it.
 func (c *conn) compose(b []byte) ([]byte, byte) {
 	n := c.n
 	n.mu.Lock()
@@ -1438,17 +1435,10 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	defer n.mu.Unlock()
 	now := time.Now()
 	c.flow.send(c.posted, checks, now)
-	work, host := time.Duration(c.posted)*workPerByte, n.work.hosts[c.addr.Addr()]
-	switch {
-	case c.posted > 0 && c.flow.sent > n.history.total(): // the peer asked again for what it got already
-		n.work.add(&c.work, work, len(n.conns), now)
-	case c.posted > 0 && c.flow.sent <= c.held && host != nil: // who fetches a history time and again waits to connect
-		n.work.add(host, work, len(n.work.hosts), now)
-	}
-	chat, out := c.posted > 0, n.contactLocked(c.peer).out
+	out := n.contactLocked(c.peer).out
 	for _, o := range out {
 		if ready && o.on != c { // a connection that another has replaced says nothing more
-			o.on, chat = c, true
+			o.on, c.chatAt = c, now
 			b = appendDirect(b, o.direct)
 		}
 	}
@@ -1456,16 +1446,29 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}
-	if c.rest = 0; len(b) > 0 {
-		c.wroteAt = now
-		if len(b) < smallRun { // a host that has many connections gets what is said in few writes, a little later
-			c.rest = min(n.writes.count(c.addr.Addr(), workPerWrite, now), tickEvery)
-		}
-	}
-	if chat {
-		c.chatAt = now
-	}
+	c.chargeLocked(len(b), now)
 	return b, 0
+}
+
+// chargeLocked notes that size bytes are about to be written, and what they cost.
+func (c *conn) chargeLocked(size int, now time.Time) {
+	n, addr := c.n, c.addr.Addr()
+	if c.rest = 0; size > 0 {
+		c.wroteAt = now
+	}
+	if size > 0 && size < smallRun { // a host that has many connections gets what is said in few writes, a little later
+		c.rest = min(n.writes.count(addr, workPerWrite, now), tickEvery)
+	}
+	if c.posted == 0 {
+		return
+	}
+	c.chatAt = now
+	work, host := time.Duration(c.posted)*workPerByte, n.work.hosts[addr]
+	if c.flow.sent > n.history.total() { // the peer asked again for what it got already
+		n.work.add(&c.work, work, len(n.conns), now)
+	} else if c.flow.sent <= c.held && host != nil { // who fetches a history time and again waits to connect
+		n.work.add(host, work, len(n.work.hosts), now)
+	}
 }
 
 // controlLocked appends the frames that are due, other than those with messages.
