@@ -426,21 +426,31 @@ func spoken(lines []string) (texts []string) {
 	return texts
 }
 
-// holds checks that a node printed just these messages: each once, and those
+// holds waits until a node has printed just these messages: each once, and those
 // of one author in the order in which he said them.
 func (p *proc) holds(want map[string][]string) {
 	p.t.Helper()
+	missing := ""
+	eventually(p.t, slack(3*time.Second), func() string {
+		missing = p.differs(want)
+		return missing
+	}, func() bool { return missing == "" })
+}
+
+// differs says in what the messages that a node printed are not those, "" if they are.
+func (p *proc) differs(want map[string][]string) string {
 	got := said(p.out.lines())
 	for name := range got {
 		if want[name] == nil {
-			p.t.Errorf("%s: shows %d messages of %s, who said nothing", p.name, len(got[name]), name)
+			return fmt.Sprintf("%s: shows %d messages of %s, who said nothing", p.name, len(got[name]), name)
 		}
 	}
 	for name, texts := range want {
 		if d := difference(got[name], texts); d != "" {
-			p.t.Errorf("%s: messages of %s: %s", p.name, name, d)
+			return fmt.Sprintf("%s: messages of %s: %s", p.name, name, d)
 		}
 	}
+	return ""
 }
 
 // difference says where two lists part, "" if they don't.

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"runtime"
 	"slices"
@@ -29,6 +30,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv("P2PCHAT_RUN") == "1" {
 		main()
 		return
+	}
+	// In the background of a script the tests are told to ignore these, and the
+	// programs that they start would be so too.
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
 	}
 	os.Exit(m.Run())
 }
