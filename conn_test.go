@@ -91,6 +91,30 @@ func idBeside(id nodeID, lower bool) (key ed25519.PrivateKey) {
 	return key
 }
 
+// TestProtocolErrorIsAnsweredByBye, also where TCP would drop what we said last: closed
+// with something unread, it tells the peer so much that the peer reads nothing more.
+func TestProtocolErrorIsAnsweredByBye(t *testing.T) {
+	t.Parallel()
+	ann := chat(t, freePort(t), []string{"Ann"})
+	addr := fmt.Sprint("127.0.0.1:", ready(ann))
+	for i := range 20 {
+		raw := noError(net.Dial("tcp4", addr))
+		v := noError(visit(raw, newRoomKey(""), newKey(), helloOf("Eve")))
+		v.says(framed(frameWant, []byte("no author")), make([]byte, 200_000))
+		why := byte(0)
+		err := v.waitsFor(func(typ byte, body []byte) bool {
+			if typ == frameBye {
+				why = noError(parseBye(body))
+			}
+			return why != 0
+		})
+		raw.Close()
+		if why != byeProtocol {
+			t.Fatalf("connection %d ends with BYE %d (%v), want %d", i, why, err, byeProtocol)
+		}
+	}
+}
+
 // TestSecondConnectionNeedsALaterEpoch: it is refused as a duplicate, in words,
 // unless the peer says that the first one has failed.
 func TestSecondConnectionNeedsALaterEpoch(t *testing.T) {

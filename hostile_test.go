@@ -166,6 +166,9 @@ func (v *visitor) listens(answer func(v *visitor, typ byte, body []byte)) {
 			if answer != nil {
 				answer(v, typ, body)
 			}
+			if typ == frameBye {
+				return
+			}
 		}
 	}()
 }

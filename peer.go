@@ -37,6 +37,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -79,8 +80,7 @@ const (
 	progress        = 4 << 10  // bytes; a peer that takes so many is worth waiting for
 )
 
-// errDuplicate says that another connection with the node stands. The lower ID returns
-// it when it refuses, the higher when it hears that.
+// errDuplicate: another connection stands. The lower ID refuses with it, and the higher hears it.
 const errDuplicate = byeError(byeDuplicate)
 
 // A node is one participant of a room.
@@ -639,8 +639,7 @@ func (c *conn) compareClocksLocked(x hello) {
 	ahead := time.UnixMicro(x.time).Sub(n.history.clock())
 	c.ahead = min(max(ahead, -clockLimit), clockLimit)
 	if c.ahead != ahead {
-		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two",
-			n.label(c.peer), ahead.Abs().Round(time.Second))
+		n.warnOnceLocked("clock "+c.addr.Addr().String(), "the clock of %s differs from ours by %v; set one of the two", n.label(c.peer), ahead.Abs().Round(time.Second))
 	}
 }
 
@@ -894,6 +893,7 @@ func (c *conn) readLoop() error {
 				c.n.mu.Lock()
 				c.endLocked(byeProtocol)
 				c.n.mu.Unlock()
+				io.CopyN(io.Discard, c.raw, maxFrame) // closed with something unread, TCP would drop the BYE
 			}
 			return err
 		}
