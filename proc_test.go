@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -178,11 +179,19 @@ func roomOf(p *proc) int {
 	return n
 }
 
+// nextPort counts from where this run of the tests begins to look for ports, so
+// that tests that run at a time never get the same one.
+var nextPort = func() *atomic.Uint32 {
+	var n atomic.Uint32
+	n.Store(rand.Uint32N(1 << 31))
+	return &n
+}()
+
 // freePort returns a port that nobody uses at the moment, for a room of its own.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		port := 10000 + rand.IntN(20000) // below those that systems hand out by themselves
+		port := 10000 + int(nextPort.Add(1)%20000) // below those that systems hand out by themselves
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
