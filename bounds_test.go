@@ -1171,14 +1171,13 @@ func (w *stopwatch) converse(t testing.TB, ps []*proc, d time.Duration) (c cost)
 	for i, p := range ps {
 		c.cpu = max(c.cpu, 100*(cpuSeconds(t, p)-before[i])/all)
 	}
-	for range 500 {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		w.mu.Lock()
 		c.lost = from + n - len(w.took)
 		w.mu.Unlock()
-		if c.lost == 0 {
+		if c.lost == 0 || time.Now().After(end) {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

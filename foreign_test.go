@@ -198,7 +198,7 @@ type foreignConn struct {
 	link     map[foreignID][32]byte // of the last post that came, by author
 }
 
-const foreignPatience = 10 * time.Second // which only a broken program tries
+const foreignPatience = 30 * time.Second // which only a broken program tries
 
 // foreignMeet does TLS over raw.
 func foreignMeet(t testing.TB, raw net.Conn, self *foreignSelf, dialed bool) *foreignConn {

@@ -623,7 +623,7 @@ func TestLabHostsMeetInTheSameInstant(t *testing.T) {
 	t.Logf("all had met after %v", time.Since(began))
 	connected(slack(3*time.Second), n*(n-1), hosts...)
 	time.Sleep(time.Second) // what would come apart does so now
-	connected(0, n*(n-1), hosts...)
+	connected(slack(3*time.Second), n*(n-1), hosts...)
 	for i, p := range nodes {
 		var want []string
 		for j := range nodes {
@@ -886,10 +886,12 @@ func TestLabSlowLinkCarriesHistoryOnceAndTalkMeanwhile(t *testing.T) {
 			output(t, "", l.inside("tc", "qdisc", "add", "dev", c.port, "root", "tbf", "rate", rate, "burst", "2kb", "latency", "60s")...)
 			zoe := h.node("Zoe").up()
 			ann.sees(slack(5*time.Second), `Zoe@10.9.0.3 joined`)
+			began := time.Now()
 			for i, from := range []*proc{ann, bob, ann} {
 				from.say(fmt.Sprint("live ", i))
 				zoe.sees(slack(3*time.Second), fmt.Sprintf(`: live %d$`, i))
 			}
+			t.Logf("talk was heard within %v", time.Since(began))
 			if got := zoe.count(": Ann counts"); got > 0 {
 				t.Errorf("the history was there already: %d lines", got)
 			}
@@ -1139,17 +1141,17 @@ func TestLabStoppedNodeHoldsUpNobody(t *testing.T) {
 	nodes := room(hosts, "Ann", "Bob", "Cid", "Dora")
 	ann, bob, cid, dora := nodes[0], nodes[1], nodes[2], nodes[3]
 	lines := numbered("Ann", n)
-	ann.pour(lines)
+	ann.pour(lines[:n/2])
 	cid.seesCount(slack(5*time.Second), n/10, " counts ")
 	freeze(cid)
+	ann.pour(lines[n/2:]) // so that there is more to come, however late the freeze
 	stopped := time.Now()
 	for _, p := range []*proc{ann, bob, dora} {
 		p.seesCount(slack(10*time.Second), n, " counts ")
 	}
 	t.Logf("the others had all %v after one stopped", time.Since(stopped))
-	had := len(said(cid.out.lines())["Ann"])
-	if had == n {
-		t.Error("the node stopped too late to show anything")
+	if had := cid.count(" counts "); had > n/2 {
+		t.Errorf("the stopped node has shown %d lines", had)
 	}
 	bob.say("still here?")
 	dora.sees(slack(time.Second), `: still here\?$`)
@@ -1263,7 +1265,7 @@ func TestLabWireShowsNothing(t *testing.T) {
 
 	l := newLAN(t)
 	dump := start(t, "tcpdump", l.inside("tcpdump", "-i", "any", "-s", "0", "-U", "-Z", "root", "-w", capture))
-	dump.complains(5*time.Second, `listening on`)
+	dump.complains(patience, `listening on`)
 	wilma, bert := l.host("10.9.0.1/24").node("Wilhelmina", "-secret", key), l.host("10.9.0.2/24").node("Bartholomew", "-secret", key)
 	alexa, timo := l.host("10.9.0.3/24").node("Alexandra"), l.host("10.9.0.4/24").node("Timotheus")
 	wilma.sees(slack(3*time.Second), ` \* Bartholomew@10.9.0.2 joined$`)
@@ -1288,7 +1290,7 @@ func TestLabWireShowsNothing(t *testing.T) {
 		ends(p, slack(time.Second), 0)
 	}
 	dump.signal(syscall.SIGINT)
-	dump.exits(5 * time.Second)
+	dump.exits(patience)
 
 	for filter, least := range map[string]int{"tcp port 7700 and greater 100": 20, "udp port 7700": 8} {
 		if n := strings.Count(output(t, "", "tcpdump", "-n", "-r", capture, filter), " IP "); n < least {
@@ -1348,10 +1350,11 @@ func three(t *testing.T) (hosts []*host, nodes []*proc) {
 func shortFreezeGoesUnnoticed(t *testing.T) {
 	_, nodes := three(t)
 	ann, bob, cid := nodes[0], nodes[1], nodes[2]
+	frozen := time.Now()
 	freeze(cid)
 	ann.say("are you asleep?")
 	bob.sees(slack(3*time.Second), `: are you asleep\?$`)
-	time.Sleep(3 * time.Second)
+	time.Sleep(3*time.Second - time.Since(frozen)) // with what was quiet before it, this is near to a loss
 	thaw(cid)
 	cid.sees(slack(3*time.Second), `: are you asleep\?$`)
 	cid.say("no")
@@ -1515,14 +1518,14 @@ func heavyLossLosesNothing(t *testing.T) {
 	}
 	began := time.Now()
 	for _, p := range nodes {
-		p.seesCount(20*time.Second, 5*each, " counts ")
+		p.seesCount(slack(20*time.Second), 5*each, " counts ")
 	}
 	t.Logf("all had all %v after the last line", time.Since(began))
 	for _, p := range nodes {
 		p.holds(want)
 	}
 	undisturbed(nodes...)
-	sameHistory(10*time.Second, nodes...)
+	sameHistory(slack(10*time.Second), nodes...)
 }
 
 func churnLeavesNothingBehind(t *testing.T) {
@@ -1576,7 +1579,7 @@ func churnLeavesNothingBehind(t *testing.T) {
 		t.Errorf("memory was %d MB and is %d MB", memory, after)
 	}
 	ann.signal(syscall.SIGABRT) // makes the Go runtime list its goroutines
-	ann.exits(5 * time.Second)
+	ann.exits(patience)
 	if n := strings.Count("\n"+ann.err.String(), "\ngoroutine "); n == 0 || n > 40 {
 		t.Errorf("%d goroutines with one peer, after %d guests", n, rounds)
 	}

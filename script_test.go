@@ -9,6 +9,7 @@ package main
 // lines instead of a hundred thousand.
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/rand"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -33,7 +35,7 @@ import (
 
 const (
 	patience = 30 * time.Second // only a broken program needs this long
-	leaving  = 3 * time.Second  // 1 s is promised, the rest is for a busy machine; what blocks would take 5 s and more
+	leaving  = 4 * time.Second  // 1 s is promised, the rest is for a busy machine; what blocks would take 5 s and more
 )
 
 func init() {
@@ -405,7 +407,7 @@ func pastFrozenAnn(t *testing.T, line string, code int) (tim, bot *proc) {
 	t.Helper()
 	ps := company(t, freePort(t), "Tim", "Ann")
 	tim, ann := ps[0], ps[1]
-	bot = chat(t, roomOf(tim), []string{"-wait", "500ms", "Bot"})
+	bot = chat(t, roomOf(tim), []string{"-wait", "3s", "Bot"})
 	haveMet(bot, tim, ann)
 	freeze(ann)
 	bot.say(line)
@@ -441,7 +443,7 @@ func TestPipeEndsAsItsInputSays(t *testing.T) {
 		t.Parallel()
 		port := freePort(t)
 		tim := chat(t, port, []string{"Tim"})
-		bot := chat(t, port, []string{"Bot"}, withInput(open(t, file(t, "input", "from a file\n"), os.O_RDONLY)))
+		bot := chat(t, port, []string{"-wait", "20s", "Bot"}, withInput(open(t, file(t, "input", "from a file\n"), os.O_RDONLY)))
 		ends(bot, patience, 0)
 		tim.sees(patience, at("Bot")+`: from a file$`)
 		tim.sees(patience, at("Bot")+` left$`)
@@ -456,7 +458,7 @@ func TestPipeEndsAsItsInputSays(t *testing.T) {
 		t.Parallel()
 		port := freePort(t)
 		tim := chat(t, port, []string{"Tim"})
-		bot := chat(t, port, []string{"Bot"}, withInput(strings.NewReader("/nonsense\nhello\n")))
+		bot := chat(t, port, []string{"-wait", "20s", "Bot"}, withInput(strings.NewReader("/nonsense\nhello\n")))
 		ends(bot, patience, 1)
 		tim.sees(patience, at("Bot")+`: hello$`)
 		bot.complains(patience, `^p2pchat: .*nonsense`)
@@ -529,7 +531,7 @@ func TestFloodThroughPipeArrivesWholeAndInOrder(t *testing.T) {
 	tim.complains(patience, `Tim`) // is up
 	null := open(t, os.DevNull, os.O_WRONLY)
 	from := time.Now()
-	bot := startNode(t, port, []string{"Bot"}, withInput(&input), withOutput(null))
+	bot := startNode(t, port, []string{"-wait", "20s", "Bot"}, withInput(&input), withOutput(null))
 	ends(bot, 3*patience, 0)
 	t.Logf("%d lines in %v", lines, time.Since(from).Round(time.Millisecond))
 	tim.say("/exit") // whoever leaves in order has printed what it had
@@ -747,7 +749,7 @@ func TestVerbatimSendsEverything(t *testing.T) {
 	tim := chat(t, port, []string{"Tim"})
 	lines := []string{"/exit", "exit", "quit", "/quit", "/nonsense", "//", "@@x", "@Tim private?", "Tim/private?", " x", "/history", "last"}
 	input := "\n" + strings.Join(lines, "\n\r\n")
-	alex := chat(t, port, []string{"-verbatim", "Alex"}, withInput(strings.NewReader(input)))
+	alex := chat(t, port, []string{"-verbatim", "-wait", "20s", "Alex"}, withInput(strings.NewReader(input)))
 	ends(alex, patience, 0)
 	tim.sees(patience, at("Alex")+`: last$`)
 	if got := tim.heard("Alex"); !slices.Equal(got, lines) {
@@ -945,13 +947,29 @@ func TestExitEndsTheInputOfAPipe(t *testing.T) {
 			t.Errorf("%s: %q arrives, want %q", c.name, got, c.want)
 		}
 	}
-	// What is written a moment later counts too.
-	bot := chat(t, room, []string{"Bot"})
-	bot.say("one")
-	tim.sees(patience, at("Bot")+`: one$`)
-	bot.say("/exit")
-	bot.say("two")
-	ends(bot, patience, 1)
+}
+
+// TestExitLooksAMomentForWhatStandsBehindIt in a pipe that is still open.
+func TestExitLooksAMomentForWhatStandsBehindIt(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text  string
+		after time.Duration
+		want  bool
+	}{
+		{"two\n", farewell / 2, true}, {"\r\n\nx", farewell / 2, true}, {"\n\r\n", farewell / 2, false}, {"two\n", 2 * farewell, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r, w := io.Pipe()
+			defer w.Close()
+			time.AfterFunc(c.after, func() { io.WriteString(w, c.text) })
+			began := time.Now()
+			if got := goesOn(bufio.NewReader(r)); got != c.want || time.Since(began) > farewell {
+				t.Errorf("%q after %v: there is more: %v after %v, want %v", c.text, c.after, got, time.Since(began), c.want)
+			}
+			time.Sleep(c.after)
+		})
+	}
 }
 
 func TestWhatLooksPrivateIsNotSaidToAll(t *testing.T) {
@@ -1002,9 +1020,9 @@ func TestWhatLooksPrivateIsNotSaidToAll(t *testing.T) {
 	ends(bot, patience, 0)
 	ps[0].sees(patience, at("Bot3")+` -> me: for you alone$`)
 	// With nobody there, it is not waited for ever.
-	bot = chat(t, freePort(t), []string{"-wait", "100ms", "Bot"}, withInput(strings.NewReader(strings.Repeat("and/or\n", 100))))
-	ends(bot, 10*time.Second, 1) // which is 100 times -wait
-	bot.complains(patience, `nobody heard 100 of 100`)
+	bot = chat(t, freePort(t), []string{"-wait", "100ms", "Bot"}, withInput(strings.NewReader(strings.Repeat("and/or\n", 1000))))
+	ends(bot, patience, 1) // 1000 times -wait is far more
+	bot.complains(patience, `nobody heard 1000 of 1000`)
 }
 
 // TestOnlyWhatMayBePrivateWaits until somebody is there, and a command until what
@@ -1243,7 +1261,7 @@ func TestManyDirectMessagesArriveInOrder(t *testing.T) {
 		want = append(want, fmt.Sprintf("part %d", i))
 		fmt.Fprintf(&input, "@Tim %s\n", want[i])
 	}
-	alex := chat(t, room, []string{"Alex"}, withInput(strings.NewReader(input.String())))
+	alex := chat(t, room, []string{"-wait", "20s", "Alex"}, withInput(strings.NewReader(input.String())))
 	ends(alex, patience, 0)
 	tim.sees(patience, at("Alex")+` -> me: part 1999$`)
 	var got []string
@@ -1316,7 +1334,7 @@ func TestDirectMessageComesAfterTheJoin(t *testing.T) {
 	room := freePort(t)
 	tim := chat(t, room, []string{"Tim"})
 	for i := range 5 {
-		ends(chat(t, room, []string{fmt.Sprint("Bot", i)}, withInput(strings.NewReader("@Tim psst\n"))), patience, 0)
+		ends(chat(t, room, []string{"-wait", "20s", fmt.Sprint("Bot", i)}, withInput(strings.NewReader("@Tim psst\n"))), patience, 0)
 		who := at(fmt.Sprint("Bot", i))
 		tim.sees(patience, who+` -> me: psst$`)
 		joined, said := -1, -1
@@ -1346,7 +1364,7 @@ func TestDirectMessagesKeepTheirOrder(t *testing.T) {
 		want["all"] = append(want["all"], strconv.Itoa(i))
 		want["one"] = append(want["one"], strconv.Itoa(i))
 	}
-	ends(chat(t, room, []string{"Bot"}, withInput(strings.NewReader(script.String()))), patience, 0)
+	ends(chat(t, room, []string{"-wait", "20s", "Bot"}, withInput(strings.NewReader(script.String()))), patience, 0)
 	tim.sees(patience, at("Bot")+` left$`)
 	got := map[string][]string{}
 	for _, line := range tim.out.lines() {
@@ -1373,7 +1391,9 @@ func TestSenderIsToldThatReceiverIsGone(t *testing.T) {
 	for _, name := range []string{"Killed", "Stopped"} {
 		alex.complains(patience, `^p2pchat: .*`+name)
 	}
-	if took := time.Since(said); took > 11*time.Second {
+	took := time.Since(said)
+	t.Logf("told after %v", took)
+	if took > slack(11*time.Second) {
 		t.Errorf("told after %v, want 10s at most", took)
 	}
 	alex.closeInput()
@@ -1401,7 +1421,10 @@ func TestPipedDirectMessageWaitsForItsReceiver(t *testing.T) {
 		t.Parallel()
 		port := freePort(t)
 		tim := chat(t, port, []string{"Tim"})
-		alex := chat(t, port, []string{"-wait", "300ms", "Alex"}, withInput(strings.NewReader("@Nobody hello\nfor all\n")))
+		alex := chat(t, port, []string{"-wait", "300ms", "Alex"})
+		haveMet(alex, tim)
+		alex.say("@Nobody hello", "for all")
+		alex.closeInput()
 		ends(alex, patience, 1)
 		alex.complains(patience, `^p2pchat: .*Nobody`)
 		tim.sees(patience, at("Alex")+`: for all$`)
@@ -1863,7 +1886,7 @@ func TestClosedOutputKeepsNoInputFromBeingHeard(t *testing.T) {
 		t.Parallel()
 		room := freePort(t)
 		tim := chat(t, room, []string{"Tim"})
-		bot := startNode(t, room, []string{"Bot"}, withOutput(closedPipe(t)))
+		bot := startNode(t, room, []string{"-wait", "20s", "Bot"}, withOutput(closedPipe(t)))
 		bot.say("one")
 		tim.sees(patience, at("Bot")+`: one$`)
 		for range 2 * maxQueue { // answers that nobody reads fill no queue
@@ -1888,7 +1911,7 @@ func TestClosedOutputKeepsNoInputFromBeingHeard(t *testing.T) {
 		tim.complains(patience, `Tim`) // is up
 		r, w, err := os.Pipe()
 		must(t, err)
-		bot := startNode(t, room, []string{"Bot"}, withInput(&input), withOutput(w))
+		bot := startNode(t, room, []string{"-wait", "20s", "Bot"}, withInput(&input), withOutput(w))
 		w.Close()
 		_, err = r.Read(make([]byte, 100)) // as head -1 does
 		must(t, err)
@@ -2010,27 +2033,39 @@ func TestSignalEndsWhatIsSlowToBegin(t *testing.T) {
 	ends(bot, leaving, 0)
 }
 
+// TestWhatIsPrintedLateIsWaitedForAMoment: a busy machine may keep the reader from
+// coming within the moment, but not each time.
 func TestWhatIsPrintedLateIsWaitedForAMoment(t *testing.T) {
 	t.Parallel()
+	for range 5 {
+		if printsWhatIsReadLate(t) {
+			return
+		}
+	}
+	t.Error("what was to be printed is gone")
+}
+
+// printsWhatIsReadLate says whether a node whose output is read only after the signal
+// that ends it has printed what stood before that.
+func printsWhatIsReadLate(t *testing.T) bool {
+	t.Helper()
 	r, w, err := os.Pipe()
 	must(t, err)
 	w.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
 	for err == nil {
 		_, err = w.Write(make([]byte, 1<<12)) // until it is full
 	}
+	defer r.Close()
 	alex := startNode(t, freePort(t), []string{"Alex"}, withOutput(w))
-	alex.complains(patience, `lists the commands`)
-	alex.say("/help")
-	time.Sleep(300 * time.Millisecond) // it is being printed
+	alex.say("/help", "/nonsense")
+	alex.complains(patience, `nonsense`) // and what stands before it is being printed
 	alex.signal(syscall.SIGTERM)
 	time.Sleep(50 * time.Millisecond)
 	w.Close()
 	all, err := io.ReadAll(r)
 	must(t, err)
-	if !bytes.Contains(all, []byte("/members")) {
-		t.Error("what was to be printed is gone")
-	}
-	ends(alex, leaving, 0)
+	ends(alex, leaving, 1) // for the refused line
+	return bytes.Contains(all, []byte("/members"))
 }
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {
@@ -2181,14 +2216,14 @@ func TestIdleNodeThatFreezesIsLost(t *testing.T) {
 	t.Parallel()
 	alex, tim := idlers(t)
 	freeze(tim)
-	alex.sees(10*time.Second, `\* `+at("Tim")+` lost$`) // 8 s are promised
+	alex.sees(slack(10*time.Second), `\* `+at("Tim")+` lost$`) // 8 s are promised
 }
 
 func TestIdleNodeThatIsKilledIsLost(t *testing.T) {
 	t.Parallel()
 	alex, tim := idlers(t)
 	must(t, tim.cmd.Process.Kill())
-	alex.sees(9*time.Second, `\* `+at("Tim")+` lost$`) // 8 s are promised
+	alex.sees(slack(10*time.Second), `\* `+at("Tim")+` lost$`) // 8 s are promised
 }
 
 // TestHistoryIsWrittenAgainWhenTheDiskHasRoom uses a file system of 64 KiB.
