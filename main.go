@@ -574,7 +574,7 @@ func (a *app) verdict() int {
 	return min(int(a.refused.Load())+a.n.undelivered, 1)
 }
 
-// waitDelivered returns when all that we said was heard: at least one node has it, and
+// waitDelivered returns when what we said was heard: at least one node has it, and
 // so has every node that is connected. Those that are about to connect get half a
 // second for that. It gives up when nobody has acknowledged anything for patience, or
 // patience after the first node has all; but whenever a direct message is acknowledged,
@@ -584,13 +584,16 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	goal := n.history.about(n.id).last
+	if goal == 1 {
+		goal = 0 // nothing but that we joined, which nobody waits for
+	}
 	n.takenAt = time.Now()
 	for since := n.takenAt; ; { // when somebody last lacked something
 		now, waiting := time.Now(), 0
 		behind = behind[:0]
 		for id, ct := range n.contacts {
 			waiting += len(ct.out)
-			if c := n.conns[id]; ct.isReopening() || c != nil && c.ackedLocked() < goal {
+			if c := n.conns[id]; goal > 0 && ct.isReopening() || c != nil && c.ackedLocked() < goal {
 				behind = append(behind, n.label(id))
 			}
 		}
@@ -598,7 +601,7 @@ func (n *node) waitDelivered(ctx context.Context) (best uint64, behind []string)
 		if !all {
 			since = now
 		}
-		if all && (!n.expectingLocked() || now.Sub(since) >= comingWait) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
+		if all && (goal == 0 || !n.expectingLocked() || now.Sub(since) >= comingWait) || now.Sub(n.takenAt) >= n.patience || ctx.Err() != nil {
 			slices.Sort(behind)
 			return n.bestAck, behind
 		}

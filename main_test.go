@@ -594,6 +594,12 @@ func TestEndOfAPipeWaitsUntilItIsHeard(t *testing.T) {
 			clear(a.n.conns)
 			a.n.bestAck = a.h.about(a.n.id).last
 		}, time.Second, "", 0},
+		"a direct message, and some lag behind": {func(a *app) {
+			a.direct(context.Background(), "@Tim x")
+			for _, ct := range a.n.contacts {
+				ct.out = nil // it was acknowledged
+			}
+		}, 0, "", 0},
 		"somebody is about to connect": {func(a *app) {
 			a.n.say(kindLines, []byte("a"))
 			a.said.Store(1)
