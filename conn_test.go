@@ -695,8 +695,9 @@ func TestPiecesCountIfTheyWereWanted(t *testing.T) {
 			author = newScribe(2, "Xen")
 		}
 		o, body := n.hasHeard(yan), runOf(author.id, author.chat(2))
+		s := new(source)
 		if c.asked {
-			n.sources[author.id] = &source{from: o}
+			s.from, n.sources[author.id] = o, s
 		}
 		piece, rest := body[:100], body[100:]
 		o.debt = time.Hour
@@ -705,7 +706,7 @@ func TestPiecesCountIfTheyWereWanted(t *testing.T) {
 		if c.own || c.asked {
 			counted = len(piece)
 		}
-		if wanted := counted > 0; o.served.bytes != int64(counted) || n.gather.bytes != counted || o.debt == 0 != wanted || o.partAt.IsZero() == wanted {
+		if wanted := counted > 0; o.served.bytes != int64(counted) || n.gather.bytes != counted || o.debt == 0 != wanted || s.since.IsZero() == c.asked {
 			t.Errorf("%+v: a piece of %d bytes counts as %d and %d, and leaves a debt of %v", c, len(piece), o.served.bytes, n.gather.bytes, o.debt)
 		}
 		must(t, o.handle(framePart, appendPart(nil, rest, false)[5:]))
@@ -1642,14 +1643,13 @@ func TestWhatIsNotedOfTakenPosts(t *testing.T) {
 	n, yan := newStill(), newScribe(1, "Yan")
 	n.history.hold()
 	n.history.await(yan.id, 9, true)
-	n.gather.brought = map[nodeID]int{}
 	o := n.hasHeard(yan)
 	s := &source{from: o, waiting: []sighting{{author: yan.id, kind: kindLost, time: scribeTime + 1}}}
 	n.sources[yan.id], n.lacking[yan.id] = s, lacked{}
 	body := runOf(yan.id, yan.chat(3))
 	must(t, o.handle(framePosts, body))
-	if n.lacking[yan.id].took.IsZero() || s.waiting != nil || n.gather.brought[yan.id] != 3 || n.gather.bytes != len(body) {
-		t.Errorf("posts came at %v, %d sightings wait, Yan brought %d posts, and %d bytes came", n.lacking[yan.id].took, len(s.waiting), n.gather.brought[yan.id], n.gather.bytes)
+	if n.lacking[yan.id].took.IsZero() || s.waiting != nil || n.gather.bytes != len(body) {
+		t.Errorf("posts came at %v, %d sightings wait, and %d bytes came", n.lacking[yan.id].took, len(s.waiting), n.gather.bytes)
 	}
 	for range 2 { // it may not have heard that the first was taken
 		o.telling.beat = false

@@ -265,8 +265,8 @@ func TestDurationsAgree(t *testing.T) {
 		{"beacons that come regularly keep fresh", 2 * beaconEvery, beaconFresh},
 		{"a direct message that isn't delivered is told within 10 s", directPatience + 2*tickEvery, 10 * time.Second},
 		{"a broken connection that can't be had is given up before a direct message on it", dialTimeout, directPatience},
-		{"a newcomer prints within 5 s what a member who serves nothing was asked for first", noProgress + solePatience + tickEvery, 5 * time.Second},
-		{"a gap is left out while a newcomer still waits", gapPatience + tickEvery, solePatience},
+		{"a newcomer prints within 5 s what a member who serves nothing was asked for first", noProgress + latePatience + tickEvery, 5 * time.Second},
+		{"a gap is left out while a newcomer still waits", gapPatience + tickEvery, latePatience},
 		{"a signal ends the program within 1 s", leaveTimeout + 2*farewell, time.Second},
 	} {
 		if c.less > c.enough {

@@ -43,6 +43,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -175,8 +177,7 @@ func (f *feed) span() span {
 	return span{f.last - uint64(f.posts.count) + 1, f.last, f.link.mark()}
 }
 
-// above returns the index in posts of the first whose number is greater than
-// number.
+// above returns the index in posts of the first with a greater number.
 func (f *feed) above(number uint64) int {
 	return f.posts.count - int(min(f.last-min(number, f.last), uint64(f.posts.count)))
 }
@@ -928,18 +929,14 @@ func (h *history) due(list []*sub, subs map[nodeID]*sub, stirred map[nodeID]bool
 			s.behind = f.last + 1 - min(s.next, f.last+1)
 		}
 		if s != nil && (s.behind > 0 || len(f.seen) > 0 && f.seen[len(f.seen)-1].seq > s.notes) {
-			list = append(list, s)
+			if list = append(list, s); author == h.self && s.next > base {
+				s.behind = 0
+			}
 		} else {
 			delete(stirred, author)
 		}
 	}
-	rank := func(s *sub) uint64 {
-		if s.author == h.self && s.next > base {
-			return 0
-		}
-		return s.behind
-	}
-	slices.SortFunc(list, func(a, b *sub) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortFunc(list, func(a, b *sub) int { return cmp.Compare(a.behind, b.behind) })
 	return list
 }
 
@@ -1270,13 +1267,13 @@ const (
 	askAfter       = 500 * time.Millisecond  // before a third is asked for the feed of a node that somebody is connected with
 	askAfterBeacon = 3 * time.Second         // before a third is asked for the feed of a node whose beacons we hear: it is about to connect
 	noProgress     = 2 * time.Second         // without posts of a feed that was asked for, before somebody else is asked
-	trial          = 3 * time.Second         // a source that still brings something serves so long before another has its turn
+	trial          = 3 * time.Second         // a source that still brings something serves so long before another has its turn, and before its rate counts
 	maxBackoff     = 5                       // doublings of noProgress before a peer that brings nothing is asked again, where much is lacking
 	maxStalls      = 3                       // times in a row that nothing came, after which a claim is believed last
 	gapPatience    = 2 * time.Second         // before a gap is left out: a node that has the posts may be about to connect; a newcomer's wait to print is longer
 	healPatience   = 5 * time.Second         // before a gap is left out if we hold posts from before it: a link that was cut is used again within this time
 	gatherPatience = 4 * time.Second         // in which gatherFloor bytes must come, or a newcomer prints what it has
-	solePatience   = 2250 * time.Millisecond // for which a newcomer waits for what the peers of one host alone claim to have
+	latePatience   = 2250 * time.Millisecond // for which a newcomer waits for others, once it has all that one peer claims to have
 	mostClaims     = 2048                    // claims of one peer that we remember
 	maxClaims      = 12_000                  // claims of all peers together; each takes 600 bytes while we ask for its posts
 	fewClaims      = 64                      // claims of each peer, however many peers there are
@@ -1299,7 +1296,8 @@ type claim struct {
 type offer struct {
 	claim
 	isAuthor bool
-	served   served // by this peer, of any feed
+	served   served     // by this peer, of any feed
+	host     netip.Addr // of the peer
 }
 
 // A served is what a peer has sent of the feeds that it is the source of.
@@ -1312,9 +1310,6 @@ type served struct {
 func (s served) rate() int64 {
 	return int64(float64(s.bytes) / max(s.busy, time.Millisecond).Seconds())
 }
-
-// isTried says whether the peer has served for so long that its rate counts.
-func (s served) isTried() bool { return s.busy >= trial }
 
 // A help is what an offer is worth to us, who have the posts up to some number. A
 // smaller one is better.
@@ -1411,6 +1406,10 @@ func (l *lack) decide() verdict {
 		}
 		return verdict{}
 	}
+	if serves {
+		l.offers[l.source].stalls++
+		best, _ = l.best()
+	}
 	return verdict{ask: best, want: next, stalled: serves}
 }
 
@@ -1422,15 +1421,17 @@ func (l *lack) decide() verdict {
 func (l *lack) faster() (best int) {
 	best = -1
 	source := l.offers[l.source]
-	if source.isAuthor || !source.served.isTried() {
+	if source.isAuthor || source.served.busy < trial {
 		return best
 	}
 	rate := 2 * source.served.rate()
 	for i, o := range l.offers {
 		switch {
 		case i == l.source || o.isAuthor || o.stalls > 0 || o.help(l.mine.last) != hasNext:
-		case !o.served.isTried():
+		case o.served.busy < trial && o.host != source.host:
 			return i
+		case o.served.busy < trial:
+			best, rate = i, math.MaxInt64
 		case o.served.rate() > rate:
 			best, rate = i, o.served.rate()
 		}
@@ -1445,10 +1446,17 @@ func (l *lack) faster() (best int) {
 //     a member that claims more each second would otherwise be asked for ever,
 //     and others who have the posts never.
 //   - The offer with the smallest gap comes first.
-//   - The one that failed less often comes first, then the one with most posts.
+//   - The one whose host failed less often comes first, since many peers of one
+//     host may be one member; then the one that failed less often itself, and then
+//     the one with most posts.
 func (l *lack) best() (best int, can help) {
 	can = noHelp
-	chosen := new(offer)
+	chosen, failed := new(offer), map[netip.Addr]uint64{}
+	for _, o := range l.offers {
+		if o.stalls > 0 {
+			failed[o.host] += o.stalls
+		}
+	}
 	for i := range l.offers {
 		o := &l.offers[i]
 		h := o.help(l.mine.last)
@@ -1459,6 +1467,7 @@ func (l *lack) best() (best int, can help) {
 			cmp.Compare(max(h, hasLater), max(can, hasLater)),
 			cmp.Compare(o.stalls/maxStalls, chosen.stalls/maxStalls),
 			cmp.Compare(max(o.first, l.mine.last+1), max(chosen.first, l.mine.last+1)),
+			cmp.Compare(failed[o.host], failed[chosen.host]),
 			cmp.Compare(o.stalls, chosen.stalls),
 			cmp.Compare(chosen.last, o.last),
 		)
@@ -1541,10 +1550,10 @@ func (n *node) decideLocked(author nodeID, since lacked, now time.Time) {
 	for _, c := range n.conns {
 		if s != nil && s.from == c {
 			l.source, l.over = len(peers), s.over
-			l.quiet = min(now.Sub(s.since), now.Sub(c.partAt))
+			l.quiet = now.Sub(s.since)
 		}
 		if c.firstPart {
-			offers, peers = append(offers, offer{c.theirs[author], c.peer == author, c.served}), append(peers, c)
+			offers, peers = append(offers, offer{c.theirs[author], c.peer == author, c.served, c.addr.Addr()}), append(peers, c)
 		} else if l.source == len(peers) {
 			l.source = -1 // nothing can be said of it yet
 		}
@@ -1637,12 +1646,11 @@ func (n *node) forgetSourceLocked(author nodeID) {
 // A gather is how a newcomer waits for what was said before it came, which it
 // prints in one frame. What is missing itself, the history knows.
 type gather struct {
-	from      string         // the first peer, as it is shown; empty until there is one
-	done      bool           // the frame is printed
-	brought   map[nodeID]int // awaited posts that each peer brought
-	bytes     int            // of awaited posts that came since at
-	at        time.Time      // when bytes last reached gatherFloor
-	severalAt time.Time      // when the peers of more than one host could last bring what is missing, or nobody else had brought anything
+	from   string    // the first peer, as it is shown; empty until there is one
+	done   bool      // the frame is printed
+	bytes  int       // of awaited posts that came since at
+	at     time.Time // when bytes last reached gatherFloor
+	owedAt time.Time // when each peer last owed us something of what it claims to have
 }
 
 // came counts bytes of posts that may be awaited.
@@ -1653,44 +1661,37 @@ func (g *gather) came(bytes int, now time.Time) {
 }
 
 // gatherLocked ends a newcomer's wait when all is in that the first peers
-// announced, or when too little has come for gatherPatience. For what only peers of
-// one host claim to have it waits for solePatience, if others brought something: one
-// member, who may claim anything under many names, doesn't keep that from the screen.
-// Unless it is to be thorough, it only asks whether all is in.
+// announced, or when too little has come for gatherPatience. Once all is in that one
+// of them claims to have, it waits for others no longer than latePatience: members who
+// claim anything, under many names, don't keep that from the screen. Unless it is to be
+// thorough, it only asks whether all is in.
 func (n *node) gatherLocked(now time.Time, thorough bool) {
 	g := &n.gather
 	if g.done || g.from == "" {
 		return
 	}
-	var only *conn // who can bring what is missing, where all who can are of one host
-	missing, several, looks := false, false, 0
+	owing, looks := map[*conn]bool{}, 0
 	for _, c := range n.conns {
 		if c.firstPart && !c.toldAll { // the rest of its vector is still to come
-			missing, several, only = true, several || only != nil && only.addr.Addr() != c.addr.Addr(), c
+			owing[c] = true
 		}
 	}
 	awaiting := n.history.eachMissing(func(author nodeID, last uint64) bool {
 		for _, c := range n.conns {
 			if c.theirs[author].last > last || c.peer == author && c.vector > last {
-				missing = true
-				several = several || only != nil && only.addr.Addr() != c.addr.Addr()
-				only = c
+				owing[c] = true
 			}
 		}
 		looks++
-		return looks < maxLooks && !several && (thorough || !missing)
+		return looks < maxLooks && len(owing) < len(n.conns) && (thorough || len(owing) == 0)
 	})
-	if missing && !thorough {
+	if len(owing) > 0 && !thorough {
 		return
 	}
-	others := false // brought more than their own join
-	for peer, count := range g.brought {
-		others = others || count > 1 && only != nil && peer != only.peer
+	if !slices.ContainsFunc(slices.Collect(maps.Values(n.conns)), func(c *conn) bool { return c.firstPart && !owing[c] }) {
+		g.owedAt = now
 	}
-	if several || !others {
-		g.severalAt = now
-	}
-	if (missing || !awaiting) && now.Sub(g.at) < gatherPatience && now.Sub(g.severalAt) < solePatience {
+	if (len(owing) > 0 || !awaiting) && now.Sub(g.at) < gatherPatience && now.Sub(g.owedAt) < latePatience {
 		return
 	}
 	*g = gather{from: g.from, done: true}

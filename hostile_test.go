@@ -1591,6 +1591,54 @@ func TestOneMemberKeepsNothingFromANewcomersScreen(t *testing.T) {
 	}
 }
 
+// TestSeveralHostsKeepNothingFromANewcomersScreen: six members, of two hosts, have brought a
+// newcomer all that is left of Cid, or nothing of it, and say more and more of a
+// billion posts of their own, in frames and in pieces that don't end. Those who hold
+// the same have said nothing themselves.
+func TestSeveralHostsKeepNothingFromANewcomersScreen(t *testing.T) {
+	t.Parallel()
+	const lines = 20
+	for _, serves := range []bool{true, false} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, bob, cid := l.enter("Ann"), l.enter("Bob"), l.enter("Cid")
+			after(time.Second)
+			for i := range lines {
+				cid.says("line %d", i)
+			}
+			after(time.Second)
+			gone := l.postsOf(ann, cid.id)
+			cid.leaves()
+			after(10 * time.Second)
+
+			nat := l.enter("Nat", apartFrom(ann, bob))
+			for i := range 6 {
+				eve := newScribe(66+i, "Eve")
+				mine := eve.chat(50)
+				v := l.visitorOn(l.dialFrom(fmt.Sprintf("10.9.9.%d:7700", i%2), nat), eve.key, helloOf("Eve"), func(v *visitor, typ byte, body []byte) {
+					if typ == frameWant && serves && bytes.HasPrefix(body, append(cid.id[:], 0, 0, 0, 0, 0, 0, 0, 1)) {
+						v.says(framed(framePosts, runOf(cid.id, gone)))
+					}
+				})
+				v.says(claims(eve.id, span{1, 1e9, 7}, netip.AddrPort{}), has(cid.id, span{1, uint64(len(gone)), gone[len(gone)-1].link.mark()}))
+				v.repeats(500*time.Millisecond, func(i int) []byte {
+					return slices.Concat(framed(framePosts, runOf(eve.id, mine[i%len(mine):][:1])), appendPart(nil, append(eve.id[:], make([]byte, 2000)...), true))
+				})
+			}
+			after(50 * time.Millisecond)
+			l.healAll()
+			for i := 0; nat.peersNow() < 8 && i < 50; i++ {
+				after(100 * time.Millisecond)
+			}
+			after(5 * time.Second)
+			nat.wantLines(lines, `: line \d+$`)
+			nat.wantLines(1, `^\* end of history$`)
+			if t.Failed() {
+				t.Fatalf("they serve what others hold: %v", serves)
+			}
+		})
+	}
+}
+
 // TestNobodyHasHeardWhatWasNotSaid: somebody acknowledges all that Ann will
 // ever say, and goes; what she says then is heard by nobody.
 func TestJoinIsTheFirstAndLeaveTheLastOfAnAuthor(t *testing.T) {

@@ -168,7 +168,7 @@ type conn struct {
 	served  served          // what the peer sent of what it was asked for
 
 	writing // used by the writer alone
-	reading // used by the reader alone, but for partAt, which n.mu guards
+	reading // used by the reader alone
 }
 
 // A holdings is what a peer has, by its own word, and how its clock goes.
@@ -196,7 +196,6 @@ type writing struct {
 type reading struct {
 	debt    time.Duration // the work that the peer has still to pay for
 	part    []byte        // the pieces of a run so far
-	partAt  time.Time     // when a piece last came
 	loading int           // bytes that countLoading counts
 	overdue *time.Timer   // ends c if what it counts doesn't come to an end soon; nil: it has time
 }
@@ -232,7 +231,7 @@ type sub struct {
 	author nodeID
 	next   uint64 // number of the post to send next
 	over   bool   // if the next post was dropped, a later one may be sent in its place
-	behind uint64 // posts still to be sent, as of the last look
+	behind uint64 // posts still to be sent, as of the last look; 0: they go first
 	early  uint64 // posts behind this one may go ahead of their turn; 0: none may, for the peer had some of the feed
 	notes  uint64 // seq of the last sighting that was sent
 }
@@ -626,7 +625,7 @@ func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, n.claimAddrLocked(c), x.name)
 	n.sawOwnLocked(c.peer, post{kind: kindBack, addr: c.addr})
 	if n.gather.from == "" {
-		n.gather = gather{from: n.label(c.peer), brought: map[nodeID]int{}, at: c.since, severalAt: c.since}
+		n.gather = gather{from: n.label(c.peer), at: c.since, owedAt: c.since}
 		n.history.hold()
 	}
 	c.compareClocksLocked(x)
@@ -1006,14 +1005,17 @@ func (c *conn) handlePart(body []byte) error {
 		c.debt = workOf(framePosts, len(run))
 		return c.handlePosts(run, len(run)-len(piece))
 	}
-	n, f := c.n, fields{b: c.part}
-	author := f.id()
+	n, author := c.n, (&fields{b: c.part}).id()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if s := n.sources[author]; author == c.peer || s != nil && s.from == c {
-		c.debt, c.partAt = 0, time.Now()
+	asked := n.sources[author] != nil && n.sources[author].from == c
+	if asked {
+		n.sources[author].since = time.Now()
+	}
+	if asked || author == c.peer {
+		c.debt = 0
 		c.served.bytes += int64(len(piece))
-		n.gather.came(len(piece), c.partAt)
+		n.gather.came(len(piece), time.Now())
 	}
 	return nil
 }
@@ -1097,10 +1099,8 @@ func (n *node) tookLocked(c *conn, author nodeID, last *post, count, bytes int) 
 		c.debt -= workPerEntry + workPerClaim
 		n.forgetSourceLocked(author)
 	}
-	g, awaited := &n.gather, n.history.awaited(author)
-	if !g.done && last.number-uint64(count) < awaited {
-		g.brought[c.peer] += count
-		g.came(bytes, now)
+	if awaited := n.history.awaited(author); last.number-uint64(count) < awaited {
+		n.gather.came(bytes, now)
 		if last.number >= awaited {
 			n.gatherLocked(now, false)
 		}
