@@ -808,6 +808,7 @@ func TestLabNewcomerGetsTheWholeConversation(t *testing.T) {
 		t.Errorf("history is not in the order of time:\n%s", strings.Join(frame, "\n"))
 	}
 	for re, n := range map[string]int{` joined$`: 5, ` \* (Ann|Bob)@\S+ left$`: 2, ` (lost|is back)$`: 0, `: line `: 20} {
+		zoe.seesCount(slack(2*time.Second), n, re)
 		if got := zoe.count(re); got != n {
 			t.Errorf("Zoe shows %d lines %q, want %d", got, re, n)
 		}
@@ -976,10 +977,10 @@ func TestLabAddressThatIsNotKnownIsNotMadeUp(t *testing.T) {
 
 func TestLabTakenTCPPortIsAvoided(t *testing.T) {
 	t.Parallel()
-	foreign, err := net.Listen("tcp4", "127.0.0.1:0")
+	port := freePort(t)
+	foreign, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", port))
 	must(t, err)
 	defer foreign.Close()
-	port := foreign.Addr().(*net.TCPAddr).Port
 	ann, bob := startNode(t, port, []string{"Ann"}), startNode(t, port, []string{"Bob"})
 	line := ann.sees(slack(2*time.Second), ` \* Bob@127.0.0.1:\d+ joined$`)
 	bob.sees(slack(2*time.Second), ` \* Ann@127.0.0.1:\d+ joined$`)
