@@ -298,28 +298,35 @@ func (p *proc) exits(within time.Duration) int {
 	}
 }
 
+// historyFrame begins an answer to /history. What a newcomer is told of the time
+// before it came has a frame too, which says from whom it is, and may come at any time.
+const historyFrame = `^\S+ \S+ \* history: \d+ events?$`
+
 // history asks for /history and returns the lines between its frame.
-// It may be called once per n-th use; earlier answers are skipped.
-func (p *proc) history(within time.Duration) []string {
+func (p *proc) history(within time.Duration) (got []string) {
 	p.t.Helper()
-	const first, last = `^\S+ \S+ \* history: \d+ events?$`, `^\S+ \S+ \* end of history$`
-	begins, ends := regexp.MustCompile(first), regexp.MustCompile(last)
-	before := p.count(last)
-	framesBefore := p.count(first)
+	begins, ends := regexp.MustCompile(historyFrame), regexp.MustCompile(`^\S+ \S+ \* end of history$`)
+	before := p.count(historyFrame)
 	p.say("/history")
-	p.seesCount(within, before+1, last)
-	var got []string
-	frames, inside := 0, false
-	for _, l := range p.out.lines() {
-		switch {
-		case begins.MatchString(l):
-			frames++
-			inside = frames == framesBefore+1
-		case ends.MatchString(l):
-			inside = false
-		case inside:
-			got = append(got, l)
+	frames, from := 0, 0
+	if err := p.out.waitFor(within, func(text []byte) bool {
+		end := bytes.LastIndexByte(text, '\n') + 1
+		for line := range bytes.Lines(text[from:end]) {
+			line = bytes.TrimSuffix(line, []byte("\n"))
+			switch {
+			case begins.Match(line):
+				frames++
+			case frames <= before:
+			case ends.Match(line):
+				return true
+			default:
+				got = append(got, string(line))
+			}
 		}
+		from = end
+		return false
+	}); err != nil {
+		p.t.Fatalf("%s: /history is not answered: %v", p.name, err)
 	}
 	return got
 }

@@ -230,10 +230,9 @@ func ends(p *proc, within time.Duration, status int) {
 // memberLines asks p for /members and returns the answer.
 func memberLines(p *proc) []string {
 	p.t.Helper()
-	const end = ` \* end of history$`
-	skip, before := len(p.out.lines()), p.count(end)
+	skip, before := len(p.out.lines()), p.count(historyFrame)
 	p.say("/members", "/history 1") // whose frame ends what went before
-	p.seesCount(patience, before+1, end)
+	p.seesCount(patience, before+1, historyFrame)
 	return slices.DeleteFunc(p.out.lines()[skip:], func(l string) bool { return !strings.Contains(l, " * member ") })
 }
 
