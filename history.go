@@ -55,6 +55,7 @@ import (
 const (
 	clockLimit  = 5 * time.Minute // a clock further ahead than this drags nobody along
 	eventCost   = 128             // bytes of memory that an event takes beside its post: 96 in a long run, more alone in a frame
+	shareFrom   = 256 * maxRun    // bytes of keep from which posts of one frame share its memory
 	directShare = 16              // part of keep that direct messages from one node may take, and of all nodes four times as much
 	authorCost  = 512             // bytes of memory that an author takes if anything is held of it
 	dropAtOnce  = 1000            // events that are dropped at once, besides two for each that comes: some hundred microseconds
@@ -68,7 +69,7 @@ const (
 	storePiece  = 512             // events
 	loadAtOnce  = 4 << 20         // bytes of a history file
 
-	maxEarlyPosts = 256 << 10 // bytes of posts of one author that are shown ahead of their turn
+	maxEarlyPosts = 64 << 10 // bytes of posts of one author that are shown ahead of their turn: of 220 nodes of one host less than 16 MiB
 )
 
 var (
@@ -84,6 +85,7 @@ type event struct {
 	seq     uint64 // place in the order of arrival
 	kind    byte
 	reached *netip.AddrPort // where we had last reached the author; nil if we never had
+	shared  int64           // what others that share its memory cost, which goes with it; less than 0: with another
 	doubted bool            // it claims to come from the future
 	printed bool            // the printer has taken it; guarded by history.mu
 
@@ -96,12 +98,12 @@ func (e *event) compare(o *event) int {
 	return cmp.Or(cmp.Compare(e.time, o.time), bytes.Compare(e.feed.id[:], o.feed.id[:]), cmp.Compare(e.seq, o.seq))
 }
 
-func (e *event) cost() int64 { return int64(len(e.sealed)) + eventCost }
+func (e *event) cost() int64 { return int64(len(e.sealed)) + eventCost + e.shared }
 
 // content takes e apart. It can't fail, since e was parsed when it was taken.
 func (e *event) content() post {
 	b := e.sealed
-	if !e.isNote() {
+	if !isNote(e.kind) {
 		b = b[:len(b)-signatureSize]
 	}
 	return noError(parseContent(b))
@@ -118,8 +120,6 @@ func (e *event) isSigned() bool {
 	}
 	return e.signature.Load() > 0
 }
-
-func (e *event) isNote() bool { return isNote(e.kind) }
 
 // number returns the number of e, a post.
 func (e *event) number() uint64 { return binary.BigEndian.Uint64(e.sealed) }
@@ -182,9 +182,8 @@ func (f *feed) above(number uint64) int {
 	return f.posts.count - int(min(f.last-min(number, f.last), uint64(f.posts.count)))
 }
 
-// A store holds events of one author in the order in which they came. It grows
-// at its end and shrinks at its beginning without copying what it holds.
-// Guarded by history.mu.
+// A store holds events of one author in the order in which they came. It grows at its end
+// and shrinks at its beginning without copying what it holds. Guarded by history.mu.
 type store struct {
 	pieces [][]*event // of storePiece each, but that the first shrinks and the last grows
 	count  int
@@ -219,8 +218,7 @@ func (s *store) shift() {
 	s.count--
 }
 
-// byAge is a heap (container/heap) of stores, of which the first begins with
-// the oldest event.
+// byAge is a heap (container/heap) of stores, of which the first begins with the oldest event.
 type byAge []*store
 
 func (b byAge) Len() int { return len(b) }
@@ -252,8 +250,7 @@ type cursor struct {
 	wake    chan struct{}
 }
 
-// wake makes one receive from c succeed, now or later. It doesn't block; c has room
-// for one.
+// wake makes one receive from c succeed, now or later. It doesn't block; c has room for one.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -339,7 +336,7 @@ func (h *history) say(kind byte, text []byte) {
 	p = sealPost(h.key, h.self, p) // 20 to 60 µs, so not under the lock
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.appendLocked(h.feeds[h.self], []post{p}, true)
+	h.appendLocked(h.feeds[h.self], []post{p}, true, false)
 }
 
 // now is nowLocked for callers that don't hold the lock.
@@ -355,9 +352,8 @@ func (h *history) nowLocked() int64 {
 	return h.latest
 }
 
-// add takes the posts of run that are new, and returns how many there were.
-// proved says that the last signature was checked, which is so for all posts that
-// don't come from their author.
+// add takes the posts of run that are new, and returns how many there were. proved says that
+// the last signature was checked, which is so for all posts that don't come from their author.
 //
 // Posts after a gap are refused with errGap, unless overGap is set. Then those from
 // before it stay in the log, but are no longer passed on. The first contradiction of
@@ -369,7 +365,7 @@ func (h *history) nowLocked() int64 {
 func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.feedLocked(author)
+	f, all := h.feedLocked(author), len(run)
 	if f.fork {
 		return 0, nil
 	}
@@ -401,20 +397,30 @@ func (h *history) add(author nodeID, run []post, proved, overGap bool) (int, err
 	}
 	if len(run) > 0 {
 		f.logged = true
-		h.appendLocked(f, run, proved)
+		h.appendLocked(f, run, proved, len(run) < all)
 	}
 	return count, nil
 }
 
-func (h *history) appendLocked(f *feed, run []post, proved bool) {
-	credible := h.latestCredible()
-	events := make([]event, len(run)) // one piece of memory for the run, as its posts lie in one frame
+// appendLocked adds posts that follow on those of f. They share the memory of their frame,
+// which goes with the last of them. Where that is much of keep, or there is more in the
+// frame, each gets memory of its own.
+func (h *history) appendLocked(f *feed, run []post, proved, more bool) {
+	credible, last, cost := h.latestCredible(), len(run)-1, int64(0)
+	apart, events := more || last > 0 && h.keep < shareFrom, make([]event, len(run))
 	for i := range run {
 		p, e := &run[i], &events[i]
+		if apart {
+			e, p.sealed = new(event), bytes.Clone(p.sealed)
+		}
 		f.setReached(p.reached)
-		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > credible}
-		if proved && i == len(run)-1 {
+		*e = event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached, doubted: p.time > credible, shared: cost}
+		if proved && i == last {
 			e.signature.Store(1)
+		}
+		if !apart && i < last {
+			cost = e.cost()
+			e.shared -= cost
 		}
 		e.printed = f.wasEarly(p)
 		h.advanceLocked(f, p)
@@ -431,10 +437,10 @@ func (h *history) appendLocked(f *feed, run []post, proved bool) {
 // is further ahead than clockLimit.
 func (h *history) latestCredible() int64 { return h.clock().Add(clockLimit).UnixMicro() }
 
-// showEarly prints posts that their author said while it still owes us earlier
-// ones, and remembers that: they are taken when their turn comes, and not
-// printed again. What exceeds maxEarlyPosts is not shown until then.
-func (h *history) showEarly(author nodeID, run []post) {
+// showEarly prints posts that their author said while it still owes us earlier ones, and
+// remembers that: they are taken when their turn comes, and not printed again. What exceeds
+// maxEarlyPosts is not shown until then. It returns whether any are shown.
+func (h *history) showEarly(author nodeID, run []post) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.feedLocked(author)
@@ -447,18 +453,22 @@ func (h *history) showEarly(author nodeID, run []post) {
 		if size += len(p.sealed); p.number <= last || size > maxEarlyPosts {
 			continue
 		}
+		p = noError(parsePost(author, bytes.Clone(p.sealed))) // apart from the rest of its frame
 		f.early = append(f.early, p)
 		h.heedLocked(p.time)
 		shown = append(shown, &event{feed: f, sealed: p.sealed, time: p.time, kind: p.kind, reached: f.reached})
 	}
-	h.queue = append(h.queue, shown)
-	wake(h.printer.wake)
+	if len(shown) > 0 {
+		h.queue = append(h.queue, shown)
+		wake(h.printer.wake)
+	}
+	return len(shown) > 0
 }
 
 // wasEarly says whether p, which f takes now, was shown early.
 func (f *feed) wasEarly(p *post) bool {
 	for len(f.early) > 0 && f.early[0].number < p.number {
-		f.early = f.early[1:]
+		f.early = slices.Delete(f.early, 0, 1)
 	}
 	return len(f.early) > 0 && f.early[0].link == p.link
 }
@@ -470,6 +480,9 @@ func (h *history) takeEarly(author nodeID) {
 	early := slices.Clone(h.knownLocked(author).early) // which add shortens
 	h.mu.Unlock()
 	h.addFound(map[nodeID][]post{author: early})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.knownLocked(author).early = nil // nor does anybody get those that are not signed
 }
 
 // clockJumped goes on from where the clock is, even if it was ahead before. It
@@ -546,8 +559,7 @@ func (h *history) logLocked(s *store, e *event) {
 	}
 }
 
-// grownLocked makes the log, which grew by count events, fit keep again, and
-// wakes its readers.
+// grownLocked makes the log, which grew by count events, fit keep again, and wakes its readers.
 func (h *history) grownLocked(count int) {
 	h.dropOldestLocked(dropAtOnce + 2*count)
 	for _, c := range h.cursors {
@@ -564,9 +576,8 @@ func (h *history) note(author nodeID, p post) bool {
 	return h.noteLocked(h.feedLocked(author), p, p.time)
 }
 
-// noteOf is note for what another node noticed. Its time is by that node's clock;
-// at is the same by ours. Of one author such notes are taken maxSeen times in a
-// minute.
+// noteOf is note for what another node noticed. Its time is by that node's clock; at is the
+// same by ours. Of one author such notes are taken maxSeen times in a minute.
 func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -581,9 +592,8 @@ func (h *history) noteOf(author nodeID, p post, at int64) bool {
 	return true
 }
 
-// noteLocked takes p, a note on f that was noticed at the given time of our
-// clock, unless it is older than what is known. If its own time is 0, it is set to
-// now.
+// noteLocked takes p, a note on f that was noticed at the given time of our clock, unless
+// it is older than what is known. If its own time is 0, it is set to now.
 func (h *history) noteLocked(f *feed, p post, at int64) bool {
 	switch {
 	case p.kind <= kindBack && p.time != 0 && (p.time <= h.horizon || at <= f.notedAt),
@@ -657,8 +667,7 @@ func (h *history) reached(author nodeID, addr netip.AddrPort, name string) {
 	f.setReached(&addr)
 }
 
-// setReached sets reached, if addr is not nil. The events that come until it changes
-// share it.
+// setReached sets reached, if addr is not nil. The events that come until it changes share it.
 func (f *feed) setReached(addr *netip.AddrPort) {
 	if addr != nil && (f.reached == nil || *f.reached != *addr) {
 		f.reached = addr
@@ -702,8 +711,7 @@ func (h *history) about(id nodeID) author {
 	return h.knownLocked(id).author
 }
 
-// bore says whether anybody has borne this name, or one that is alike, since we
-// started.
+// bore says whether anybody has borne this name, or one that is alike, since we started.
 func (h *history) bore(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -721,9 +729,8 @@ func (h *history) bore(name string) bool {
 
 // ---- bounds
 
-// dropOldestLocked drops the oldest events until the rest fits keep, or until a
-// cursor has still to pass the oldest; but no more than most, so that nobody waits
-// for the lock for long.
+// dropOldestLocked drops the oldest events until the rest fits keep, or until a cursor has
+// still to pass the oldest; but no more than most, so that nobody waits for the lock for long.
 func (h *history) dropOldestLocked(most int) {
 	passed := h.passedLocked()
 	for ; most > 0 && h.size > h.keep && len(h.oldest) > 0; most-- {
@@ -795,7 +802,7 @@ func (h *history) rankLocked(s *store) {
 		if !e.doubted {
 			s.age = max(s.age, e.time)
 		}
-		may = e.isNote() || e.feed.id != h.self || e.number() <= h.delivered
+		may = isNote(e.kind) || e.feed.id != h.self || e.number() <= h.delivered
 	}
 	switch {
 	case !may && s.place > 0:
@@ -940,9 +947,8 @@ func (h *history) due(list []*sub, subs map[nodeID]*sub, stirred map[nodeID]bool
 	return list
 }
 
-// posts returns the events of author's feed from the given number on, up to
-// most bytes of them, but at least one if there is one, and the number of the
-// first.
+// posts returns the events of author's feed from the given number on, up to most bytes of
+// them, but at least one if there is one, and the number of the first.
 func (h *history) posts(author nodeID, from uint64, most int) (events []*event, first uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -958,8 +964,7 @@ func (h *history) posts(author nodeID, from uint64, most int) (events []*event, 
 	return events, f.last - uint64(f.posts.count-start) + 1
 }
 
-// sightings returns the notes on author, lost and is back, that came after the
-// given seq.
+// sightings returns the notes on author, lost and is back, that came after the given seq.
 func (h *history) sightings(author nodeID, after uint64) []*event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1111,14 +1116,13 @@ func (h *history) eachMissing(each func(author nodeID, last uint64) bool) bool {
 // are not awaited is not: a newcomer's block has no lost of a node without its join.
 func (h *history) isBefore(e *event) bool {
 	number := h.before[e.feed.id]
-	return number > 0 && e.kind < kindDirectFrom && (e.isNote() || e.number() <= number)
+	return number > 0 && e.kind < kindDirectFrom && (isNote(e.kind) || e.number() <= number)
 }
 
-// release has the printer print what was said before we came (the awaited
-// posts, and the notes that came with them) as one block in chronological
-// order, and then go on with the rest in order of arrival. The block is framed
-// unless it holds nothing but joins of nodes that are here. The function here is called
-// with mu held.
+// release has the printer print what was said before we came (the awaited posts, and the
+// notes that came with them) as one block in chronological order, and then go on with the
+// rest in order of arrival. The block is framed unless it holds nothing but joins of nodes
+// that are here. The function here is called with mu held.
 func (h *history) release(from string, here func(nodeID) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1247,7 +1251,7 @@ func (h *history) save(ctx context.Context, c *cursor, first []byte, w io.Writer
 	return h.follow(ctx, c, func(b batch) error {
 		for _, e := range b {
 			x := record{typ: recordPost, author: e.feed.id, reached: e.reached, body: e.sealed}
-			if e.isNote() {
+			if isNote(e.kind) {
 				x.typ = recordNote
 			} else if e.feed.id == h.self {
 				addr := e.content().addr // in the next launch we are somebody else
@@ -1364,16 +1368,14 @@ type verdict struct {
 
 // decide says what to do about l.
 //
-// An author has no special place among those who have its posts: it may have
-// dropped the first ones, which a third still holds. It only needn't be asked for
-// what it says next.
+// An author has no special place among those who have its posts: it may have dropped the
+// first ones, which a third still holds. It only needn't be asked for what it says next.
 //
-// A sender stops at a gap that its -keep has left. The receiver may ask it to
-// leave the gap out, but waits gapPatience first: a node may connect that has
-// the missing posts, even if none is known to come. After a cut, and to a newcomer,
-// the first of several nodes that is heard looks like the only one. A node that
-// holds posts from before the gap waits healPatience from the last of them that came,
-// in which a healed link is used again.
+// A sender stops at a gap that its -keep has left. The receiver may ask it to leave the gap
+// out, but waits gapPatience first: a node may connect that has the missing posts, even if
+// none is known to come. After a cut, and to a newcomer, the first of several nodes that is
+// heard looks like the only one. A node that holds posts from before the gap waits
+// healPatience from the last of them that came, in which a healed link is used again.
 //
 // If no peer has more than we, one that is connected with the author is asked for
 // what follows, so that we hear what the author says next, and what becomes of it.
@@ -1522,9 +1524,8 @@ func (n *node) lackLocked(author nodeID) {
 	n.lacking[author] = lacked{since: l.since, took: l.took}
 }
 
-// planLocked sees to it that every feed we lack posts of is asked for at one
-// peer that has them. Where so many are lacking that it takes long to look at
-// all, some have to wait.
+// planLocked sees to it that every feed we lack posts of is asked for at one peer that has
+// them. Where so many are lacking that it takes long to look at all, some have to wait.
 func (n *node) planLocked(now time.Time) {
 	serving := map[*conn]bool{}
 	most := planMost / (len(n.conns) + 40)

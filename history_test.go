@@ -651,6 +651,79 @@ func TestKeepCountsWhatMemoryTakes(t *testing.T) {
 	}
 }
 
+// TestKeepCountsWhatHoldsAFrame: of each frame of a megabyte one small post is held; the
+// others are older and dropped, or were taken before, or don't go ahead of their turn.
+func TestKeepCountsWhatHoldsAFrame(t *testing.T) {
+	const keep, frames = 2 << 20, 20
+	now := time.Now().UnixMicro()
+	old := now - time.Hour.Microseconds()
+	adds := func(s *scribe, at int64) (run []post) {
+		for i := range int64(5) {
+			run = append(run, s.scrawls(kindLines, at+i, strings.Repeat("x", 190_000)))
+		}
+		return run
+	}
+	inFrame := func(s *scribe, run ...post) []post {
+		_, run, err := parseRun(runOf(s.id, run))
+		must(t, err)
+		return run
+	}
+	for what, come := range map[string]func(h *history){
+		"dropped": func(h *history) {
+			for i := range frames {
+				s := newScribe(100+i, "Vic")
+				must2nd(t)(h.add(s.id, inFrame(s, append(adds(s, old), s.scrawls(kindLines, now, "x"))...), false, false))
+			}
+		},
+		"taken before": func(h *history) {
+			s := newScribe(1, "Vic")
+			run := adds(s, old)
+			for i := range int64(frames) {
+				run = append(run, s.scrawls(kindLines, now+i, "x"))
+				must2nd(t)(h.add(s.id, inFrame(s, run...), false, false))
+			}
+		},
+		"ahead of their turn": func(h *history) {
+			s := newScribe(1, "Vic")
+			s.last.number = 7
+			for i := range int64(frames) {
+				p := s.scrawls(kindLines, now+10*i, "x")
+				if !h.showEarly(s.id, inFrame(s, append([]post{p}, adds(s, now+10*i+1)...)...)) {
+					t.Error("nothing is shown ahead of its turn")
+				}
+			}
+		},
+	} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		h := emptyHistory(keep, time.Now)
+		h.dropCursor(h.printer)
+		come(h)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if took := int64(after.HeapAlloc - before.HeapAlloc); took > keep+keep/4 {
+			t.Errorf("%s: %d bytes are taken, and count as %d", what, took, h.size)
+		}
+		checkBooks(t, h)
+	}
+}
+
+// TestFrameCountsUntilItsLastPostGoes, where its posts share its memory.
+func TestFrameCountsUntilItsLastPostGoes(t *testing.T) {
+	h, s := emptyHistory(shareFrom, time.Now), newScribe(1, "Vic")
+	must2nd(t)(h.add(s.id, s.chat(5), false, false))
+	checkBooks(t, h)
+	for size := h.size; h.feeds[s.id].posts.count > 1; {
+		if h.dropFirstLocked(h.feeds[s.id].posts); h.size != size {
+			t.Fatalf("%d of 5 posts count as %d bytes, and all did as %d", h.feeds[s.id].posts.count, h.size, size)
+		}
+	}
+	if h.dropFirstLocked(h.feeds[s.id].posts); h.size != 0 {
+		t.Errorf("%d bytes are left when all are dropped", h.size)
+	}
+}
+
 // TestSightingsOfOneAuthorAreBounded: somebody tells without end that an author
 // was lost, and is back.
 func TestSightingsOfOneAuthorAreBounded(t *testing.T) {
@@ -745,8 +818,8 @@ func TestWhatIsShownAheadIsTakenInItsTurn(t *testing.T) {
 		ahead = append(ahead, large.writes(kindLines, large.last.time+1, strings.Repeat("x", 60<<10)))
 	}
 	h.showEarly(large.id, ahead)
-	if n := len(printedLines(h)); n != 4 {
-		t.Errorf("%d posts of 60 KiB are shown ahead of their turn, want 4", n)
+	if n := len(printedLines(h)); n != 1 || h.showEarly(large.id, ahead) {
+		t.Errorf("%d posts of 60 KiB are shown ahead of their turn, want one, once", n)
 	}
 }
 
@@ -1434,7 +1507,7 @@ func TestEveryKindOfEventHasItsLine(t *testing.T) {
 		if c.reached.IsValid() {
 			e.reached = &c.reached
 		}
-		if e.isNote() {
+		if isNote(e.kind) {
 			e.sealed = appendContent(nil, c.p)
 		} else {
 			e.sealed = sealPost(c.who.key, c.who.id, c.p).sealed
@@ -1699,7 +1772,7 @@ func TestDamageLeavesSightingsInTurn(t *testing.T) {
 			if !whole[recordName(e.feed.id, e.sealed)] {
 				t.Errorf("damaged at %d: shows what nobody wrote", at)
 			}
-			if e.isNote() {
+			if isNote(e.kind) {
 				if e.kind == last {
 					t.Errorf("damaged at %d: kind %d twice in a row", at, last)
 				}

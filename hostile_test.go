@@ -1255,7 +1255,7 @@ func TestLiarIsCutOffAndTheTruthComesFromOthers(t *testing.T) {
 // postsOf returns the posts of an author that g holds.
 func (l *lab) postsOf(g *guest, author nodeID) (run []post) {
 	for _, e := range g.h().chronology() {
-		if e.feed.id == author && !e.isNote() {
+		if e.feed.id == author && !isNote(e.kind) {
 			run = append(run, noError(parsePost(author, e.sealed)))
 		}
 	}

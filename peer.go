@@ -642,14 +642,14 @@ func (c *conn) compareClocksLocked(x hello) {
 	}
 }
 
-// unregister takes c, which ended with err, out of the room, and finds out
-// what became of its peer.
+// unregister takes c, which ended with err, out of the room, and finds what became of its peer.
 func (n *node) unregister(c *conn, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ct, now := n.contactLocked(c.peer), time.Now()
 	ct.epoch++
 	maps.DeleteFunc(n.sources, func(_ nodeID, s *source) bool { return s.from == c })
+	n.lackLocked(c.peer) // what it said ahead of its turn is taken now, or forgotten
 	if ct.conn != c {
 		return // a fresh connection has replaced it
 	}
@@ -1008,11 +1008,10 @@ func (c *conn) handlePart(body []byte) error {
 	n, author := c.n, (&fields{b: c.part}).id()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	asked := n.sources[author] != nil && n.sources[author].from == c
-	if asked {
-		n.sources[author].since = time.Now()
-	}
-	if asked || author == c.peer {
+	if s := n.sources[author]; author == c.peer || s != nil && s.from == c {
+		if s != nil {
+			s.since = time.Now()
+		}
 		c.debt = 0
 		c.served.bytes += int64(len(piece))
 		n.gather.came(len(piece), time.Now())
@@ -1043,9 +1042,10 @@ func (c *conn) handlePosts(body []byte, counted int) error {
 	next, claimed := n.history.about(author).last+1, c.theirs[author]
 	c.served.bytes += int64(len(body) - counted)
 	if own && run[0].number > max(next, c.vector) {
-		n.history.showEarly(author, run) // it was said since we met, and the peer sends it ahead of what was said before
-		n.lackLocked(author)
-		c.debt = 0
+		if n.history.showEarly(author, run) { // it was said since we met, and the peer sends it ahead of what was said before
+			n.lackLocked(author)
+			c.debt = 0
+		}
 		return nil
 	}
 	if run[0].number > next && claimed.first <= next && claimed.last >= next {

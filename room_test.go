@@ -597,7 +597,7 @@ func (g *guest) recalls() []string {
 	l := &liner{port: 7700, reached: func(nodeID) *netip.AddrPort { return nil }} // whose self is nobody
 	var b []byte
 	for _, e := range g.h().chronology() {
-		if !e.isNote() {
+		if !isNote(e.kind) {
 			b = l.appendEvent(b, &event{feed: e.feed, sealed: e.sealed, time: e.time, kind: e.kind}) // wherever it was met
 		}
 	}
@@ -971,7 +971,7 @@ func TestOwnClockThatJumpsIsFollowed(t *testing.T) {
 				t.Errorf("Ann's lines are stamped %v ahead of the time", got)
 			}
 			events := ann.h().chronology()
-			if i := slices.IndexFunc(events, (*event).isNote); time.UnixMicro(events[i].time).After(time.Now()) {
+			if i := slices.IndexFunc(events, func(e *event) bool { return isNote(e.kind) }); time.UnixMicro(events[i].time).After(time.Now()) {
 				t.Errorf("Cid is lost at %v", time.UnixMicro(events[i].time))
 			}
 			if w := ann.warnings(); len(w) != 2 || !strings.HasSuffix(w[1], "went back by 10m0s; what was said here last is stamped 10m0s later than that, and what is said until then comes right behind it") {
