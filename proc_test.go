@@ -190,6 +190,12 @@ var nextPort = func() *atomic.Uint32 {
 // freePort returns a port that nobody uses at the moment, for a room of its own.
 func freePort(t testing.TB) int {
 	t.Helper()
+	if runtime.GOOS == "linux" { // elsewhere package net takes the same lock
+		// A program that another test is about to run has all that is open here until
+		// it is executed, and the port would be taken for so long.
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
+	}
 	for range 100 {
 		port := 10000 + int(nextPort.Add(1)%20000) // below those that systems hand out by themselves
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
