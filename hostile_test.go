@@ -50,9 +50,13 @@ type visitor struct {
 	ended chan struct{} // closed when the node has hung up; nil before it listens
 }
 
+// newKey returns a key whose ID is higher than that of a node that is low.
 func newKey() ed25519.PrivateKey {
-	_, key, err := ed25519.GenerateKey(nil)
-	return noError(key, err)
+	for {
+		if _, key, err := ed25519.GenerateKey(nil); idOf(noError(key, err))[0] > 0 {
+			return key
+		}
+	}
 }
 
 func idOf(key ed25519.PrivateKey) nodeID { return nodeID(key.Public().(ed25519.PublicKey)) }
