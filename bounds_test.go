@@ -88,15 +88,15 @@ func TestLargeRoomMeetsWithoutWaiting(t *testing.T) {
 	host := netip.MustParseAddr("127.0.0.1")
 	begun := 0
 	for range 1000 {
-		if w.countHandshake(host, now) == 0 {
+		if w.countHandshake(host, now) {
 			begun++
 		}
 	}
 	if begun < 100 || begun > 200 {
 		t.Errorf("%d of 1,000 handshakes of one host begin in one instant, want half of those of a room of 200, and not many more", begun)
 	}
-	if wait := w.countHandshake(netip.MustParseAddr("127.0.0.2"), now); wait > 0 {
-		t.Errorf("that of another host waits for %v", wait)
+	if !w.countHandshake(netip.MustParseAddr("127.0.0.2"), now) {
+		t.Error("that of another host waits")
 	}
 }
 
@@ -109,14 +109,15 @@ func TestHandshakeThatGivesWayEndsAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		n := l.enter("Ann", deaf()).node
 		n.mu.Lock()
-		for n.work.countHandshake(netip.Addr{}, time.Now()) == 0 { // the host of a pipe
+		for n.work.countHandshake(netip.Addr{}, time.Now()) { // the host of a pipe
 		}
 		n.mu.Unlock()
 		var ended atomic.Int64
 		for range 3 * maxHandshakes {
-			raw, _ := net.Pipe()
+			near, far := net.Pipe()
+			n.enlist(near, false)
 			n.wg.Go(func() {
-				n.connect(raw, false, nodeID{})
+				far.Read(make([]byte, 1))
 				ended.Add(1)
 			})
 		}
@@ -128,6 +129,88 @@ func TestHandshakeThatGivesWayEndsAtOnce(t *testing.T) {
 			t.Errorf("of %d handshakes %d wait and %d have ended, want that all end but %d", 3*maxHandshakes, waiting, ended.Load(), maxHandshakes)
 		}
 	})
+}
+
+// A backlog is a listener where so many have connected; then it is closed.
+type backlog struct {
+	net.Listener
+	many int
+}
+
+func (b *backlog) Accept() (net.Conn, error) {
+	if b.many--; b.many < 0 {
+		return nil, net.ErrClosed
+	}
+	near, _ := net.Pipe()
+	return near, nil
+}
+
+// TestCrowdIsAcceptedSlowly: a thousand that connect more than may be under way have to wait,
+// but the last of them is accepted in 2 s.
+func TestCrowdIsAcceptedSlowly(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		n := l.enter("Ann", deaf()).node
+		for many, most := range map[int]time.Duration{maxHandshakes: 0, maxHandshakes + 1000: 2 * time.Second} {
+			began := time.Now()
+			n.accept(&backlog{many: many})
+			if took := time.Since(began); took > most || took < most/2 {
+				t.Errorf("%d are accepted in %v, want %v at most, and half of it at least", many, took, most)
+			}
+			after(time.Minute)
+		}
+	})
+}
+
+// TestHandshakesBeginByTurns: a host has used up its part of our time. Those of it that
+// connect wait; of a host that has all connections that it may have, even longer.
+func TestHandshakesBeginByTurns(t *testing.T) {
+	for full, most := range map[bool]time.Duration{false: 3 * time.Second, true: 15 * time.Second} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			n := l.enter("Ann", deaf()).node
+			n.mu.Lock()
+			for n.work.countHandshake(netip.Addr{}, time.Now()) { // the host of a pipe
+			}
+			conns := n.conns
+			if full {
+				n.conns = map[nodeID]*conn{}
+				for i := range maxConnsPerAddr {
+					n.conns[nodeID{byte(i), byte(i >> 8)}] = &conn{bye: byeFull}
+				}
+			}
+			n.mu.Unlock()
+			const many = 40
+			var all []*conn
+			begun := func() (count int) {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				for _, c := range all {
+					if c.tls != nil {
+						count++
+					}
+				}
+				return count
+			}
+			for range many {
+				near, _ := net.Pipe()
+				c, _ := n.enlist(near, false)
+				all = append(all, c)
+			}
+			if got := begun(); got > 0 {
+				t.Errorf("%d handshakes begin at once", got)
+			}
+			after(most / 2)
+			if got := begun(); got < many/3 || got == many {
+				t.Errorf("full: %v: after %v %d of %d handshakes have begun", full, most/2, got, many)
+			}
+			after(most)
+			if got := begun(); got != many {
+				t.Errorf("full: %v: after %v %d of %d handshakes have begun", full, 3*most/2, got, many)
+			}
+			n.mu.Lock()
+			n.conns = conns
+			n.mu.Unlock()
+		})
+	}
 }
 
 // TestConnectionsGiveWayToNewcomers: of one host there are as many as may be, or four

@@ -59,10 +59,8 @@ func TestFloodOfHandshakesEndsNoOtherHosts(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		n := l.enter("Ann", deaf()).node
 		comes := func(host byte) *conn {
-			near, _ := l.wire(&guest{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, host}), 7700)}, &guest{})
-			c := &conn{n: n, wake: make(chan struct{}, 1)}
-			c.raw, c.addr = &meter{Conn: near}, addrOf(near.LocalAddr())
-			n.enlist(c)
+			_, raw := l.wire(&guest{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, host}), 7700)}, &guest{})
+			c, _ := n.enlist(raw, false)
 			return c
 		}
 		others := []*conn{comes(2), comes(3)}

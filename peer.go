@@ -151,7 +151,7 @@ type conn struct {
 	// From the registration on, the fields up to the next empty line are immutable.
 	n *node
 	transport
-	wake chan struct{} // receives when the writer has something to do, or the handshake has to give way
+	wake chan struct{} // receives when the writer has something to do
 
 	// guarded by n.mu
 	holdings
@@ -203,7 +203,7 @@ type reading struct {
 // A transport is what a connection is. The fields from since on are set by register.
 type transport struct {
 	raw    *meter         // the TCP connection
-	tls    *tls.Conn      // what is said on it
+	tls    *tls.Conn      // what is said on it; nil: the turn of its handshake has not come
 	dialed bool           // by us, where its HELLO says that it listens
 	peer   nodeID         // zero until it has proven who it is
 	addr   netip.AddrPort // where the peer listens, as we see it; in the handshake, where it speaks from
@@ -307,13 +307,26 @@ func (n *node) changedLocked() {
 	n.changed = make(chan struct{})
 }
 
+// accept takes connections from l until that is closed. While as many handshakes are under way
+// as may be, it takes no more than 500 a second, as each of them is there to have another give
+// way. So a newcomer is through in 2 s where a thousand others connect again and again.
 func (n *node) accept(l net.Listener) {
-	for {
+	for crowd := 0; ; {
 		raw, err := l.Accept()
 		switch {
 		case err == nil:
-			n.wg.Go(func() { n.connect(raw, false, nodeID{}) })
+			if _, crowded := n.enlist(raw, false); crowded {
+				n.logOnce("crowd", "more than %d handshakes are under way, so the oldest give way", maxHandshakes)
+				if crowd++; crowd%(maxHandshakes/4) == 0 {
+					n.pause(tickEvery / 2)
+				}
+			}
 		case errors.Is(err, net.ErrClosed):
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for _, c := range n.handshakes {
+				c.raw.Close() // its turn won't come any more
+			}
 			return
 		default:
 			n.failed("accept", err)
@@ -390,33 +403,67 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 		}
 		raw.Close()
 	} else {
-		a.found, a.err = n.connect(raw, true, expect)
+		c, _ := n.enlist(raw, true)
+		c.tls = tls.Client(c.raw, n.tls)
+		a.found, a.err = n.connect(c, expect)
 	}
 	return a
 }
 
 // ---- making a connection
 
-// connect makes a connection of raw, if the other side proves that it belongs here, and
-// starts the goroutines that read and write it; otherwise it closes raw. It returns when the
-// handshake has ended, which may first queue up, and says who is there, as far as that is
-// known. A peer that is not expect, unless that is zero, is turned away.
-func (n *node) connect(raw net.Conn, dialed bool, expect nodeID) (nodeID, error) {
-	c := &conn{n: n, wake: make(chan struct{}, 1), transport: transport{raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr())}}
-	n.enlist(c)
+// enlist counts a connection of raw among the handshakes under way. When there are too many,
+// one of the host that has most of them gives way: the oldest. The caller begins one that we
+// dialed.
+func (n *node) enlist(raw net.Conn, dialed bool) (c *conn, crowded bool) {
+	c = &conn{n: n, wake: make(chan struct{}, 1), transport: transport{raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr())}}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.handshakes = append(n.handshakes, c)
+	if crowded = len(n.handshakes) > maxHandshakes; crowded {
+		count := perHost(n.handshakes)
+		most := slices.Max(slices.Collect(maps.Values(count)))
+		oldest := slices.IndexFunc(n.handshakes, func(o *conn) bool { return count[o.addr.Addr()] == most })
+		n.handshakes[oldest].raw.Close()
+		n.handshakes = slices.Delete(n.handshakes, oldest, oldest+1)
+	}
+	n.beginLocked(c, c.raw.start)
+	return c, crowded
+}
+
+// beginLocked begins the handshake of c, which somebody else asked for, unless it has begun,
+// or the work that its host makes us do doesn't allow for it. Then the tick tries again.
+func (n *node) beginLocked(c *conn, now time.Time) {
+	host := c.addr.Addr()
+	if c.dialed || c.tls != nil || !n.work.countHandshake(host, now) {
+		return
+	}
+	if perHost(slices.Collect(maps.Values(n.conns)))[host] >= maxConnsPerAddr {
+		n.work.count(host, 4*workPerTurn, now) // for it will hardly find a place
+	}
+	c.tls = tls.Server(c.raw, n.tls)
+	n.wg.Go(func() { n.connect(c, nodeID{}) })
+}
+
+// connect has c make its handshake. If the other side proves that it belongs here, it starts
+// the goroutines that read and write c; otherwise it closes it. It returns when the handshake
+// has ended, and says who is there, as far as that is known. A peer that is not expect,
+// unless that is zero, is turned away.
+func (n *node) connect(c *conn, expect nodeID) (nodeID, error) {
 	first, err := c.shake(expect)
 	n.mu.Lock()
-	n.dismissLocked(c)
+	n.handshakes = slices.DeleteFunc(n.handshakes, func(o *conn) bool { return o == c })
+	n.changedLocked()
 	n.mu.Unlock()
 	if err != nil {
-		raw.Close()
+		c.raw.Close()
 		if !errors.Is(err, errDuplicate) {
 			n.logOnce("handshake "+c.addr.Addr().String(), "handshake with %v: %v", c.addr, err)
 		}
 		return c.peer, err
 	}
 	ctx, end := context.WithCancel(n.ctx)
-	context.AfterFunc(ctx, func() { raw.Close() })
+	context.AfterFunc(ctx, func() { c.raw.Close() })
 	n.wg.Go(func() { c.writeLoop(ctx, first) })
 	n.wg.Go(func() {
 		err := c.readLoop()
@@ -427,65 +474,14 @@ func (n *node) connect(raw net.Conn, dialed bool, expect nodeID) (nodeID, error)
 	return c.peer, nil
 }
 
-// queueUp has c wait until the work that its host makes us do allows for its handshake.
-func (n *node) queueUp(c *conn) error {
-	for {
-		n.mu.Lock()
-		wait := n.work.countHandshake(c.addr.Addr(), time.Now())
-		n.mu.Unlock()
-		if wait == 0 {
-			return nil
-		}
-		select {
-		case <-time.After(wait):
-		case <-c.wake:
-			return errors.New("it gave way to others that connect")
-		case <-n.ctx.Done():
-			return n.ctx.Err()
-		}
-	}
-}
-
-// enlist counts c among the handshakes under way. When there are too many, one of
-// the host that has most of them gives way: the oldest.
-func (n *node) enlist(c *conn) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.handshakes = append(n.handshakes, c)
-	if len(n.handshakes) <= maxHandshakes {
-		return
-	}
-	count := perHost(n.handshakes)
-	most := slices.Max(slices.Collect(maps.Values(count)))
-	oldest := n.handshakes[slices.IndexFunc(n.handshakes, func(o *conn) bool { return count[o.addr.Addr()] == most })]
-	oldest.raw.Close()
-	wake(oldest.wake)
-	n.dismissLocked(oldest) // before its connect notices, or the next that comes would choose it again
-}
-
-func (n *node) dismissLocked(c *conn) {
-	n.handshakes = slices.DeleteFunc(n.handshakes, func(o *conn) bool { return o == c })
-	n.changedLocked()
-}
-
-// shake does the handshake once its turn has come: TLS, both proofs, HELLO. It
-// registers the connection, and returns what is to be sent on it first.
+// shake does the handshake: TLS, both proofs, HELLO. It registers the connection,
+// and returns what is to be sent on it first.
 func (c *conn) shake(expect nodeID) (first []byte, err error) {
 	n := c.n
-	if !c.dialed {
-		if err := n.queueUp(c); err != nil {
-			return nil, err
-		}
-	}
 	ctx, cancel := context.WithTimeout(n.ctx, handshakeTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
 	defer stop()
-
-	c.tls = tls.Server(c.raw, n.tls)
-	if c.dialed {
-		c.tls = tls.Client(c.raw, n.tls)
-	}
 	if err := c.tls.Handshake(); err != nil { // ctx closes what is underneath; passed on, it would cost a goroutine
 		return nil, err
 	}
@@ -709,6 +705,9 @@ func (n *node) tick() {
 	}
 	for _, t := range n.targets {
 		n.dialTargetLocked(t)
+	}
+	for _, c := range n.handshakes {
+		n.beginLocked(c, now)
 	}
 	if now.Sub(n.pulse.relistAt) >= relistEvery {
 		n.pulse.relistAt = now

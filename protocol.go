@@ -1005,14 +1005,14 @@ type workload struct {
 	hosts map[netip.Addr]*tab // of handshakes, or of writes
 }
 
-// countHandshake returns for how long a handshake that somebody of that host began is to
-// wait before it is asked for again. If it needn't it is begun, and counted.
-func (w *workload) countHandshake(host netip.Addr, now time.Time) time.Duration {
-	wait := w.count(host, 0, now)
-	if wait == 0 {
+// countHandshake says whether a handshake that somebody of that host asks for may begin. If
+// it may, it is counted.
+func (w *workload) countHandshake(host netip.Addr, now time.Time) bool {
+	begins := w.count(host, 0, now) == 0
+	if begins {
 		w.count(host, workPerTurn, now)
 	}
-	return wait
+	return begins
 }
 
 // count adds work to the tab of a host, and returns for how long that is to wait.
