@@ -58,6 +58,7 @@ const (
 
 	relistEvery      = 4 * time.Second
 	tellGap          = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
+	writeStep        = tickEvery / 5         // connections that wait to write go on at multiples of it
 	handshakeTimeout = 5 * time.Second
 	directPatience   = 8 * time.Second // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second // a peer that acknowledged nothing for so long holds up no input
@@ -1379,8 +1380,8 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 			b = nil // so an idle connection holds no large buffer
 		}
 		b = b[:0]
-		if c.rest > 0 {
-			c.n.pause(c.rest)
+		if c.rest > 0 { // those that rest go on together, since to wake takes us as long as a few writes
+			c.n.pause(time.Until(time.Now().Add(c.rest + writeStep).Truncate(writeStep)))
 		}
 	}
 }
@@ -1456,7 +1457,7 @@ func (c *conn) chargeLocked(size int, now time.Time) {
 		c.wroteAt = now
 	}
 	if size > 0 && size < smallRun { // a host that has many connections gets what is said in few writes, a little later
-		c.rest = min(n.writes.count(addr, workPerWrite, now), tickEvery)
+		c.rest = min(n.writes.count(addr, workPerWrite, now), tickEvery-writeStep)
 	}
 	if c.posted == 0 {
 		return
