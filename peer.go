@@ -1376,8 +1376,8 @@ func (c *conn) writeLoop(ctx context.Context, first []byte) {
 			c.raw.Close() // the reader notices, and tells the node
 			return
 		}
-		if len(b) == bareHave && cap(b) > maxIdle {
-			b = nil // so an idle connection holds no large buffer
+		if (len(b) == bareHave || c.rest > 0) && cap(b) > maxIdle {
+			b = nil // so a connection that is idle, or has to wait, holds no large buffer
 		}
 		b = b[:0]
 		if c.rest > 0 { // those that rest go on together, since to wake takes us as long as a few writes

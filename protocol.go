@@ -961,8 +961,8 @@ const (
 	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
 	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
 	workPerText  = 10 * time.Nanosecond   // a byte of a DIRECT, which is printed, or of posts, which are hashed
-	workPerTurn  = 2 * time.Millisecond   // a handshake that somebody else begins
-	workPerWrite = 20 * time.Microsecond  // a write, however small it is
+	workPerTurn  = 3 * time.Millisecond   // a handshake that somebody else asks for, and what follows from it
+	workPerWrite = 50 * time.Microsecond  // a write, however small it is
 	longestPause = time.Second            // before a reader looks again whether it may go on
 )
 
