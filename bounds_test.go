@@ -1116,7 +1116,7 @@ var burdens = []burden{
 		}
 		<-m.ctx.Done()
 	}},
-	{name: "500 connections", mib: 20, cpu: 18, run: func(m *burdener) {
+	{name: "500 connections", cpu: 14, run: func(m *burdener) {
 		for i := 0; i < 500 && m.ctx.Err() == nil; i++ {
 			if v := m.visits("127.0.0.2", nil); v != nil {
 				v.says(hasNothing())
@@ -1124,7 +1124,7 @@ var burdens = []burden{
 		}
 		<-m.ctx.Done()
 	}},
-	{name: "1,000 connections from four addresses", mib: 20, cpu: 30, run: func(m *burdener) {
+	{name: "1,000 connections from four addresses", cpu: 16, run: func(m *burdener) {
 		var all sync.WaitGroup
 		for i := range 1000 {
 			all.Go(func() {
