@@ -1099,7 +1099,8 @@ func TestWhatComesOfAVector(t *testing.T) {
 	}
 }
 
-// TestWhatArrivedIsProgress: Ann has sent much, and hears what has arrived of it.
+// TestWhatArrivedIsProgress: Ann has sent much, a long line among it, and hears what has
+// arrived of it.
 func TestWhatArrivedIsProgress(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -1108,18 +1109,29 @@ func TestWhatArrivedIsProgress(t *testing.T) {
 		free         bool // it was worth being told
 		acked, taken bool // the peer is worth being waited for; so is the end of what nobody has yet
 		best         uint64
+		since        int64 // what had arrived when Ann's join was acknowledged
+		short        bool  // her line is
 	}{
 		{name: "too little", now: progress - 1, free: true},
-		{name: "enough", before: progress - 1, now: progress, free: true, acked: true, taken: true},
+		{name: "enough", before: progress - signatureSize, now: progress, free: true, acked: true, taken: true},
+		{name: "a few bytes", before: progress, now: progress + signatureSize - 1},
+		{name: "more than the line can be", before: 1<<19 - signatureSize, now: 1 << 19, free: true, since: 1<<19 - 50_000*5},
+		{name: "not more yet", before: 1<<19 - signatureSize, now: 1 << 19, free: true, acked: true, taken: true, since: 1<<19 - 50_000*4},
+		{name: "enough, but her line is short", before: progress - signatureSize, now: progress, free: true, short: true},
 		{name: "no more", before: progress, now: progress},
 		{name: "less", before: progress, now: 1},
 		{name: "enough, but another has it all", now: progress, free: true, acked: true, best: 2},
 	} {
 		n := newStill()
-		n.say(kindLines, []byte("hi"))
+		if line := strings.Repeat("x", 50_000); c.short {
+			n.say(kindLines, []byte("hi"))
+		} else {
+			n.say(kindLines, []byte(line))
+		}
 		n.bestAck = c.best
 		o := n.hasHeard(newScribe(1, "Yan"))
-		o.flow.sent, o.flow.arrived, o.debt = 1<<20, c.before, time.Second
+		o.theirs[n.id] = claim{span: span{1, 1, 1}}
+		o.flow.sent, o.flow.arrived, o.flow.acked, o.debt = 1<<20, c.before, c.since, time.Second
 		must(t, o.handle(frameGot, appendGot(nil, c.now)[5:]))
 		if free, acked, taken := o.debt == 0, !o.ackedAt.IsZero(), !n.takenAt.IsZero(); free != c.free || acked != c.acked || taken != c.taken {
 			t.Errorf("%s: it is free: %v, an acknowledgement: %v, and somebody takes it: %v", c.name, free, acked, taken)

@@ -716,12 +716,12 @@ func (n *node) claimAddrLocked(c *conn) netip.AddrPort {
 }
 
 // throughLocked returns our connection with a peer that says that it is connected with
-// the node, and so brings us what the node says; nil if there is none. A connection that
-// rests counts, for the peer opens it when it has something to bring.
-func (n *node) throughLocked(id nodeID) *conn {
+// the node, and so brings us what the node says; nil if there is none but one. A connection
+// that rests counts, for the peer opens it when it has something to bring.
+func (n *node) throughLocked(id nodeID, but *conn) *conn {
 	for _, conns := range []map[nodeID]*conn{n.conns, n.rested} {
 		for _, c := range conns {
-			if c.theirs[id].addr.IsValid() {
+			if c != but && c.theirs[id].addr.IsValid() {
 				return c
 			}
 		}
@@ -753,7 +753,7 @@ func (n *node) findStraysLocked(now time.Time) {
 		if looked++; looked > maxStrays || n.leaving {
 			return // the others wait for the next tick
 		}
-		state, heard := n.history.about(id).state, n.reachedLocked(id).IsValid() || n.throughLocked(id) != nil
+		state, heard := n.history.about(id).state, n.reachedLocked(id).IsValid() || n.throughLocked(id, nil) != nil
 		switch {
 		case s.lost && state == lost && heard:
 			delete(n.strays, id)
@@ -779,11 +779,10 @@ func (n *node) mayReturnLocked(id nodeID, s stray, age time.Duration) bool {
 		ct != nil && (ct.tie != away || (ct.dialing || time.Since(ct.beaconAt) < beaconFresh) && age < dialTimeout)
 }
 
-// hereLocked says whether we, or a peer, are connected with the node, or hear
-// its beacons.
+// hereLocked says whether we, or a peer, are connected with the node, or hear its beacons.
 func (n *node) hereLocked(id nodeID) bool {
 	ct := n.contacts[id]
-	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id) != nil
+	return n.reachedLocked(id).IsValid() || ct != nil && time.Since(ct.beaconAt) < beaconFresh || n.throughLocked(id, nil) != nil
 }
 
 // expectingLocked says whether some node is probably about to be connected with us,
@@ -811,9 +810,9 @@ func (n *node) delayLocked(author nodeID, now time.Time) time.Duration {
 	switch {
 	case c != nil && c.firstPart:
 		return 0
-	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author) != nil):
+	case c != nil || ct != nil && now.Sub(ct.beaconAt) < beaconFresh && !(ct.tie == away && (ct.isMet() || ct.fails > 0) && n.throughLocked(author, nil) != nil):
 		return askAfterBeacon
-	case n.throughLocked(author) != nil:
+	case n.throughLocked(author, nil) != nil:
 		return askAfter
 	}
 	return 0
@@ -1167,7 +1166,7 @@ func (n *node) wonderLocked(ct *contact, last attempt) {
 	if !last.answered {
 		ct.mute++
 		switch noWay := errors.Is(last.err, syscall.ENETUNREACH); {
-		case ct.mute < muteDials || noWay && n.throughLocked(ct.id) != nil: // a peer brings what it says
+		case ct.mute < muteDials || noWay && n.throughLocked(ct.id, nil) != nil: // a peer brings what it says
 		case noWay: // we hear broadcasts also where we have no address of the family or the network
 			n.warnOnceLocked("mute "+host, "%s is heard, but this machine has no way to %s; give it an address in that network, or start a node on a machine that both can reach", who, host)
 		default:
@@ -1265,7 +1264,7 @@ func (n *node) relistLocked(now time.Time) {
 		if ct.conn != nil {
 			continue
 		}
-		if c := n.throughLocked(id); c != nil {
+		if c := n.throughLocked(id, nil); c != nil {
 			n.toldLocked(id, c, c.theirs[id].addr)
 		}
 		if now.Sub(ct.heardAt) < time.Minute { // longer than a dial or a direct message may take
@@ -1488,7 +1487,7 @@ func judgeSilence(quiet, beacon, answer time.Duration) judgement {
 // it, and it isn't known to be gone, it is not lost: the peer brings what it says.
 func (n *node) loseLocked(ct *contact, gone bool) {
 	n.moveLocked(ct, away, nil)
-	if gone || n.throughLocked(ct.id) == nil {
+	if gone || n.throughLocked(ct.id, nil) == nil {
 		n.sawOwnLocked(ct.id, post{kind: kindLost})
 	}
 }
@@ -1499,6 +1498,17 @@ func (n *node) sawOwnLocked(id nodeID, p post) {
 	if n.history.about(id).state != unknown && n.history.note(id, p) {
 		n.relayLocked(id)
 	}
+}
+
+// sawLocked notes what the peer of c saw, unless its time lies so far in the future that no
+// later sighting would be believed, or a node is to be lost that another peer brings us.
+func (n *node) sawLocked(c *conn, x sighting) (taken bool) {
+	at, lives := x.time-c.ahead.Microseconds(), x.kind == kindLost && n.throughLocked(x.author, c) != nil
+	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
+	if taken = !lives && at <= n.history.latestCredible() && n.history.noteOf(x.author, p, at); taken {
+		n.relayLocked(x.author)
+	}
+	return taken
 }
 
 // chokedLocked looks at a connection of ct that has died. If it was the second in a
@@ -1553,7 +1563,7 @@ type member struct {
 	name    string
 	aliases []string // in the table
 	addr    netip.AddrPort
-	mark    string // "?" if its address is no more than its own word, or a peer's; else ""
+	mark    string // "?" if it is connected, and another has the better claim to its address; else ""
 	since   time.Time
 	idle    bool   // its connection rests, or is being opened again
 	through string // the peer through which alone it is heard, with its address; empty: it is connected
@@ -1565,11 +1575,8 @@ func (n *node) members() (all []member) {
 	defer n.mu.Unlock()
 	for id, ct := range n.contacts {
 		if c := ct.conn; c != nil {
-			known, mark := n.history.about(id), ""
-			if known.reached == nil {
-				mark = "?"
-			}
-			all = append(all, member{id: id, name: known.name, addr: c.addr, mark: mark, since: c.since, idle: n.conns[id] == nil})
+			known := n.history.about(id)
+			all = append(all, member{id: id, name: known.name, addr: c.addr, mark: known.mark(), since: c.since, idle: n.conns[id] == nil})
 		}
 	}
 	slices.SortFunc(all, compareMembers)
@@ -1591,17 +1598,26 @@ func (n *node) beyond() (all []member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for id, ct := range n.contacts {
-		known, c := n.history.about(id), n.throughLocked(id)
+		known, c := n.history.about(id), n.throughLocked(id, nil)
 		if ct.conn == nil && c != nil && known.last > 0 && known.state != left {
-			claimed := c.theirs[id]
+			claimed, by := c.theirs[id], n.history.about(c.peer)
 			all = append(all, member{
-				id: id, name: known.name, addr: claimed.addr, mark: "?", since: time.Unix(claimed.since, 0),
-				through: fmt.Sprintf("%s@%v", n.history.about(c.peer).name, c.addr),
+				id: id, name: known.name, addr: claimed.addr, since: time.Unix(claimed.since, 0),
+				through: fmt.Sprintf("%s@%v%s", by.name, c.addr, by.mark()),
 			})
 		}
 	}
 	slices.SortFunc(all, compareMembers)
 	return all
+}
+
+// mark returns what stands behind the address of a, with which we are connected: whether
+// another node has the better claim to it.
+func (a *author) mark() string {
+	if a.reached == nil {
+		return "?"
+	}
+	return ""
 }
 
 func compareMembers(a, b member) int {
@@ -1633,7 +1649,7 @@ func candidates(all []member) string {
 	var list []string
 	for _, m := range all {
 		if m.id != (nodeID{}) {
-			list = append(list, fmt.Sprintf("@%s@%v", m.name, m.addr))
+			list = append(list, fmt.Sprintf("@%s@%v%s", m.name, m.addr, m.mark))
 		}
 	}
 	if len(list) > maxCandidates {
@@ -1657,7 +1673,7 @@ func whoOf(s string, all []member) (to []member, who, text string, known bool) {
 		if here {
 			forms = append(forms, m.name)
 		}
-		if ip, addr := m.addr.Addr().String(), m.addr.String(); here && at {
+		if ip, addr := m.addr.Addr().String()+m.mark, m.addr.String()+m.mark; here && at {
 			forms = append(forms, m.name+"@"+ip, m.name+"@"+addr, ip, addr)
 		}
 		for _, form := range forms {

@@ -1428,6 +1428,12 @@ func TestPortOfAnotherIsNotBelieved(t *testing.T) {
 		if marks[cid.id] != "" || marks[x.id] != "?" {
 			t.Errorf("behind the address /members shows %q for Cid and %q for the other, want a question mark for the other alone", marks[cid.id], marks[x.id])
 		}
+		for who, id := range map[string]nodeID{"@Cid@10.0.0.1": cid.id, "@10.0.0.1:7700": cid.id, "@Cid@10.0.0.1?": x.id, "@10.0.0.1:7700?": x.id} {
+			if to, _, text, _ := whoOf(who+" psst", ann.members()); len(to) != 1 || to[0].id != id || text != "psst" {
+				t.Errorf("%q is said to %d nodes, or to the wrong one", who+" "+text, len(to))
+			}
+		}
+		v.says(claims(newScribe(8, "Dan").id, span{}, netip.MustParseAddrPort("10.0.0.77:7700")))
 		v.raw.Close()
 		after(10 * time.Second)
 		cid.says("it is me")
@@ -1766,6 +1772,64 @@ func TestSlowMemberHoldsUpNoPipe(t *testing.T) {
 		if n != 0 || !all || len(behind) != 1 || !strings.HasPrefix(behind[0], "Eve@") {
 			t.Errorf("nobody heard %d lines, and %q lag behind; want none, and Eve", n, behind)
 		}
+	})
+}
+
+// TestNobodyHoldsUpAPipeByNoProgress: Eve alone is there. She acknowledges Ann's join again
+// and again, or takes again and again what a third has said, but not Ann's line.
+func TestNobodyHoldsUpAPipeByNoProgress(t *testing.T) {
+	t.Parallel()
+	for _, takes := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, xen, came := l.enter("Ann", deaf()), newScribe(5, "Xen"), atomic.Int64{}
+			ann.patience = 3 * time.Second
+			must2nd(t)(ann.h().add(xen.id, []post{xen.writes(kindLines, scribeTime, strings.Repeat("x", 100_000))}, true, false))
+			eve := l.visitor(ann, newKey(), "Eve", func(_ *visitor, typ byte, body []byte) {
+				if typ == framePosts || typ == framePart {
+					came.Add(int64(len(body)))
+				}
+			})
+			eve.says(appendGot(nil, 0), claims(ann.id, span{1, 1, 1}, netip.AddrPort{}), hasNothing(), wantsOf([]nodeID{xen.id}, 1))
+			after(time.Second)
+			ann.says("hi")
+			got := int64(0)
+			eve.repeats(time.Second, func(i int) []byte {
+				if !takes {
+					return claims(ann.id, span{uint64(i % 2), uint64(i % 2), 1}, netip.AddrPort{})
+				}
+				got = min(got+progress+1000, came.Load())
+				return append(wantsOf([]nodeID{xen.id}, 1), appendGot(nil, got)...)
+			})
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			ann.waitDelivered(ctx)
+			if took := time.Since(began); took > ann.patience+time.Second {
+				t.Fatalf("it took %v, -wait is %v; Eve takes what a third has said: %v", took, ann.patience, takes)
+			}
+		})
+	}
+}
+
+// TestLossOfOneWhomAnotherBringsIsNotBelieved: Ann hears Cid through Bob alone, and somebody
+// who claims to have more of Cid says that he is lost.
+func TestLossOfOneWhomAnotherBringsIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		cid, _, ann := l.behind()
+		l.nag(ann, time.Second, func(int) []byte { return claims(cid.id, span{1, 1 << 40, 1}, netip.AddrPort{}) }, func(v *visitor, typ byte, _ []byte) {
+			if typ == frameWant {
+				v.says(appendSeen(nil, sighting{cid.id, kindLost, time.Now().UnixMicro(), []byte("Cid"), cid.addr}))
+			}
+		})
+		after(10 * time.Second)
+		cid.says("still here")
+		after(5 * time.Second)
+		ann.wantLines(1, `: still here$`)
+		ann.wantLines(0, ` lost$`)
+		cid.crash()
+		after(10 * time.Second)
+		ann.wantLines(1, `^\* Cid@10\.0\.0\.1\? lost$`)
 	})
 }
 

@@ -1034,7 +1034,7 @@ func (a *app) members() {
 		case m.idle:
 			how = "idle "
 		case m.through != "":
-			how = "through " + m.through + " "
+			m.mark, how = "?", "through "+m.through+" "
 		}
 		lines = append(lines, fmt.Sprintf("member %s@%v%s %ssince %s", m.name, m.addr, m.mark, how, m.since.Format(stampLayout)))
 	}

@@ -1172,10 +1172,10 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		addr = netip.AddrPortFrom(addr.Addr().WithZone(c.addr.Addr().Zone()), addr.Port())
 	}
 	if author == n.id {
-		s.last = min(s.last, n.history.about(n.id).last) // nobody can have more than we said
+		s.last = max(had.last, min(s.last, n.history.about(n.id).last)) // nobody can have more than we said, or less than it had
 		c.theirs[author] = claim{span: s}
 		if s.last > had.last {
-			c.ackedAt = time.Now()
+			c.ackedAt, c.flow.acked = time.Now(), c.flow.arrived
 			if n.bestAck < n.history.about(n.id).last {
 				n.takenAt = c.ackedAt
 			}
@@ -1286,16 +1286,23 @@ func (c *conn) handleGotLocked(body []byte) error {
 	if c.flow.ack(arrived, now) {
 		wake(c.wake)
 	}
-	if c.flow.arrived > before {
+	if c.flow.arrived-before >= signatureSize { // no post is shorter
 		c.debt = 0
 	}
-	if c.flow.arrived/progress > before/progress { // a post that takes long arrives at least in part
+	if c.flow.arrived/progress > before/progress && c.isLongLocked() { // a post that takes long arrives at least in part
 		c.ackedAt = now
 		if n.bestAck < n.history.about(n.id).last {
 			n.takenAt = now
 		}
 	}
 	return err
+}
+
+// isLongLocked says whether what arrived since the peer last acknowledged a post of ours may
+// be a part of the next one, and of what goes beside it.
+func (c *conn) isLongLocked() bool {
+	events, _ := c.n.history.posts(c.n.id, c.ackedLocked()+1, 0)
+	return len(events) > 0 && c.flow.arrived-c.flow.acked <= 4*int64(len(events[0].sealed))
 }
 
 func (c *conn) handleWantLocked(body []byte) error {
@@ -1329,17 +1336,6 @@ func (c *conn) handleSeenLocked(body []byte) error {
 		c.debt = 0 // we asked for the feed, and what an author's sightings may cost is bounded
 	}
 	return err
-}
-
-// sawLocked notes what the peer of c saw, unless its time lies so far in the future
-// that no later sighting would be believed.
-func (n *node) sawLocked(c *conn, x sighting) (taken bool) {
-	at := x.time - c.ahead.Microseconds()
-	p := post{kind: x.kind, time: x.time, name: []byte(cleanName(x.name)), addr: x.addr}
-	if taken = at <= n.history.clock().Add(clockLimit).UnixMicro() && n.history.noteOf(x.author, p, at); taken {
-		n.relayLocked(x.author)
-	}
-	return taken
 }
 
 func (c *conn) handleDirectLocked(body []byte) error {

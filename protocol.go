@@ -229,14 +229,14 @@ package main
 //     forgotten those before; numbers may be left out. One that isn't greater than
 //     all before was taken already: it is acknowledged again, and not shown. What
 //     no HAVE has acknowledged is sent again on the next connection.
-//  21. SEEN goes to those who asked for the author's feed: the last 16 that the
-//     sender noted, before the posts, and then what it notes. A reader passes it
-//     over if it is connected with the author, or did not ask this peer for the
-//     feed; if it says what is so already, or is older than what the reader noted
-//     last; if it is more than 5 minutes ahead; or if 16 of this author came within
-//     a minute. To compare, a reader corrects the time by the difference between
-//     HELLO's time and its own clock, but by 5 minutes at most. While no post of
-//     the author was taken, up to 16 SEEN of it wait; others are passed over.
+//  21. SEEN goes to those who asked for the author's feed: the last 16 that the sender noted,
+//     before the posts, and then what it notes. A reader passes it over if it is connected
+//     with the author, or did not ask this peer for the feed; if it says what is so already,
+//     or is older than what the reader noted last; if it says lost, and another peer is
+//     connected with the author; if it is more than 5 minutes ahead; or if 16 of this author
+//     came within a minute. To compare, a reader corrects the time by the difference between
+//     HELLO's time and its own clock, but by 5 minutes at most. While no post of the author
+//     was taken, up to 16 SEEN of it wait; others are passed over.
 //  22. GOT is said ahead of the vector, and whenever POSTS or PART came. To a peer
 //     that says GOT, a node sends no further run while a window of bytes is under
 //     way, or of others' feeds 64 runs; what it says at the time, and what rule 13
@@ -866,17 +866,17 @@ func (e byeError) Error() string { return fmt.Sprintf("it said goodbye (%d)", by
 
 // ---- the flow of posts
 
-// A flow bounds the bytes of posts under way to a peer, by how long they take to
-// arrive. On a fast network the bound grows until it doesn't matter. On a slow path
-// it holds about half a second's worth, so that a fresh line doesn't wait long behind
-// a history, and what is only slow isn't asked for again. A run of what another said
-// takes the peer longer than the network, since it checks the signature, so these are
-// bounded as well. A peer that never says what has arrived is not bounded. The zero
-// value is ready. Guarded by node.mu.
+// A flow bounds the bytes of posts under way to a peer, by how long they take to arrive. On a
+// fast network the bound grows until it doesn't matter. On a slow path it holds about half a
+// second's worth, so that a fresh line doesn't wait long behind a history, and what is only
+// slow isn't asked for again. A run of what another said takes the peer longer than the
+// network, since it checks the signature, so these are bounded as well. A peer that never says
+// what has arrived is not bounded. The zero value is ready. Guarded by node.mu.
 type flow struct {
 	bounded   bool
 	sent      int64 // bytes so far
 	arrived   int64 // of these, by the peer's word
+	acked     int64 // of these, when the peer last acknowledged a post of ours
 	window    int64 // bytes that may be under way; 0: firstWindow
 	mark      int64 // bytes sent when the window was used up, which is measured; 0: it wasn't
 	markAt    time.Time
