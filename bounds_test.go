@@ -336,7 +336,7 @@ func TestCrowdOfOneHostHearsInFewWrites(t *testing.T) {
 }
 
 // TestRestTakesLittle: Mallory says that it is connected with many nodes that
-// nobody knows, and rests.
+// nobody knows, wants what others say, and rests.
 func TestRestTakesLittle(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann := l.enter("Ann", deaf())
@@ -346,6 +346,7 @@ func TestRestTakesLittle(t *testing.T) {
 			v.says(haves(m.invented(3000), haveComplete, func(i int) (span, netip.AddrPort) {
 				return span{1, 1, 1}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), 7700)
 			}))
+			v.says(wantsOf(m.invented(3000), 1))
 			after(time.Second)
 			v.says(appendBye(nil, byeIdle))
 			after(time.Second)
@@ -356,8 +357,8 @@ func TestRestTakesLittle(t *testing.T) {
 			t.Error("nobody rests")
 		}
 		for _, c := range ann.rested {
-			if len(c.theirs) > 2 || c.tls != nil {
-				t.Errorf("of a connection at rest %d claims are remembered, and its keys: %v", len(c.theirs), c.tls != nil)
+			if len(c.theirs) > 2 || len(c.subs) > 2 || c.tls != nil {
+				t.Errorf("of a connection at rest %d claims and %d wants are remembered, and its keys: %v", len(c.theirs), len(c.subs), c.tls != nil)
 			}
 		}
 	})
@@ -746,6 +747,76 @@ func TestSightingsThatAreTakenAreFree(t *testing.T) {
 			t.Errorf("for sightings that are too many Bob owes %v", got-before)
 		}
 	})
+}
+
+// TestSmallFramesArePaidFor: what takes longer than it looks.
+func TestSmallFramesArePaidFor(t *testing.T) {
+	t.Parallel()
+	const frames = 200
+	xen := newScribe(5, "Xen")
+	unasked := framed(framePosts, runOf(xen.id, xen.chat(1)))
+	for what, c := range map[string]struct {
+		each  time.Duration
+		frame func(i int, eve *scribe) []byte
+	}{
+		"each byte of what came is acknowledged": {workPerFrame, func(i int, _ *scribe) []byte { return appendGot(nil, int64(i)) }},
+		"a run comes in pieces of a byte":        {workPerNote, func(_ int, eve *scribe) []byte { return appendPart(nil, eve.id[:1], true) }},
+		"a post that nobody asked for":           {workPerCheck, func(int, *scribe) []byte { return unasked }},
+		"one that was shown ahead of its turn": {workPerCheck, func(i int, eve *scribe) []byte {
+			p := eve.draft(kindLines, scribeTime, "hi")
+			p.number = 7
+			return framed(framePosts, runOf(eve.id, []post{sealPost(eve.key, eve.id, p)}))
+		}},
+		"the vector, which ends": {1000 * workPerEntry, func(int, *scribe) []byte { return hasNothing() }},
+	} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann, eve := l.enter("Ann", deaf()), newScribe(6, "Eve")
+			ann.says("%s", strings.Repeat("x", 1000))
+			v := l.visitor(ann, eve.key, "Eve", nil)
+			ids := (&burdener{source: rand.NewChaCha8([32]byte{4})}).invented(1000)
+			v.says(has(eve.id, span{1, 3, 1}), haves(ids, haveComplete, oneEach))
+			after(300 * time.Millisecond)
+			owes := func() time.Duration {
+				synctest.Wait()
+				ann.node.mu.Lock()
+				defer ann.node.mu.Unlock()
+				work := &ann.conns[v.id].work
+				work.add(0, workShare, 0, time.Now())
+				return work.owed
+			}
+			before := owes()
+			for i := range frames {
+				v.says(c.frame(i, eve))
+			}
+			if got := owes() - before; got < min(frames*c.each*9/10, workAtOnce/2) {
+				t.Fatalf("%s: for %d frames Eve owes %v, want %v each", what, frames, got, c.each)
+			}
+		})
+	}
+}
+
+// TestSightingThatWaitsHoldsNoFrame, though a megabyte may stand behind it.
+func TestSightingThatWaitsHoldsNoFrame(t *testing.T) {
+	x := sighting{nodeID{7}, kindLost, scribeTime, []byte("Xen"), netip.AddrPort{}}
+	body := append(appendSeen(nil, x)[5:], make([]byte, 1000)...)
+	got := noError(parseSeen(body))
+	clear(body)
+	if string(got.name) != "Xen" {
+		t.Errorf("the name of a sighting lies in its frame")
+	}
+}
+
+// TestLongNameIsCutFirst: a rename to a name of any length costs no more than to one as long
+// as may be.
+func TestLongNameIsCutFirst(t *testing.T) {
+	long := bytes.Repeat([]byte("\U000e0001"), maxText/4)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	cleanName(long)
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; took > 10*maxNameBytes+10_000 {
+		t.Errorf("a name of %d bytes takes %d", len(long), took)
+	}
 }
 
 // TestLinesPassWhatHasToBeChecked: Bob asks Ann for the feeds of many authors. No more of

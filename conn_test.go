@@ -692,13 +692,13 @@ func TestPiecesCountIfTheyWereWanted(t *testing.T) {
 		if !c.own {
 			author = newScribe(2, "Xen")
 		}
-		o, body := n.hasHeard(yan), runOf(author.id, author.chat(2))
+		o, body := n.hasHeard(yan), runOf(author.id, author.chat(5))
 		s := new(source)
 		if c.asked {
 			s.from, n.sources[author.id] = o, s
 		}
-		piece, rest := body[:100], body[100:]
-		o.debt = time.Hour
+		piece, rest := body[:400], body[400:]
+		o.debt = workOf(framePart, len(piece))
 		must(t, o.handle(framePart, appendPart(nil, piece, true)[5:]))
 		counted := 0
 		if c.own || c.asked {

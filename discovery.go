@@ -107,10 +107,9 @@ func openDiscovery(bind netip.Addr, port uint16, key *roomKey) (*discovery, erro
 	return d, nil
 }
 
-// open opens a socket that hears what comes to the room's port in one family.
-// The standard library lets several processes share a UDP port in one way
-// alone: a listener on a multicast address is bound to all addresses and may
-// be reused. No group is joined; what is wanted is the sharing.
+// open opens a socket that hears what comes to the room's port in one family. The standard library
+// lets several processes share a UDP port in one way alone: a listener on a multicast address is
+// bound to all addresses and may be reused. No group is joined; what is wanted is the sharing.
 func (d *discovery) open(network string, multicast net.IP) error {
 	hear, err := net.ListenUDP(network, &net.UDPAddr{IP: multicast, Port: int(d.port)})
 	if err != nil {
@@ -193,12 +192,11 @@ func (d *discovery) waitSoon(ctx context.Context, wait time.Duration, chorus cha
 // own: a node that hears us in two ways doesn't take the later one for a replay. Those
 // of IPv6 are sent first.
 //
-// A host on the same link that takes its network for another one doesn't hear a
-// broadcast to the network of our address. So the same beacon is also broadcast to
-// the whole link, after every network had its own: who hears both learns the address
-// in its own network. Few nodes need these broadcasts, or IPv6 beside IPv4, and they
-// treble the cost of a room at rest: they are left out unless spare is set. To sign
-// a beacon takes 40 µs.
+// A host on the same link that takes its network for another one doesn't hear a broadcast to the
+// network of our address. So the same beacon is also broadcast to the whole link, after every
+// network had its own: who hears both learns the address in its own network. Few nodes need these
+// broadcasts, or IPv6 beside IPv4, and they treble the cost of a room at rest: they are left out
+// unless spare is set. To sign a beacon takes 40 µs.
 func (d *discovery) send(n *node, spare bool) {
 	l := d.look()
 	if len(l.own) > 0 {
@@ -473,9 +471,8 @@ const (
 	beaconFresh = 5 * time.Second // so long after a beacon its node counts as here
 )
 
-// A tie is how we stand with another node. Only moveLocked changes one, and logs
-// it under -v. When silence or a dial ends a tie, loseLocked says whether the node
-// is lost.
+// A tie is how we stand with another node. Only moveLocked changes one, and logs it under -v.
+// When silence or a dial ends a tie, loseLocked says whether the node is lost.
 //
 //	tie      what it means                    and what ends it
 //	away     there is no connection           up: a connection is registered
@@ -541,8 +538,7 @@ func (r *route) besides(addr netip.AddrPort) netip.AddrPort {
 	return r.addr
 }
 
-// isDue says whether it is time to dial r. For a contact, isDueLocked asks its tie
-// too.
+// isDue says whether it is time to dial r. For a contact, isDueLocked asks its tie too.
 func (r *route) isDue(now time.Time) bool {
 	return r.addr.IsValid() && !r.dialing && !now.Before(r.dialAt)
 }
@@ -601,9 +597,8 @@ type outgoing struct {
 	on       *conn // where it was sent last
 }
 
-// A lifeSign is what we know of a node from its beacons. Any member can send one in
-// the name of another node, so some are believed only after a check of the
-// signature.
+// A lifeSign is what we know of a node from its beacons. Any member can send one in the name of
+// another node, so some are believed only after a check of the signature.
 type lifeSign struct {
 	counter   uint64    // of the newest beacon that was checked
 	unchecked *beacon   // the first one, which told where the node is; nil once a beacon was checked
@@ -613,8 +608,7 @@ type lifeSign struct {
 	skipped   uint64    // the greatest counter of unchecked beacons from its address while its connection was lively
 }
 
-// A trouble is what went wrong of late with reaching a node. The user is told of
-// what persists.
+// A trouble is what went wrong of late with reaching a node. The user is told of what persists.
 type trouble struct {
 	brief   int       // connections in a row that ended within retryFirst
 	chokes  int       // connections in a row that died while posts were under way
@@ -697,11 +691,10 @@ func (n *node) reachedLocked(id nodeID) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// claimAddrLocked returns the address at which lines show the peer of c. The port of a
-// peer that dialed us is its own word. Where two nodes claim one port of one address,
-// it goes to the one that we dialed there, or else to the one that came first: the
-// history shows the other one, for which the zero address stands, with a question mark
-// from now on.
+// claimAddrLocked returns the address at which lines show the peer of c. The port of a peer that
+// dialed us is its own word. Where two nodes claim one port of one address, it goes to the one
+// that we dialed there, or else to the one that came first: the history shows the other one, for
+// which the zero address stands, with a question mark from now on.
 func (n *node) claimAddrLocked(c *conn) netip.AddrPort {
 	for _, ct := range n.contacts {
 		switch o := ct.conn; {
@@ -1218,18 +1211,15 @@ func (n *node) rouseLocked(ct *contact) {
 	}
 }
 
-// atRest returns what is remembered of c, which has come to rest: what the peer
-// wants to hear, that it has what we said, and its connections. Nodes of which we
-// know nothing else are left out, since a peer can make up any number.
+// atRest returns what is remembered of c, which has come to rest: what the peer wants to
+// hear, that it has what we said, and its connections. Nodes of which we know nothing else
+// are left out, since a peer can make up any number.
 func (c *conn) atRest() *conn {
-	r := &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1),
-		holdings: holdings{firstPart: true, theirs: map[nodeID]claim{c.n.id: c.theirs[c.n.id]}}, subs: c.subs}
-	for author, t := range c.theirs {
-		if c.n.history.about(author).state != unknown {
-			r.theirs[author] = t
-		}
-	}
-	return r
+	isKnown := func(author nodeID) bool { return c.n.history.about(author).state != unknown }
+	maps.DeleteFunc(c.theirs, func(author nodeID, _ claim) bool { return !isKnown(author) })
+	maps.DeleteFunc(c.subs, func(author nodeID, _ *sub) bool { return !isKnown(author) })
+	return &conn{n: c.n, transport: transport{peer: c.peer, addr: c.addr, since: time.Now()}, wake: make(chan struct{}, 1), // maps don't shrink, so new ones
+		holdings: holdings{firstPart: true, theirs: maps.Collect(maps.All(c.theirs))}, subs: maps.Collect(maps.All(c.subs))}
 }
 
 // dialTargetLocked dials an address that the user named, unless we are connected
@@ -1310,16 +1300,14 @@ type dialGate struct {
 	hosts  map[netip.Addr]hostDials
 }
 
-// A hostDials is what became of the dials to one host, and to other hosts that it told
-// of.
+// A hostDials is what became of the dials to one host, and to other hosts that it told of.
 type hostDials struct {
 	underWay int       // dials to it
 	blame    int       // dials that failed of late
 	dueAt    time.Time // before this no dial begins to it of which another told, or to another of which it told
 }
 
-// blames says whether host is to blame for so many dials that what it tells may be
-// passed over.
+// blames says whether host is to blame for so many dials that what it tells may be passed over.
 func (g *dialGate) blames(host netip.Addr) bool { return g.hosts[host].blame >= mostBlame }
 
 // admit says whether a dial to host, of which the host teller told, may begin now.

@@ -732,13 +732,13 @@ func (h *history) bore(name string) bool {
 // dropOldestLocked drops the oldest events until the rest fits keep, or until a cursor has
 // still to pass the oldest; but no more than most, so that nobody waits for the lock for long.
 func (h *history) dropOldestLocked(most int) {
-	passed := h.passedLocked()
+	passed, now := h.passedLocked(), h.clock().UnixMicro()
 	for ; most > 0 && h.size > h.keep && len(h.oldest) > 0; most-- {
 		s := h.oldest[0]
 		if s.event(0).seq > passed {
 			return
 		}
-		h.horizon = max(h.horizon, s.age)
+		h.horizon = max(h.horizon, min(s.age, now))
 		h.dropFirstLocked(s)
 	}
 }
@@ -780,6 +780,7 @@ func (h *history) dropFirstLocked(s *store) {
 func (h *history) boundDirectsLocked(f *feed) {
 	one, all := h.keep/directShare, 4*h.keep/directShare
 	if f.directs <= one && h.directs > all {
+		all -= one / 4 // so that not each message has us look at all authors
 		for _, o := range h.feeds {
 			if o.directs > f.directs {
 				f = o
@@ -901,7 +902,7 @@ func (h *history) authors(after nodeID, most int) (part []nodeID, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, f := range h.feeds {
-		if f.posts.count == 0 || !after.less(id) {
+		if !after.less(id) || more && part[most-1].less(id) || f.posts.count == 0 { // to look at f takes longest
 			continue
 		}
 		if more = more || len(part) == most; more && part[most-1].less(id) {
@@ -983,9 +984,8 @@ func answer(lines ...string) (b batch) {
 	return b
 }
 
-// take replaces what is in b by the next events, of about the given size in bytes,
-// and moves c past them. It returns false if there are none. The printer gets what
-// is queued for it first.
+// take replaces what is in b by the next events, of about the given size in bytes, and moves c
+// past them. It returns false if there are none. The printer gets what is queued for it first.
 func (h *history) take(c *cursor, b *batch, size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

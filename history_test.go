@@ -555,16 +555,22 @@ func TestOwnUnheardPostsAreNotDropped(t *testing.T) {
 }
 
 func TestClockThatIsAheadShutsNobodyOut(t *testing.T) {
-	now := wallClock(scribeTime)
-	h := emptyHistory(64<<10, now.now)
-	var drain batch
-	early, late := newScribe(1, "Early"), newScribe(2, "Late")
-	for i := range 100 {
-		h.add(early.id, []post{early.scrawls(kindLines, scribeTime+365*24*3600e6+int64(i), strings.Repeat("x", 2000))}, true, false)
-		h.take(h.printer, &drain, ample)
-	}
-	if n, err := h.add(late.id, []post{late.writes(kindJoin, scribeTime+int64(clockLimit/time.Microsecond)+1, "")}, true, false); n != 1 || err != nil {
-		t.Errorf("of a newcomer %d posts are taken, %v", n, err)
+	for _, ahead := range []time.Duration{365 * 24 * time.Hour, clockLimit - time.Second} {
+		now := wallClock(scribeTime)
+		h := emptyHistory(64<<10, now.now)
+		var drain batch
+		early := newScribe(1, "Early")
+		for i := range 100 {
+			h.add(early.id, []post{early.scrawls(kindLines, scribeTime+ahead.Microseconds()+int64(i), strings.Repeat("x", 2000))}, true, false)
+			h.take(h.printer, &drain, ample)
+		}
+		for i, at := range []time.Duration{time.Microsecond, clockLimit + time.Microsecond} {
+			late := newScribe(2+i, "Late")
+			must2nd(t)(h.add(late.id, []post{late.writes(kindJoin, scribeTime+at.Microseconds(), "")}, true, false))
+			if h.take(h.printer, &drain, ample); len(drain) != 1 {
+				t.Errorf("after posts that are %v ahead, a newcomer at %v is not shown", ahead, at)
+			}
+		}
 	}
 }
 

@@ -1012,7 +1012,7 @@ func (c *conn) handlePart(body []byte) error {
 		if s != nil {
 			s.since = time.Now()
 		}
-		c.debt = 0
+		c.debt = max(0, c.debt-10*workPerText*time.Duration(len(piece))) // many small ones take long
 		c.served.bytes += int64(len(piece))
 		n.gather.came(len(piece), time.Now())
 	}
@@ -1153,6 +1153,7 @@ func (c *conn) handleHaveLocked(body []byte) error {
 		wake(c.wake) // it may have waited for this
 	}
 	if flags&(haveComplete|havePart) != 0 {
+		c.debt += time.Duration(max(0, len(c.theirs)-8*entries)) * workPerEntry // an end has us look at all claims
 		c.more, c.toldAll = flags&havePart != 0, flags&haveComplete != 0
 		c.vectorCameLocked(!c.firstPart)
 	}
@@ -1328,7 +1329,7 @@ func (c *conn) handleSeenLocked(body []byte) error {
 	x, err := parseSeen(body)
 	s, early := n.sources[x.author], n.history.about(x.author).last == 0
 	switch {
-	case err != nil || s == nil || s.from != c || n.conns[x.author] != nil || early && len(s.waiting) >= maxWaiting: // it is passed over
+	case err != nil || s == nil || s.from != c || n.conns[x.author] != nil || early && (len(s.waiting) >= maxWaiting || len(s.waiting) > 0 && len(n.sources) > maxSources): // it is passed over
 	case early:
 		s.waiting = append(s.waiting, x)
 		c.debt = 0

@@ -262,11 +262,10 @@ package main
 //     tries every 3 s to make a TLS handshake, and closes; if that fails, or
 //     finds another node, the other is lost.
 //
-// Lines show an author at the address where it was last reached when the event
-// came: that of the connection, with the port in HELLO. What came before the
-// author was ever reached shows the address in the post, or in SEEN, and a
-// question mark behind it. Where two nodes claim one port of one address, it is
-// that of the node which was dialed there, or came first.
+// Lines show an author at the address where it was last reached when the event came: that of
+// the connection, with the port in HELLO. What came before the author was ever reached shows
+// the address in the post, or in SEEN, and a question mark behind it. Where two nodes claim one
+// port of one address, it is that of the node which was dialed there, or came first.
 //
 // # The history file
 //
@@ -285,9 +284,8 @@ package main
 //	    45     …  body     the post, or the note; of types 4 and 5 behind the
 //	                       address of the author, 1+n of text: ip:port
 //
-// Behind the check each byte f5 is followed by 00, so that a marker stands
-// nowhere but where a record begins, whatever somebody says. Length and check
-// are of what stands in the file.
+// Behind the check each byte f5 is followed by 00, so that a marker stands nowhere but where a
+// record begins, whatever somebody says. Length and check are of what stands in the file.
 
 import (
 	"bufio"
@@ -819,7 +817,7 @@ func appendSeen(b []byte, x sighting) []byte {
 
 func parseSeen(body []byte) (x sighting, err error) {
 	f := fields{b: body}
-	x = sighting{f.id(), byte(f.uint(1)), f.time(), f.name(), f.addr()}
+	x = sighting{f.id(), byte(f.uint(1)), f.time(), bytes.Clone(f.name()), f.addr()} // it may wait, and its frame shall not
 	f.require(x.kind == kindLost || x.kind == kindBack)
 	return x, f.err("seen")
 }
@@ -957,6 +955,7 @@ const (
 	workSlice    = 256                    // entries of a frame that are taken in one go
 	workPerFrame = 5 * time.Microsecond   // about what a frame costs that we didn't want
 	workPerByte  = 3 * time.Nanosecond    // and each byte of it
+	workPerCheck = 70 * time.Microsecond  // a signature that is checked
 	workPerEntry = 2 * time.Microsecond   // each entry of a HAVE or WANT
 	workPerClaim = 4 * time.Microsecond   // each claim that has us ask for posts; it is forgiven when they come
 	workPerNote  = 20 * time.Microsecond  // a SEEN or DIRECT
@@ -976,7 +975,9 @@ func workOf(typ byte, size int) time.Duration {
 		work += time.Duration(size/wantEntry) * workPerEntry
 	case frameSeen:
 		work += workPerNote
-	case frameDirect, framePosts, framePart:
+	case framePosts:
+		work += workPerCheck + time.Duration(size)*workPerText
+	case frameDirect, framePart:
 		work += workPerNote + time.Duration(size)*workPerText
 	}
 	return work
@@ -1564,7 +1565,7 @@ func looksMoved(name string) bool {
 
 // cleanName returns the form of a name that is safe to show.
 func cleanName(name []byte) string {
-	s := string(name)
+	s := string(name[:min(len(name), maxNameBytes)]) // as a rename may say a text of any length
 	if validName(s) == nil {
 		return s
 	}
@@ -1573,7 +1574,7 @@ func cleanName(name []byte) string {
 			return '_'
 		}
 		return r
-	}, string(appendVisible(nil, name, "")))
+	}, string(appendVisible(nil, []byte(s), "")))
 	if long := []rune(s); len(long) > maxName {
 		s = strings.TrimRight(string(long[:maxName]), "\u200d") // a joiner that joins nothing would be hidden
 	}
