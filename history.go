@@ -1661,10 +1661,10 @@ func (g *gather) came(bytes int, now time.Time) {
 	}
 }
 
-// gatherLocked ends a newcomer's wait when all is in that the first peers
-// announced, or when too little has come for gatherPatience. Once all is in that one
-// of them claims to have, it waits for others no longer than latePatience: members who
-// claim anything, under many names, don't keep that from the screen. Unless it is to be
+// gatherLocked ends a newcomer's wait when all is in that the first peers announced, or
+// when too little has come for gatherPatience. Once all is in that one of them claims to
+// have, and sends, it waits for others no longer than latePatience: members who claim
+// anything, under many names, don't keep that from the screen. Unless it is to be
 // thorough, it only asks whether all is in.
 func (n *node) gatherLocked(now time.Time, thorough bool) {
 	g := &n.gather
@@ -1680,11 +1680,11 @@ func (n *node) gatherLocked(now time.Time, thorough bool) {
 	awaiting := n.history.eachMissing(func(author nodeID, last uint64) bool {
 		for _, c := range n.conns {
 			if c.theirs[author].last > last || c.peer == author && c.vector > last {
-				owing[c] = true
+				owing[c] = owing[c] || c.theirs[author].stalls == 0 // what it was asked for in vain, it may lack as well
 			}
 		}
 		looks++
-		return looks < maxLooks && len(owing) < len(n.conns) && (thorough || len(owing) == 0)
+		return looks < maxLooks && (thorough || len(owing) == 0)
 	})
 	if len(owing) > 0 && !thorough {
 		return

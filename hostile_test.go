@@ -1649,6 +1649,36 @@ func TestSeveralHostsKeepNothingFromANewcomersScreen(t *testing.T) {
 	}
 }
 
+// TestWhatNobodySignedKeepsNoNewcomerWaiting: somebody who is gone has said a line that he
+// didn't sign, so nobody can send it. All others claim to have it, and Eve sends more and
+// more of a billion posts of her own.
+func TestWhatNobodySignedKeepsNoNewcomerWaiting(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, bob, vic := l.enter("Ann"), l.enter("Bob"), newScribe(9, "Vic")
+		after(time.Second)
+		run := vic.chat(10)
+		run = append(run, vic.scrawls(kindLines, vic.last.time+1, "Vic says nothing"))
+		for _, g := range []*guest{ann, bob} {
+			v := l.visitor(g, vic.key, "Vic", nil)
+			v.says(hasNothing(), framed(framePosts, runOf(vic.id, run)))
+			after(time.Second)
+			v.raw.Close()
+		}
+		after(10 * time.Second)
+		nat, eve := l.enter("Nat"), newScribe(66, "Eve")
+		mine := eve.chat(50)
+		v := l.visitor(nat, eve.key, "Eve", nil)
+		v.says(has(eve.id, span{1, 1e9, 7}))
+		v.repeats(500*time.Millisecond, func(i int) []byte {
+			return slices.Concat(framed(framePosts, runOf(eve.id, mine[i%len(mine):][:1])), appendPart(nil, append(eve.id[:], make([]byte, 2000)...), true))
+		})
+		after(5 * time.Second)
+		nat.wantLines(9, `^Vic@.*: Vic says \d$`)
+		nat.wantLines(1, `^\* end of history$`)
+	})
+}
+
 // TestNobodyHasHeardWhatWasNotSaid: somebody acknowledges all that Ann will
 // ever say, and goes; what she says then is heard by nobody.
 func TestJoinIsTheFirstAndLeaveTheLastOfAnAuthor(t *testing.T) {
