@@ -1327,22 +1327,15 @@ func (g *dialGate) admit(host, teller netip.Addr, now time.Time) bool {
 	g.places++
 	there.underWay++
 	there.dueAt, told.dueAt = now.Add(there.wait()), now.Add(told.wait())
-	g.note(host, teller, there, told)
+	if g.hosts == nil {
+		g.hosts = map[netip.Addr]hostDials{}
+	}
+	g.hosts[teller], g.hosts[host] = told, there // in this order, as both may be one host
 	return true
 }
 
 // wait returns how long the next dial waits for which this host may be to blame.
 func (d hostDials) wait() time.Duration { return min(time.Duration(d.blame)*blameWait, mostBlameWait) }
-
-// note keeps what became of a dial to host, of which teller told. If both are one
-// host, there counts.
-func (g *dialGate) note(host, teller netip.Addr, there, told hostDials) {
-	if g.hosts == nil {
-		g.hosts = map[netip.Addr]hostDials{}
-	}
-	g.hosts[teller] = told
-	g.hosts[host] = there
-}
 
 // done notes that a dial to host, of which teller told, has ended. A host that was to
 // blame before puts no blame on the one that told of it.
@@ -1354,7 +1347,7 @@ func (g *dialGate) done(host, teller netip.Addr, failed bool) {
 	} else if there.blame++; there.blame == 1 {
 		told.blame++
 	}
-	g.note(host, teller, there, told)
+	g.hosts[teller], g.hosts[host] = told, there // as above
 }
 
 // forgive takes some blame from each host. It is called every relistEvery.
