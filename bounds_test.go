@@ -795,6 +795,52 @@ func TestSmallFramesArePaidFor(t *testing.T) {
 	}
 }
 
+// TestFewSignaturesAreSoughtInASecond: nobody has signed many posts, and a member
+// asks for all of them. In the end those before them are found that were signed.
+func TestFewSignaturesAreSoughtInASecond(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann, vic, proven := l.enter("Ann", deaf()), newScribe(5, "Vic"), 0
+		run := vic.chat(3)
+		for i := range int64(900) {
+			run = append(run, vic.scrawls(kindLines, vic.last.time+i, "x"))
+		}
+		must2nd(t)(ann.h().add(vic.id, run, false, false))
+		v := l.visitor(ann, newKey(), "Mallory", func(_ *visitor, typ byte, body []byte) {
+			if typ == framePosts && nodeID(body) == vic.id {
+				_, run, _ := parseRun(body)
+				proven += len(run)
+			}
+		})
+		v.says(appendGot(nil, 0), hasNothing())
+		checked := func() (n int) {
+			events, _ := ann.h().posts(vic.id, 1, maxFrame)
+			for _, e := range events {
+				if e.signature.Load() != 0 {
+					n++
+				}
+			}
+			return n
+		}
+		for range 5 {
+			before := checked()
+			for from := uint64(4); from < 900; from += 25 {
+				v.says(wantsOf([]nodeID{vic.id}, from))
+				synctest.Wait()
+			}
+			if n := checked() - before; n > maxChecksPerAddr+36 { // the last of each run is always checked
+				t.Fatalf("%d signatures are checked in a second", n)
+			}
+			after(time.Second)
+		}
+		v.says(wantsOf([]nodeID{vic.id}, 1))
+		synctest.Wait()
+		if proven < 3 {
+			t.Errorf("%d posts are sent, want the three that are signed", proven)
+		}
+	})
+}
+
 // TestSightingThatWaitsHoldsNoFrame, though a megabyte may stand behind it.
 func TestSightingThatWaitsHoldsNoFrame(t *testing.T) {
 	x := sighting{nodeID{7}, kindLost, scribeTime, []byte("Xen"), netip.AddrPort{}}

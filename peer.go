@@ -1290,20 +1290,15 @@ func (c *conn) handleGotLocked(body []byte) error {
 	if c.flow.arrived-before >= signatureSize { // no post is shorter
 		c.debt = 0
 	}
-	if c.flow.arrived/progress > before/progress && c.isLongLocked() { // a post that takes long arrives at least in part
+	next, _ := n.history.posts(n.id, c.ackedLocked()+1, 0)
+	if c.flow.arrived/progress > before/progress && len(next) > 0 && c.flow.arrived-c.flow.acked <= 4*int64(len(next[0].sealed)) {
+		// a post that takes long arrives at least in part, and what goes beside it
 		c.ackedAt = now
 		if n.bestAck < n.history.about(n.id).last {
 			n.takenAt = now
 		}
 	}
 	return err
-}
-
-// isLongLocked says whether what arrived since the peer last acknowledged a post of ours may
-// be a part of the next one, and of what goes beside it.
-func (c *conn) isLongLocked() bool {
-	events, _ := c.n.history.posts(c.n.id, c.ackedLocked()+1, 0)
-	return len(events) > 0 && c.flow.arrived-c.flow.acked <= 4*int64(len(events[0].sealed))
 }
 
 func (c *conn) handleWantLocked(body []byte) error {
@@ -1541,7 +1536,12 @@ func (c *conn) appendPosts(b []byte, s *sub, size int) []byte {
 	if len(events) == 0 || len(c.bulk) > 0 && (author == c.bulkOf || len(events[0].sealed) > size) {
 		return b // or it has to wait until bulk is sent
 	}
-	count := proven(len(events), func(i int) bool { return events[i].isSigned() })
+	count := proven(len(events), func(i int) bool {
+		n.mu.Lock() // an author who doesn't sign has us look at many, but at few in a second
+		may := i == len(events)-1 || events[i].signature.Load() != 0 || n.checks.admit(netip.Addr{}, time.Now())
+		n.mu.Unlock()
+		return may && events[i].isSigned()
+	})
 	missing := first > s.next && !s.over // we dropped them for keep; the peer may find them elsewhere
 	switch {
 	case missing:
