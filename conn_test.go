@@ -1250,32 +1250,79 @@ func TestWhatCountsAsDelivered(t *testing.T) {
 // ---- reading
 
 // TestLoadingTooSlowlyEndsWithTheFrame: while much is under way a frame has its time,
-// from its beginning, and what comes in time ends nothing.
+// from its beginning, and what comes in time ends nothing; nor does what takes long where
+// the host has no more than its part.
 func TestLoadingTooSlowlyEndsWithTheFrame(t *testing.T) {
 	for _, c := range []struct {
 		takes time.Duration
+		full  bool // all have much under way
+		most  bool // it is all of one host
 		ends  bool
-	}{{slowFrame - time.Second, false}, {slowFrame + time.Second, true}} {
+	}{
+		{slowFrame - time.Second, true, true, false},
+		{slowFrame + time.Second, true, true, true},
+		{slowFrame + time.Second, true, false, false},
+		{slowFrame + time.Second, false, true, false},
+	} {
 		inBubble(t, func(t *testing.T, l *lab) {
-			near, far := l.wire(&guest{}, &guest{})
-			o := &conn{n: newStill(), transport: transport{raw: &meter{Conn: near}}}
-			o.n.loading.Store(maxLoading)
-			o.countLoading(10)
-			began, ended := time.Now(), time.Duration(0)
-			go func() {
-				far.Read(make([]byte, 1))
-				ended = time.Since(began)
-			}()
-			after(c.takes / 2)
-			o.countLoading(10) // a piece more
-			after(c.takes / 2)
-			o.countLoading(-20)
-			after(time.Minute)
-			if c.ends && ended != slowFrame || !c.ends && ended != 0 {
-				t.Errorf("a frame that takes %v ends its connection after %v", c.takes, ended)
+			ann := l.enter("Ann", deaf())
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(hasNothing())
+			after(time.Second)
+			n, host := ann.node, netip.MustParseAddr("10.9.9.9")
+			n.mu.Lock()
+			if c.full {
+				n.loading = maxLoading - maxRun
 			}
-			far.Close()
+			if !c.most {
+				host = netip.MustParseAddr("10.9.9.8")
+			}
+			n.loads[host] = n.loading
+			n.mu.Unlock()
+			frame := framed(99, make([]byte, 1000))
+			for range 3 {
+				v.says(frame[:500])
+				after(c.takes)
+				v.says(frame[500:])
+				synctest.Wait()
+			}
+			after(time.Second)
+			if v.isCutOff() != c.ends {
+				t.Errorf("%+v: the connection is ended: %v", c, !c.ends)
+			}
 		})
+	}
+}
+
+// TestWhoMayHaveMoreUnderWay: two hosts have something under way, and a third may begin.
+func TestWhoMayHaveMoreUnderWay(t *testing.T) {
+	t.Parallel()
+	a, b, third := netip.MustParseAddr("10.9.9.8"), netip.MustParseAddr("10.9.9.9"), netip.MustParseAddr("10.9.9.10")
+	for _, c := range []struct {
+		ofA, ofB int
+		host     netip.Addr
+		more     int
+		want     bool // it has to wait
+	}{
+		{0, maxLoading - 100, b, 100, false},
+		{0, maxLoading - 100, b, 101, true},
+		{0, maxLoading, third, maxLoading, false},
+		{100, maxLoading, b, 1, true},
+		{100, maxLoading, a, maxLoading/2 - 100, false},
+		{100, maxLoading, a, maxLoading/2 - 99, true},
+		{maxLoading, maxLoading, third, maxLoading / 2, false},
+		{maxLoading, maxLoading, third, maxLoading/2 + 1, true},
+	} {
+		n := newStill()
+		n.loading = c.ofA + c.ofB
+		for host, size := range map[netip.Addr]int{a: c.ofA, b: c.ofB} {
+			if size > 0 {
+				n.loads[host] = size
+			}
+		}
+		if got := n.isFullLocked(c.host, c.more); got != c.want {
+			t.Errorf("beside %d and %d bytes, %v has to wait with %d more: %v", c.ofA, c.ofB, c.host, c.more, got)
+		}
 	}
 }
 
@@ -1548,9 +1595,11 @@ func TestLargeFrameIsNotReadWhileItsPeerHasToWait(t *testing.T) {
 			ann.node.mu.Unlock()
 			v.says(framed(typ, make([]byte, largeFrame+1))[:100])
 			after(time.Second)
-			if loading := ann.node.loading.Load(); loading > 0 != read {
+			ann.node.mu.Lock()
+			if loading := ann.node.loading; loading > 0 != read {
 				t.Errorf("a frame of type %d: %d bytes of memory are taken", typ, loading)
 			}
+			ann.node.mu.Unlock()
 			v.raw.Close()
 		})
 	}

@@ -1248,8 +1248,9 @@ func (n *node) dialTargetLocked(t *target) {
 }
 
 // relistLocked has the nodes dialed that peers are connected with and we aren't, if
-// that is due. It forgets contacts that are of no use any more.
+// that is due. It forgets contacts that are of no use any more, and old blame.
 func (n *node) relistLocked(now time.Time) {
+	n.gate.forgive()
 	for id, ct := range n.contacts {
 		if ct.conn != nil {
 			continue
@@ -1610,6 +1611,8 @@ func (n *node) label(id nodeID) string {
 	l, known := liner{port: n.roomPort}, n.history.about(id)
 	return string(l.appendAddr([]byte(known.name+"@"), *cmp.Or(known.reached, new(netip.AddrPort))))
 }
+
+func (n *node) myName() string { return n.history.about(n.id).name }
 
 // differs says in what two names differ that look alike; "" if they don't look alike,
 // or are the same.

@@ -63,7 +63,7 @@ const (
 	directPatience   = 8 * time.Second // before a direct message counts as undelivered
 	unresponsive     = 8 * time.Second // a peer that acknowledged nothing for so long holds up no input
 	leaveTimeout     = 600 * time.Millisecond
-	slowFrame        = 3 * time.Second // a frame, or a run in pieces, may take so long while maxLoading is exceeded
+	slowFrame        = 3 * time.Second // a frame, or a run in pieces, may take so long while it is in the way of others
 
 	maxHandshakes   = 256      // under way at once; a handshake takes a few milliseconds
 	maxConns        = 1000     // far above a sensible full mesh; as many may be at rest
@@ -73,7 +73,7 @@ const (
 	vectorPart      = 1024     // authors of our vector that a peer hears of before it asks us to go on
 	maxSubs         = 4096     // feeds that a peer may ask for
 	maxTelling      = 1 << 13  // authors that a peer is to hear of one by one; when there are more it hears our vector anew
-	maxLoading      = 4 << 20  // bytes of frames and of runs in pieces that have begun to come
+	maxLoading      = 2 << 20  // bytes of frames and of runs in pieces that have begun to come
 	maxWriting      = 16 << 20 // bytes that are being written, beyond which peers get posts in small frames
 	maxIdle         = 512      // bytes that an idle connection holds for writing
 	maxHave         = 1 << 15  // bytes of a HAVE, which is laid out under the lock
@@ -99,7 +99,6 @@ type node struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the node
 
-	loading atomic.Int64 // bytes of frames that are being read, and of runs of which pieces are missing
 	writing atomic.Int64 // bytes of frames that are being written
 
 	mu         sync.Mutex    // guards all below
@@ -133,8 +132,11 @@ type outcome struct {
 
 // A labour is what all peers together made us do.
 type labour struct {
-	work   workload // besides taking posts, and writing
-	writes workload // of writing, by hosts
+	work    workload           // besides taking posts, and writing
+	writes  workload           // of writing, by hosts
+	loading int                // bytes that load counts
+	loads   map[netip.Addr]int // of these, by hosts
+	loaded  *sync.Cond         // they have become less, a tick came, or we leave
 }
 
 // A pulse holds when the tick last did each of its tasks.
@@ -169,7 +171,7 @@ type conn struct {
 	served  served          // what the peer sent of what it was asked for
 
 	writing // used by the writer alone
-	reading // used by the reader alone
+	reading // used by the reader alone, but for loading and late, which n.mu guards
 }
 
 // A holdings is what a peer has, by its own word, and how its clock goes.
@@ -197,8 +199,8 @@ type writing struct {
 type reading struct {
 	debt    time.Duration // the work that the peer has still to pay for
 	part    []byte        // the pieces of a run so far
-	loading int           // bytes that countLoading counts
-	overdue *time.Timer   // ends c if what it counts doesn't come to an end soon; nil: it has time
+	loading int           // bytes that load counts
+	late    time.Duration // for how long some of these were in the way of others
 }
 
 // A transport is what a connection is. The fields from since on are set by register.
@@ -250,6 +252,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		pulse:    pulse{tickAt: now, shown: h.clock().Round(0)},
 		warned:   map[string]int{}, logged: map[string]int{},
 	}
+	n.loads, n.loaded = map[netip.Addr]int{}, sync.NewCond(&n.mu)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	h.say(kindJoin, []byte(name)) // before anybody can ask what we have
 	return n
@@ -260,9 +263,8 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 func (n *node) run(ctx context.Context, l net.Listener) {
 	n.wg.Go(func() { n.accept(l) })
 	n.wg.Go(func() {
-		for n.ctx.Err() == nil {
+		for ; n.ctx.Err() == nil; n.pause(tickEvery) {
 			n.tick()
-			n.pause(tickEvery)
 		}
 	})
 	<-ctx.Done()
@@ -280,6 +282,7 @@ func (n *node) leave() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.leaving = true
+	n.loaded.Broadcast()
 	for _, c := range n.conns {
 		c.bye = byeLeaving
 		wake(c.wake)
@@ -468,7 +471,7 @@ func (n *node) connect(c *conn, expect nodeID) (nodeID, error) {
 	n.wg.Go(func() { c.writeLoop(ctx, first) })
 	n.wg.Go(func() {
 		err := c.readLoop()
-		c.countLoading(-c.loading)
+		c.load(0)
 		end()
 		n.unregister(c, err)
 	})
@@ -602,21 +605,6 @@ func (c *conn) beginVectorLocked() {
 	wake(c.wake)
 }
 
-// nextPartLocked has the peer hear the next part of our vector, which it has to pay for.
-func (c *conn) nextPartLocked() {
-	n, t := c.n, &c.telling
-	part, more := n.history.authors(t.after, vectorPart)
-	for _, author := range part {
-		t.authors[author] = true
-		t.after = author
-	}
-	t.asked, t.flag = false, havePart
-	if !more {
-		t.after, t.flag = nodeID{}, haveComplete
-	}
-	n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
-}
-
 // welcomeLocked tells the history that the peer is here, and begins a newcomer's wait.
 func (n *node) welcomeLocked(c *conn, x hello) {
 	n.history.reached(c.peer, n.claimAddrLocked(c), x.name)
@@ -693,6 +681,7 @@ func (n *node) tick() {
 	n.watchClockLocked(now)
 	for _, c := range n.conns {
 		c.tickLocked(now)
+		n.lastMetAt = now
 	}
 	if now.Sub(n.pulse.toldAt) >= time.Duration(len(n.conns))*tellGap {
 		n.pulse.toldAt = now
@@ -713,18 +702,15 @@ func (n *node) tick() {
 	if now.Sub(n.pulse.relistAt) >= relistEvery {
 		n.pulse.relistAt = now
 		n.relistLocked(now)
-		n.gate.forgive()
 	}
 	if now.Sub(n.pulse.loggedAt) >= time.Minute {
 		n.pulse.loggedAt = now
 		clear(n.logged)
 	}
+	n.loaded.Broadcast()
 	n.planLocked(now)
 	n.findStraysLocked(now)
 	n.gatherLocked(now, true)
-	if len(n.conns) > 0 {
-		n.lastMetAt = now
-	}
 	n.history.setDelivered(n.deliveredLocked(now))
 	n.changedLocked()
 	n.pulse.tickAt = now
@@ -790,13 +776,18 @@ func (c *conn) lagsLocked(author nodeID) bool {
 // ackedLocked returns the number of our newest post that the peer has.
 func (c *conn) ackedLocked() uint64 { return c.theirs[c.n.id].last }
 
-// tickLocked sends a heartbeat where nothing else was sent, has a connection
-// without chat rest, and judges a silent peer.
+// tickLocked sends a heartbeat where nothing else was sent, has a connection without
+// chat rest, ends one on which a frame is too slow, and judges a silent peer.
 func (c *conn) tickLocked(now time.Time) {
 	if c.bye != 0 {
 		return
 	}
 	n := c.n
+	if c.loading > 0 && n.isFullLocked(c.addr.Addr(), maxRun) { // others of its host wait, or will soon
+		if c.late += tickEvery; c.late >= slowFrame {
+			c.raw.Close()
+		}
+	}
 	ct := n.contactLocked(c.peer)
 	ct.heardAt = now
 	pace := heartbeat
@@ -878,14 +869,13 @@ func (c *conn) readLoop() error {
 		if size > largeFrame && !posts { // it takes no memory while its peer has to wait
 			c.pay()
 		}
-		c.countLoading(size)
+		if posts || typ == frameDirect {
+			c.n.history.waitRoom(c.n.ctx, false)
+		}
+		c.load(len(c.part) + size)
 		body, err := readBody(c.tls, size)
 		if err != nil {
 			return err
-		}
-		c.countLoading(-size)
-		if posts || typ == frameDirect {
-			c.n.history.waitRoom(c.n.ctx, false)
 		}
 		if err := c.handle(typ, body); err != nil {
 			if _, said := err.(byeError); !said {
@@ -896,6 +886,7 @@ func (c *conn) readLoop() error {
 			}
 			return err
 		}
+		c.load(len(c.part))
 		if posts {
 			c.arrived(size)
 		}
@@ -905,17 +896,29 @@ func (c *conn) readLoop() error {
 	}
 }
 
-// countLoading counts bytes of frames and of runs in pieces that the peer is sending; less
-// than 0: that have come. While all peers have more than maxLoading under way, what
-// they begin has slowFrame to end, so that those who never end one take little memory.
-func (c *conn) countLoading(size int) {
-	all := c.n.loading.Add(int64(size))
-	if c.loading += size; c.loading == 0 && c.overdue != nil {
-		c.overdue.Stop()
-		c.overdue = nil
-	} else if size > 0 && all > maxLoading && c.overdue == nil {
-		c.overdue = time.AfterFunc(slowFrame, func() { c.raw.Close() })
+// load notes how many bytes of a frame, and of a run in pieces, the peer has under way. Before
+// they become more than largeFrame it waits until there is room, and what the peer sends
+// stays in the network. tickLocked ends those who keep others from that for slowFrame.
+func (c *conn) load(size int) {
+	n, host, more := c.n, c.addr.Addr(), size-c.loading
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for more > 0 && size > largeFrame && c.late < slowFrame && !n.leaving && n.isFullLocked(host, more) {
+		n.loaded.Wait()
 	}
+	n.loading, c.loading = n.loading+more, size
+	if n.loads[host] += more; n.loads[host] == 0 {
+		delete(n.loads, host)
+	}
+	if n.loaded.Signal(); size == 0 { // there may be room for the next, too
+		c.late = 0
+	}
+}
+
+// isFullLocked says whether there is no room for more from host: all have maxLoading under
+// way, and the host has an equal part of that. So no host waits for another that holds all.
+func (n *node) isFullLocked(host netip.Addr, more int) bool {
+	return n.loading+more > maxLoading && n.loads[host]+more > maxLoading/max(1, len(n.loads))
 }
 
 // pay has the reader wait, if need be, for the work that the peer made us do.
@@ -991,17 +994,12 @@ func (c *conn) arrived(size int) {
 // handlePart takes a piece of a run of posts.
 func (c *conn) handlePart(body []byte) error {
 	piece, more, err := parsePart(body)
-	if err != nil {
-		return err
-	}
-	c.countLoading(len(piece))
-	if c.part = append(c.part, piece...); len(c.part) > maxRun {
-		return fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxRun)
+	if c.part = append(c.part, piece...); err != nil || len(c.part) > maxRun {
+		return cmp.Or(err, fmt.Errorf("pieces of %d bytes, limit %d", len(c.part), maxRun))
 	}
 	if !more {
 		run := c.part
 		c.part = nil
-		c.countLoading(-len(run))
 		c.debt = workOf(framePosts, len(run))
 		return c.handlePosts(run, len(run)-len(piece))
 	}
@@ -1027,8 +1025,7 @@ func (c *conn) handlePosts(body []byte, counted int) error {
 	if err != nil {
 		return err
 	}
-	own := author == c.peer
-	last := &run[len(run)-1]
+	own, last := author == c.peer, &run[len(run)-1]
 	if !own && !last.verify(author) {
 		return fmt.Errorf("post %d of %v has a bad signature", last.number, author)
 	}
@@ -1060,8 +1057,7 @@ func (c *conn) handlePosts(body []byte, counted int) error {
 		if own {
 			return err
 		}
-	}
-	if own && err == nil {
+	case own:
 		c.telling.authors[author] = true // this acknowledges the posts, including those that we had from somebody else
 	}
 	if count > 0 {
@@ -1494,8 +1490,15 @@ func (c *conn) controlLocked(b []byte) []byte {
 // appendHaveLocked appends a HAVE with as much of what the peer is to hear as fits.
 func (c *conn) appendHaveLocked(b []byte) []byte {
 	n, t, start := c.n, &c.telling, len(b)
-	if t.asked {
-		c.nextPartLocked()
+	if t.asked { // for the next part of our vector, which the peer has to pay for
+		part, more := n.history.authors(t.after, vectorPart)
+		for _, author := range part {
+			t.authors[author], t.after = true, author
+		}
+		if t.asked, t.flag = false, havePart; !more {
+			t.after, t.flag = nodeID{}, haveComplete
+		}
+		n.work.add(&c.work, time.Duration(len(part))*workPerEntry, len(n.conns), time.Now())
 	}
 	b = beginHave(b, n.contactLocked(c.peer).taken)
 	for author := range t.authors {
@@ -1604,15 +1607,12 @@ func (n *node) say(kind byte, text []byte) {
 	n.relayLocked(n.id)
 }
 
-func (n *node) myName() string { return n.history.about(n.id).name }
-
 // sendDirect sends text to a node that was connected or at rest, and shows it as sent. It
 // fails if too much waits for that node, or the text is too long.
 func (n *node) sendDirect(to member, text []byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ct := n.contactLocked(to.id)
-	size := len(text)
+	ct, size := n.contactLocked(to.id), len(text)
 	for _, o := range ct.out {
 		size += len(o.text)
 	}
@@ -1622,8 +1622,7 @@ func (n *node) sendDirect(to member, text []byte) error {
 	case len(to.name)+1+len(text) > maxText: // the history notes both in one text
 		return fmt.Errorf("a direct message of %d bytes is too long; send it in two", len(text))
 	}
-	text = slices.Clone(text)
-	at := n.history.now()
+	text, at := slices.Clone(text), n.history.now()
 	ct.sent = max(ct.sent+1, uint64(at)) // so that it grows, too, where ct was forgotten and made again
 	ct.out = append(ct.out, &outgoing{direct: direct{ct.sent, at, text}, deadline: time.Now().Add(directPatience)})
 	n.history.note(to.id, post{kind: kindDirectTo, time: at, name: []byte(n.myName()), addr: to.addr, text: slices.Concat([]byte(to.name), []byte{'\n'}, text)})
