@@ -1478,6 +1478,36 @@ func TestWhatGoesAheadOfItsTurn(t *testing.T) {
 	}
 }
 
+// TestFeedsOfOthersWaitUnseenForTheirTurn: while the peer has to take what is under way, or
+// to check it, what we say goes out, and nothing else is looked at. We don't part before.
+func TestFeedsOfOthersWaitUnseenForTheirTurn(t *testing.T) {
+	t.Parallel()
+	for name, full := range map[string]flow{
+		"the window is full":         {bounded: true, sent: firstWindow},
+		"there is enough to check":   {bounded: true, checks: mostChecks},
+		"there is room for anything": {bounded: true},
+	} {
+		n := newStill()
+		n.say(kindLines, []byte("hi"))
+		o, waits := n.hasHeard(newScribe(1, "Yan")), full.room() <= 0 || full.checks > 0
+		o.base, o.subs[n.id], o.flow = 0, &sub{author: n.id, next: 1}, full
+		o.stirred[n.id], o.stirred[nodeID{9}] = true, true // of which there is nothing to send
+		if b, _ := o.compose(nil); !bytes.Contains(b, []byte("hi")) || o.stirred[nodeID{9}] != waits {
+			t.Errorf("%s: what we said goes out: %v; another feed is looked at: %v", name, bytes.Contains(b, []byte("hi")), !o.stirred[nodeID{9}])
+		}
+		o.bye, o.theirs[n.id] = byeLeaving, claim{span: n.history.span(n.id)}
+		o.telling = telling{}
+		if _, bye := o.compose(nil); waits && bye != 0 {
+			t.Errorf("%s: we part while something may be left", name)
+		}
+		o.flow = flow{bounded: true}
+		o.compose(nil) // what is left
+		if _, bye := o.compose(nil); bye != byeLeaving {
+			t.Errorf("%s: we don't part when all is sent", name)
+		}
+	}
+}
+
 // TestWhatIsToldGoesInPieces: very many authors, and feeds to ask for.
 func TestWhatIsToldGoesInPieces(t *testing.T) {
 	t.Parallel()

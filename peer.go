@@ -1190,8 +1190,7 @@ func (n *node) hasLocked(c *conn, author nodeID, s span, addr netip.AddrPort) {
 		n.warnOnceLocked("fork "+c.addr.Addr().String(), "%s says that %s signed two different histories; this node keeps the one it has",
 			n.label(c.peer), n.label(author))
 	}
-	reached := n.reachedLocked(author).IsValid()
-	unseen := mine.state == present // it may have been lost while we were cut off
+	reached, unseen := n.reachedLocked(author).IsValid(), mine.state == present // it may have been lost while we were cut off
 	news := s.last > mine.last || !reached && (addr != had.addr || unseen)
 	if !news && !addr.IsValid() && author != c.peer { // we have no use for it
 		delete(c.theirs, author)
@@ -1386,8 +1385,10 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 	own := c.subs[n.id]
 	run, room, slow := c.flow.run(), c.flow.room(), c.flow.isSlow(time.Now())
 	checks, mayCheck := 0, mostChecks-c.flow.checks
-	if c.due = c.due[:0]; announced { // posts come behind the vector that announces them
+	if c.due = c.due[:0]; announced && room > 0 && mayCheck > 0 { // posts come behind the vector that announces them
 		c.due = n.history.due(c.due, c.subs, c.stirred, c.base)
+	} else if announced { // what others said has to wait, which may be thousands of feeds
+		c.due = n.history.due(c.due, c.subs, map[nodeID]bool{n.id: true}, c.base)
 	}
 	n.mu.Unlock()
 	if bye != 0 && bye != byeLeaving {
@@ -1430,7 +1431,7 @@ func (c *conn) compose(b []byte) ([]byte, byte) {
 			b = appendDirect(b, o.direct)
 		}
 	}
-	if bye == byeLeaving && ready && announced && len(b)+len(c.due)+len(c.bulk)+len(out) == 0 && (own == nil || c.ackedLocked() == n.history.about(n.id).last) {
+	if bye == byeLeaving && ready && announced && len(b)+len(c.stirred)+len(c.bulk)+len(out) == 0 && (own == nil || c.ackedLocked() == n.history.about(n.id).last) {
 		c.parted = true
 		return appendBye(b, bye), bye
 	}
