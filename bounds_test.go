@@ -1179,7 +1179,7 @@ var burdens = []burden{
 			v.says(wantsOf([]nodeID{v.peer}, 1))
 		})
 	}},
-	{name: "20,000 authors of the unknown", cpu: 16, run: func(m *burdener) {
+	{name: "20,000 authors of the unknown", run: func(m *burdener) {
 		var seed uint64
 		scribes := map[nodeID]post{}
 		var mu sync.Mutex
@@ -1304,7 +1304,7 @@ var burdens = []burden{
 		all.Wait()
 	}},
 	{name: "pieces that don't end", run: func(m *burdener) { m.begins(1) }},
-	{name: "pieces that don't end, on 50 connections", mib: 30, cpu: 38, run: func(m *burdener) { m.begins(50) }},
+	{name: "pieces that don't end, on 50 connections", run: func(m *burdener) { m.begins(50) }},
 	{name: "handshakes as fast as they go", run: func(m *burdener) {
 		for m.ctx.Err() == nil {
 			if v := m.visits("127.0.0.1", nil); v != nil {
