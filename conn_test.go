@@ -1635,6 +1635,35 @@ func TestLargeFrameIsNotReadWhileItsPeerHasToWait(t *testing.T) {
 	}
 }
 
+// TestRecordsOfAByteArePaidFor: what cuts a frame into thousands of TLS records makes
+// thousands of times the work, and many frames in one record make none.
+func TestRecordsOfAByteArePaidFor(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, l *lab) {
+			ann := l.enter("Ann", deaf())
+			v := l.visitor(ann, newKey(), "Mallory", nil)
+			v.says(hasNothing())
+			after(time.Second)
+			frames := bytes.Repeat(framed(99, make([]byte, 10)), 100)
+			frames = append(frames, framed(99, make([]byte, 5000))...)
+			if !cut {
+				v.says(frames)
+			}
+			for i := range frames {
+				if cut {
+					v.says(frames[i : i+1])
+				}
+			}
+			synctest.Wait()
+			ann.node.mu.Lock()
+			defer ann.node.mu.Unlock()
+			if owed := ann.conns[v.id].work.owed; cut != (owed > 10*time.Millisecond) {
+				t.Errorf("in records of a byte: %v; the peer owes %v", cut, owed)
+			}
+		})
+	}
+}
+
 // TestLackOfFilesIsToldOnce, and it keeps no processor busy.
 func TestLackOfFilesIsToldOnce(t *testing.T) {
 	for err, warned := range map[error]int{syscall.EMFILE: 1, syscall.ENFILE: 1, errors.New("odd"): 0} {

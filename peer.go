@@ -51,11 +51,10 @@ import (
 )
 
 const (
-	tickEvery     = 250 * time.Millisecond
-	heartbeat     = 1 * time.Second // a connection on which we sent nothing for so long is sent an empty HAVE
-	slowHeartbeat = 3 * heartbeat   // the heartbeat where the peer's beacons show that it lives, and in a large room
-	largeRoom     = 64              // connections; the room of a node that has more is large
-
+	tickEvery        = 250 * time.Millisecond
+	heartbeat        = 1 * time.Second // a connection on which we sent nothing for so long is sent an empty HAVE
+	slowHeartbeat    = 3 * heartbeat   // the heartbeat where the peer's beacons show that it lives, and in a large room
+	largeRoom        = 64              // connections; the room of a node that has more is large
 	relistEvery      = 4 * time.Second
 	tellGap          = 10 * time.Millisecond // for each node of the room, between two times that all hear the news
 	writeStep        = tickEvery / 5         // connections that wait to write go on at multiples of it
@@ -416,9 +415,8 @@ func (n *node) attempt(ctx context.Context, addr netip.AddrPort, expect nodeID, 
 
 // ---- making a connection
 
-// enlist counts a connection of raw among the handshakes under way. When there are too many,
-// one of the host that has most of them gives way: the oldest. The caller begins one that we
-// dialed.
+// enlist counts a connection of raw among the handshakes under way. When there are too many, one
+// of the host that has most of them gives way: the oldest. The caller begins one that we dialed.
 func (n *node) enlist(raw net.Conn, dialed bool) (c *conn, crowded bool) {
 	c = &conn{n: n, wake: make(chan struct{}, 1), transport: transport{raw: &meter{Conn: raw, start: time.Now()}, dialed: dialed, addr: addrOf(raw.RemoteAddr())}}
 	n.mu.Lock()
@@ -890,6 +888,9 @@ func (c *conn) readLoop() error {
 		if posts {
 			c.arrived(size)
 		}
+		if c.raw.surplus = max(0, c.raw.surplus-2*(size+64)); c.raw.surplus > 1<<16 { // what TLS has read ahead is less
+			c.debt, c.raw.surplus = c.debt+time.Duration(c.raw.surplus)*workPerFrame/16, 0
+		}
 		if c.debt != 0 {
 			c.pay()
 		}
@@ -1287,8 +1288,7 @@ func (c *conn) handleGotLocked(body []byte) error {
 	}
 	next, _ := n.history.posts(n.id, c.ackedLocked()+1, 0)
 	if c.flow.arrived/progress > before/progress && len(next) > 0 && c.flow.arrived-c.flow.acked <= 4*int64(len(next[0].sealed)) {
-		// a post that takes long arrives at least in part, and what goes beside it
-		c.ackedAt = now
+		c.ackedAt = now // a post that takes long arrives at least in part, and what goes beside it
 		if n.bestAck < n.history.about(n.id).last {
 			n.takenAt = now
 		}
@@ -1679,12 +1679,15 @@ type meter struct {
 	net.Conn
 	start   time.Time
 	reading atomic.Int64 // since when a Read waits, ns since start; 0: none does
+	surplus int          // bytes beyond what the frames that came should take, in records that hold next to nothing; the reader's alone
 }
 
 func (m *meter) Read(b []byte) (int, error) {
 	m.reading.Store(max(1, int64(time.Since(m.start))))
 	defer m.reading.Store(0)
-	return m.Conn.Read(b)
+	n, err := m.Conn.Read(b)
+	m.surplus += n
+	return n, err
 }
 
 // sinceRead returns for how long a Read has waited without getting a byte. It is 0
