@@ -1718,7 +1718,7 @@ func TestNobodyHasHeardWhatWasNotSaid(t *testing.T) {
 		after(3 * time.Second)
 		mallory.raw.Close()
 		after(10 * time.Second)
-		ann.patience = time.Second
+		ann.setPatience(time.Second)
 		ann.says("is anybody there?")
 		best, _ := ann.waitDelivered(context.Background())
 		if n, all := ann.h().linesAbove(best); n != 1 || !all {
@@ -1785,7 +1785,7 @@ func TestSlowMemberHoldsUpNoPipe(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann, _ := l.enter("Ann"), l.enter("Bob")
 		after(10 * time.Second)
-		ann.patience = 3 * time.Second
+		ann.setPatience(3 * time.Second)
 		eve := l.visitor(ann, newKey(), "Eve", nil)
 		eve.says(claims(ann.id, span{1, 1, 1}, netip.AddrPort{}), hasNothing())
 		after(time.Second)
@@ -1812,7 +1812,7 @@ func TestNobodyHoldsUpAPipeByNoProgress(t *testing.T) {
 	for _, takes := range []bool{false, true} {
 		inBubble(t, func(t *testing.T, l *lab) {
 			ann, xen, came := l.enter("Ann", deaf()), newScribe(5, "Xen"), atomic.Int64{}
-			ann.patience = 3 * time.Second
+			ann.setPatience(3 * time.Second)
 			must2nd(t)(ann.h().add(xen.id, []post{xen.writes(kindLines, scribeTime, strings.Repeat("x", 100_000))}, true, false))
 			eve := l.visitor(ann, newKey(), "Eve", func(_ *visitor, typ byte, body []byte) {
 				if typ == framePosts || typ == framePart {

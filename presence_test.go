@@ -416,7 +416,7 @@ func TestPipeWaitsForWhoIsAboutToBeHere(t *testing.T) {
 	const soon = 300 * time.Millisecond
 	// waits says how long Ann's pipe waits.
 	waits := func(ann *guest) time.Duration {
-		ann.patience = patience
+		ann.setPatience(patience)
 		ann.says("done")
 		began := time.Now()
 		ann.waitDelivered(context.Background())

@@ -77,6 +77,13 @@ type guest struct {
 	barred *guest // whom it can't dial
 }
 
+// setPatience has what g says wait so long for somebody, as -wait does.
+func (g *guest) setPatience(d time.Duration) {
+	g.node.mu.Lock()
+	defer g.node.mu.Unlock()
+	g.patience = d
+}
+
 func inBubble(t *testing.T, f func(t *testing.T, l *lab)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -1069,7 +1076,7 @@ func TestPipeEndsAsSoonAsAllHaveHeard(t *testing.T) {
 		l.enter("Bob")
 		l.enter("Cid")
 		after(10 * time.Second)
-		ann.patience = patience
+		ann.setPatience(patience)
 		ann.says("done")
 		began := time.Now()
 		_, behind := ann.waitDelivered(context.Background())

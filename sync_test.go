@@ -556,7 +556,7 @@ func TestLongLineOnASlowLinkIsHeard(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann, bob := l.enter("Ann"), l.enter("Bob", slow(4000))
 		after(10 * time.Second)
-		ann.patience = 3 * time.Second
+		ann.setPatience(3 * time.Second)
 		ann.says("%s", strings.Repeat("x", 60_000))
 		best, behind := ann.waitDelivered(context.Background())
 		if n, all := ann.h().linesAbove(best); n > 0 || !all || len(behind) > 0 {
