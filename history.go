@@ -69,7 +69,7 @@ const (
 	storePiece  = 512             // events
 	loadAtOnce  = 4 << 20         // bytes of a history file
 
-	maxEarlyPosts = 64 << 10 // bytes of posts of one author that are shown ahead of their turn: of 220 nodes of one host less than 16 MiB
+	maxEarlyPosts = largeFrame // bytes of posts of one author that are shown ahead of their turn, at least a line: of 220 nodes of one host less than 16 MiB
 )
 
 var (

@@ -821,11 +821,11 @@ func TestWhatIsShownAheadIsTakenInItsTurn(t *testing.T) {
 	var ahead []post
 	large.chat(1)
 	for range 10 {
-		ahead = append(ahead, large.writes(kindLines, large.last.time+1, strings.Repeat("x", 60<<10)))
+		ahead = append(ahead, large.writes(kindLines, large.last.time+1, strings.Repeat("x", maxLine)))
 	}
 	h.showEarly(large.id, ahead)
 	if n := len(printedLines(h)); n != 1 || h.showEarly(large.id, ahead) {
-		t.Errorf("%d posts of 60 KiB are shown ahead of their turn, want one, once", n)
+		t.Errorf("%d posts of %d bytes are shown ahead of their turn, want one, once", n, maxLine)
 	}
 }
 
