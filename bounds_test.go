@@ -608,6 +608,28 @@ func TestFramesThatDontEndTakeLittle(t *testing.T) {
 	t.Run("pieces", func(t *testing.T) { dontEnd(t, pieces, framed(frameHave, frameList{}.have())) })
 }
 
+// TestMembersOfManyAddressesKeepNobodyWaiting: they hold back the end of what is too small
+// to wait, and so leave each host a part that is smaller than a run.
+func TestMembersOfManyAddressesKeepNobodyWaiting(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lab) {
+		ann := l.enter("Ann", deaf())
+		begun := framed(99, make([]byte, largeFrame-10))
+		for i := range 36 {
+			v := l.visitorOn(l.dialFrom(fmt.Sprintf("10.9.8.%d:7700", 1+i%9), ann), newKey(), helloOf("Mallory"), nil)
+			v.says(hasNothing(), begun[:len(begun)-100])
+		}
+		after(tickEvery)
+		s, began := newScribe(1, "Bob"), time.Now()
+		run := []post{s.writes(kindJoin, scribeTime, ""), s.writes(kindLines, scribeTime+1, strings.Repeat("x", maxText/2)), s.writes(kindLines, scribeTime+2, strings.Repeat("y", maxText))}
+		l.visitorOn(l.dialFrom("10.9.9.8:7700", ann), s.key, helloOf("Bob"), nil).says(hasNothing(), framed(framePosts, runOf(s.id, run)))
+		after(tickEvery)
+		ann.wantLines(1, `^Bob@.*: y+$`)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 // dontEnd has peers say begun, which doesn't come to an end, and then beat each second. What
 // Bob says, who is elsewhere, is heard at once though it is large, and so is, in time, what
 // their host says.
@@ -796,7 +818,7 @@ func TestSightingsThatAreTakenAreFree(t *testing.T) {
 // TestSmallFramesArePaidFor: what takes longer than it looks.
 func TestSmallFramesArePaidFor(t *testing.T) {
 	t.Parallel()
-	const frames = 200
+	const frames = 60
 	xen := newScribe(5, "Xen")
 	unasked := framed(framePosts, runOf(xen.id, xen.chat(1)))
 	for what, c := range map[string]struct {

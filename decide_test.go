@@ -58,6 +58,7 @@ func TestWhatToAskOfWhom(t *testing.T) {
 		{"it comes slowly, but of its author", lack{waited: long, offers: []offer{slow(theAuthor(has(1, 3))), has(1, 3)}}, verdict{}},
 		{"it did not come", lack{waited: long, quiet: noProgress, offers: []offer{has(1, 3)}}, verdict{want: want{from: 1}, stalled: true}},
 		{"it did not come, and another has it too", lack{waited: long, quiet: noProgress, offers: []offer{stalled(has(1, 3), 1), has(1, 3)}}, verdict{ask: 1, want: want{from: 1}, stalled: true}},
+		{"it did not come, and another has only what is behind a gap", lack{mine: author{last: 5}, waited: long, quiet: noProgress, offers: []offer{stalled(has(1, 10), maxStalls-1), has(8, 10)}}, verdict{want: want{from: 6}, stalled: true}},
 		{"who says that it has all is asked though it failed twice", lack{waited: long, source: -1, offers: []offer{has(6, 9), stalled(has(1, 9), maxStalls-1)}}, ask(1, want{from: 1})},
 		{"and is the last resort when it failed three times", lack{waited: long, source: -1, offers: []offer{has(6, 9), stalled(has(1, 9), maxStalls)}}, ask(0, want{from: 6 - 5, over: true})},
 		{"a gap, and somebody may come who fills it", lack{waited: gapPatience - 1, source: -1, offers: []offer{has(6, 9)}}, verdict{}},

@@ -1361,8 +1361,8 @@ func (g *dialGate) forgive() {
 	}
 }
 
-// A checkBudget bounds the signatures that are checked in a second, in all and for
-// beacons from one address. When others have used up maxChecks, an address still
+// A checkBudget bounds the signatures that are checked in a second, in all and for beacons
+// from one address, or for posts of those who may not sign (the zero address). When others have used up maxChecks, an address still
 // gets fewChecks, up to twice maxChecks in all. It counts by the second and is no
 // tab, because addresses of UDP packets can be forged by the thousand, and what is
 // kept of them goes each second. The zero value is ready. Guarded by node.mu.

@@ -485,9 +485,8 @@ func (h *history) takeEarly(author nodeID) {
 	h.knownLocked(author).early = nil // nor does anybody get those that are not signed
 }
 
-// clockJumped goes on from where the clock is, even if it was ahead before. It
-// returns how far our own last post is ahead of the clock, since our next posts are
-// stamped later than that one.
+// clockJumped goes on from where the clock is, even if it was ahead before. It returns how far
+// our own last post is ahead of the clock, since our next posts are stamped later than that one.
 func (h *history) clockJumped() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1410,7 +1409,9 @@ func (l *lack) decide() verdict {
 	}
 	if serves {
 		l.offers[l.source].stalls++
-		best, _ = l.best()
+		if other, help := l.best(); help == can { // or else there is a gap, which wants patience
+			best = other
+		}
 	}
 	return verdict{ask: best, want: next, stalled: serves}
 }
@@ -1661,11 +1662,10 @@ func (g *gather) came(bytes int, now time.Time) {
 	}
 }
 
-// gatherLocked ends a newcomer's wait when all is in that the first peers announced, or
-// when too little has come for gatherPatience. Once all is in that one of them claims to
-// have, and sends, it waits for others no longer than latePatience: members who claim
-// anything, under many names, don't keep that from the screen. Unless it is to be
-// thorough, it only asks whether all is in.
+// gatherLocked ends a newcomer's wait when all is in that the first peers announced, or when too
+// little has come for gatherPatience. Once all is in that one of them claims to have, it waits
+// for others no longer than latePatience: members who claim anything, under many names, don't
+// keep that from the screen. Unless it is to be thorough, it only asks whether all is in.
 func (n *node) gatherLocked(now time.Time, thorough bool) {
 	g := &n.gather
 	if g.done || g.from == "" {

@@ -781,7 +781,7 @@ func (c *conn) tickLocked(now time.Time) {
 		return
 	}
 	n := c.n
-	if c.loading > 0 && n.isFullLocked(c.addr.Addr(), maxRun) { // others of its host wait, or will soon
+	if c.loading > 0 && n.isFullLocked(c.addr.Addr(), maxRun) { // others wait, or will soon
 		if c.late += tickEvery; c.late >= slowFrame {
 			c.raw.Close()
 		}
@@ -898,13 +898,13 @@ func (c *conn) readLoop() error {
 }
 
 // load notes how many bytes of a frame, and of a run in pieces, the peer has under way. Before
-// they become more than largeFrame it waits until there is room, and what the peer sends
-// stays in the network. tickLocked ends those who keep others from that for slowFrame.
+// they become more than largeFrame it waits, if others of its host have some under way, until
+// there is room, and what it sends stays in the network. tickLocked ends what is too slow.
 func (c *conn) load(size int) {
 	n, host, more := c.n, c.addr.Addr(), size-c.loading
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for more > 0 && size > largeFrame && c.late < slowFrame && !n.leaving && n.isFullLocked(host, more) {
+	for more > 0 && size > largeFrame && n.loads[host] > c.loading && c.late < slowFrame && !n.leaving && n.isFullLocked(host, more) {
 		n.loaded.Wait()
 	}
 	n.loading, c.loading = n.loading+more, size
@@ -917,7 +917,7 @@ func (c *conn) load(size int) {
 }
 
 // isFullLocked says whether there is no room for more from host: all have maxLoading under
-// way, and the host has an equal part of that. So no host waits for another that holds all.
+// way, and the host has an equal part of that. So no host waits for others that hold all.
 func (n *node) isFullLocked(host netip.Addr, more int) bool {
 	return n.loading+more > maxLoading && n.loads[host]+more > maxLoading/max(1, len(n.loads))
 }
@@ -1008,7 +1008,7 @@ func (c *conn) handlePart(body []byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if s := n.sources[author]; author == c.peer || s != nil && s.from == c {
-		if s != nil {
+		if s != nil && s.from == c {
 			s.since = time.Now()
 		}
 		c.debt = max(0, c.debt-10*workPerText*time.Duration(len(piece))) // many small ones take long
