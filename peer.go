@@ -1453,8 +1453,8 @@ func (c *conn) chargeLocked(size int, now time.Time) {
 	}
 	c.chatAt = now
 	work, host := time.Duration(c.posted)*workPerByte, n.work.hosts[addr]
-	if c.flow.sent > n.history.total() { // the peer asked again for what it got already
-		n.work.add(&c.work, work, len(n.conns), now)
+	if c.flow.sent > n.history.total() { // the peer asked again for what it got already, and gets it in small runs, which cost more
+		n.work.add(&c.work, 2*work, len(n.conns), now)
 	} else if c.flow.sent <= c.held && host != nil { // who fetches a history time and again waits to connect
 		n.work.add(host, work, len(n.work.hosts), now)
 	}
