@@ -692,17 +692,24 @@ func dontEnd(t *testing.T, begun, beat []byte) {
 	})
 }
 
-// TestNodeLeavesThoughPeersWaitToBeRead: three hold what may be under way, and the frame of
-// a fourth has to wait.
+// TestNodeLeavesThoughPeersWaitToBeRead: all peers of a host hold a part of a run, which
+// together are as much as may be under way, and the rest of each has to wait.
 func TestNodeLeavesThoughPeersWaitToBeRead(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lab) {
 		ann := l.enter("Ann", deaf())
-		for range 4 {
+		piece := appendPart(nil, make([]byte, maxRun/2), true)
+		var all []*visitor
+		for range 2 * maxLoading / maxRun {
 			v := l.visitor(ann, newKey(), "Mallory", nil)
-			v.says(hasNothing(), framed(99, make([]byte, maxFrame-10))[:maxFrame-100])
+			v.says(hasNothing(), piece)
+			all = append(all, v)
 		}
 		synctest.Wait()
-		ann.crash()
+		for _, v := range all {
+			v.says(piece[:1000])
+		}
+		synctest.Wait()
+		ann.stop()
 		after(time.Second)
 		select {
 		case <-ann.ended:
