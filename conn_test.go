@@ -647,6 +647,17 @@ func TestWhatHappenedIsForgotten(t *testing.T) {
 	})
 }
 
+// TestFirstTickForgetsNothing: an offence that comes before it is logged once, like all.
+func TestFirstTickForgetsNothing(t *testing.T) {
+	n, lines := newStill(), 0
+	n.logf = func(string, ...any) { lines++ }
+	n.logOnce("beacon 10.9.9.9", "garbage")
+	n.tick()
+	if n.logOnce("beacon 10.9.9.9", "garbage"); lines != 1 {
+		t.Errorf("it is logged %d times", lines)
+	}
+}
+
 // TestTalkAheadOfHistoryIsBounded: a peer on a path that takes nothing gets what is
 // said ahead of the history, but little more than the window.
 func TestTalkAheadOfHistoryIsBounded(t *testing.T) {

@@ -248,7 +248,7 @@ func newNode(key ed25519.PrivateKey, h *history, r *roomKey, name string, port, 
 		roster:   roster{conns: map[nodeID]*conn{}, rested: map[nodeID]*conn{}, contacts: map[nodeID]*contact{}, strays: map[nodeID]stray{}},
 		exchange: exchange{lacking: map[nodeID]lacked{}, sources: map[nodeID]*source{}, news: map[nodeID]bulletin{}},
 		outcome:  outcome{lastMetAt: now},
-		pulse:    pulse{tickAt: now, shown: h.clock().Round(0)},
+		pulse:    pulse{tickAt: now, shown: h.clock().Round(0), loggedAt: now},
 		warned:   map[string]int{}, logged: map[string]int{},
 	}
 	n.loads, n.loaded = map[netip.Addr]int{}, sync.NewCond(&n.mu)
